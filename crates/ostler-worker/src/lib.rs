@@ -1,0 +1,35 @@
+//! The CPython extension: wire frames → WSGI/ASGI call → wire frames.
+//!
+//! One `.so` for every CPython ≥ 3.9 (abi3), carried inside the ostler binary. It holds no thread,
+//! no lock and no epoll before a fork, so that forking from the zygote stays safe. The process's
+//! life (zygote, fork, hooks, settings) is told in Python, in `py/`; the hot path is Rust.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+mod asgi;
+mod wsgi;
+
+/// The Python side, importable as `_ostler.<name>`.
+const SOURCES: &[(&str, &str)] = &[
+    ("asgi", include_str!("../py/asgi.py")),
+    ("worker", include_str!("../py/worker.py")),
+    ("zygote", include_str!("../py/zygote.py")),
+];
+
+#[pymodule]
+fn _ostler(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("WIRE_VERSION", ostler_wire::VERSION)?;
+    wsgi::register(module)?;
+    asgi::register(module)?;
+    let sources = PyDict::new(module.py());
+    for (name, source) in SOURCES {
+        sources.set_item(name, source)?;
+    }
+    module.add("sources", sources)?;
+    let boot = std::ffi::CString::new(include_str!("../py/boot.py")).expect("no NUL in boot.py");
+    let globals = PyDict::new(module.py());
+    globals.set_item("_ostler", module)?;
+    module.py().run(&boot, Some(&globals), None)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Text → what was written → checked settings. Knows no sockets and starts nothing.

@@ -1,0 +1,1 @@
+//! Static files beneath a root.

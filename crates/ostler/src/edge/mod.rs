@@ -1,0 +1,5 @@
+//! A network connection → a request with a known route → a response.
+
+pub mod files;
+pub mod h1;
+pub mod reply;

@@ -1,0 +1,1 @@
+//! Answers that ostler makes itself.

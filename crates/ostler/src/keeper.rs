@@ -1,0 +1,1 @@
+//! The keeper process: holds listeners, starts and reaps every other process.

@@ -1,0 +1,1 @@
+//! Access rows and the error log.

@@ -1,0 +1,1 @@
+//! The server process: what it holds, built in order, stopped in reverse.

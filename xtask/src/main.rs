@@ -1,0 +1,2 @@
+//! Developer commands. What CI runs is what a person runs.
+fn main() {}
