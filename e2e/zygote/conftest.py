@@ -49,12 +49,13 @@ def pythons():
         version = tuple(map(int, re.findall(r"\d+", probe.stdout)))
         if probe.returncode == 0 and version >= (3, 9):
             found[version[:2]] = max(found.get(version[:2], (version, name)), (version, name))
-    return [name for _, (_, name) in sorted(found.items())]
+    return [(name, ".".join(map(str, version))) for _, (version, name) in sorted(found.items())]
 
 
 def pytest_generate_tests(metafunc):
     if "python" in metafunc.fixturenames:
-        metafunc.parametrize("python", pythons(), ids=lambda path: Path(path).parts[-3])
+        names, versions = zip(*pythons())
+        metafunc.parametrize("python", names, ids=versions)
 
 
 class Peer:

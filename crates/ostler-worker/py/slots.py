@@ -16,7 +16,7 @@ class Slots:
 
     def __init__(self, control, fds, most_extra):
         self._control = control
-        self._sockets = {socket.socket(fileno=fd) for fd in fds}
+        self._sockets = dict.fromkeys(socket.socket(fileno=fd) for fd in fds)
         self._threads = []
         self._most_extra = most_extra
         self._extra = 0
@@ -84,7 +84,7 @@ class Slots:
                 traceback.print_exc()
                 self.failed = True
                 self.end()
-            self._sockets.discard(sock)
+            self._sockets.pop(sock, None)
             sock.close()
             sock = self._next()
 
@@ -109,5 +109,5 @@ class Slots:
             return None
         finally:
             theirs.close()
-        self._sockets.add(ours)
+        self._sockets[ours] = None
         return ours
