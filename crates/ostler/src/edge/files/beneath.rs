@@ -144,7 +144,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::edge::files::scratch::Scratch;
+    use crate::logs::scratch::Scratch;
 
     fn roots(path: &Path) -> [Root; 2] {
         let kernel = Root::open(path).unwrap();

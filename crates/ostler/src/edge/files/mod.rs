@@ -17,8 +17,6 @@ mod look;
 mod path;
 mod range;
 mod representation;
-#[cfg(test)]
-mod scratch;
 mod types;
 
 #[cfg(test)]
@@ -32,6 +30,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
+
+use super::reply::{Answer, Field};
 
 use self::answer::answer;
 use self::beneath::Root;
@@ -203,17 +203,28 @@ impl Refusal {
         }
     }
 
-    /// A response field that belongs to the answer, with its CRLF.
-    pub fn field(self) -> Option<String> {
+    /// The response field that belongs to the answer.
+    pub fn field(self) -> Option<Field> {
         match self {
-            Refusal::Method => Some("Allow: GET, HEAD, OPTIONS\r\n".to_owned()),
-            Refusal::Range { size } => Some(format!("Content-Range: bytes */{size}\r\n")),
-            Refusal::Busy => Some("Retry-After: 1\r\n".to_owned()),
+            Refusal::Method => Some(Field::Allow(METHODS)),
+            Refusal::Range { size } => Some(Field::UnsatisfiedRange(size)),
+            Refusal::Busy => Some(Field::RetryAfter(1)),
             Refusal::BadPath
             | Refusal::Forbidden
             | Refusal::NotFound
             | Refusal::Precondition
             | Refusal::NotMapped => None,
+        }
+    }
+
+    /// The whole answer.
+    pub fn answer(self) -> Answer<'static> {
+        Answer {
+            status: self.status(),
+            code: self.code(),
+            layer: "static",
+            text: self.text(),
+            field: self.field(),
         }
     }
 
@@ -261,7 +272,7 @@ impl Statics {
             b"GET" | b"HEAD" => mounted.serve(cache, request, rest, now),
             b"OPTIONS" => FileReply::Empty {
                 status: 204,
-                head: Arc::from(&b"Allow: GET, HEAD, OPTIONS\r\n"[..]),
+                head: Arc::from(format!("Allow: {METHODS}\r\n").into_bytes()),
             },
             _ => FileReply::Refused(Refusal::Method),
         })
@@ -390,6 +401,9 @@ impl Mounted {
         (!climbs && !below.contains(&0)).then_some(below)
     }
 }
+
+/// What a file can be asked to do.
+const METHODS: &str = "GET, HEAD, OPTIONS";
 
 fn bare(path: PathBuf) -> Vec<u8> {
     let mut bytes = path.into_os_string().into_vec();

@@ -3,8 +3,8 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
-use super::scratch::Scratch;
 use super::*;
+use crate::logs::scratch::Scratch;
 
 /// A site with its cache and a clock of its own.
 struct Site {
@@ -75,11 +75,10 @@ fn seen(reply: &FileReply) -> (u16, String, Vec<u8>) {
     match reply {
         FileReply::Memory { status, head, body } => (*status, text(head), body.to_vec()),
         FileReply::Empty { status, head } => (*status, text(head), Vec::new()),
-        FileReply::Refused(refusal) => (
-            refusal.status(),
-            refusal.field().unwrap_or_default(),
-            Vec::new(),
-        ),
+        FileReply::Refused(refusal) => {
+            let reply = crate::edge::reply::answer(&refusal.answer(), 1, None);
+            (reply.status, text(&reply.head), Vec::new())
+        }
         FileReply::File {
             status,
             head,
