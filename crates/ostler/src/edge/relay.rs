@@ -142,7 +142,7 @@ impl<'c> Relay<'c> {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> Poll<Turn> {
-        while self.framing.is_some() && !self.connection.out.is_empty() {
+        while !self.connection.out.is_empty() {
             let connection = &mut *self.connection;
             match connection.out.poll_write(cx, &mut connection.io) {
                 Poll::Ready(Ok(_)) => {
