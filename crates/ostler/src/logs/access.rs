@@ -13,8 +13,9 @@ use super::clock::Clock;
 use super::escape;
 use super::format::{Atom, Format, Layout, Piece};
 use super::json::{self, micros};
+use super::output::Target;
 use super::request_id;
-use super::sink::{Losses, Sink, Target};
+use super::sink::{Losses, Sink};
 
 /// What is known about a request when it has ended. Unknown byte strings are empty.
 #[derive(Clone, Copy)]

@@ -147,11 +147,10 @@ mod tests {
             json(&mut out, &value);
             let parsed: String = serde_json::from_slice(&out).unwrap();
             prop_assert!(!out.iter().any(|b| *b < 0x20 || *b == 0x7f));
-            if let Ok(text) = std::str::from_utf8(&value) {
-                if value.len() <= MAX_VALUE {
+            if let Ok(text) = std::str::from_utf8(&value)
+                && value.len() <= MAX_VALUE {
                     prop_assert_eq!(parsed, text);
                 }
-            }
         }
 
         #[test]
