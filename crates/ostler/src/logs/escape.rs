@@ -28,7 +28,13 @@ pub fn text(out: &mut Vec<u8>, value: &[u8]) {
 pub fn json(out: &mut Vec<u8>, value: &[u8]) {
     let (value, cut) = truncated(value);
     out.push(b'"');
-    for chunk in value.utf8_chunks() {
+    // Nearly every value is printable ASCII from end to end.
+    let plain = value
+        .iter()
+        .position(|&b| !is_plain(b))
+        .unwrap_or(value.len());
+    out.extend_from_slice(&value[..plain]);
+    for chunk in value[plain..].utf8_chunks() {
         for character in chunk.valid().chars() {
             json_character(out, character);
         }

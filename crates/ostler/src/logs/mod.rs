@@ -5,6 +5,7 @@
 
 mod access;
 mod clock;
+mod decimal;
 mod error;
 mod escape;
 mod format;

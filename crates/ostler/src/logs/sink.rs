@@ -168,6 +168,9 @@ impl Sink {
 /// Bytes that may wait for a slow target; more are dropped.
 pub const MAX_IN_FLIGHT: usize = 4 * 1024 * 1024;
 
+/// Bytes that end the gathering of lines early.
+const GATHERED: usize = 1024 * 1024;
+
 /// How long a direct sink waits for a target that takes nothing before it gives a line up.
 pub const DIRECT_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -198,9 +201,11 @@ impl Queued {
             queue.losses.dropped += line_count(lines);
             return false;
         }
+        let before = queue.pending.len();
         queue.pending.extend_from_slice(lines);
         queue.lines += line_count(lines);
-        if std::mem::take(&mut queue.asleep) {
+        let much = before < GATHERED && queue.pending.len() >= GATHERED;
+        if std::mem::take(&mut queue.asleep) || much {
             drop(queue);
             self.work.notify_one();
         }
@@ -222,7 +227,7 @@ impl Queued {
         }
         queue.asleep = false;
         let deadline = Instant::now() + gather;
-        while !queue.closing && !queue.reopen {
+        while !queue.closing && !queue.reopen && queue.pending.len() < GATHERED {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
