@@ -198,9 +198,9 @@ impl Representation {
         }
     }
 
-    /// Whether the file at `identity` now is surely still this one. Kernels stamp files with a clock of a few
-    /// milliseconds: a state seen right after a change could be followed by another with the same stamp, so
-    /// such a state is never trusted twice.
+    /// Whether the file at `identity` now is surely still this one. Before Linux 6.13 files are stamped by a
+    /// clock of a few milliseconds: a state seen right after a change could be followed by another with the
+    /// same stamp, so such a state is never trusted twice.
     pub fn is_still(&self, identity: &Identity) -> bool {
         self.settled && self.identity == *identity
     }
