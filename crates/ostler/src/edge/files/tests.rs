@@ -455,6 +455,15 @@ fn sendfile_takes_absolute_paths_beneath_the_directories() {
         200,
         "no second Content-Type"
     );
+    let posted = FileRequest {
+        method: b"POST",
+        ..request
+    };
+    assert_eq!(
+        status(&send(&report, &posted, 200, given)),
+        200,
+        "a POST asks for no range"
+    );
     let conditions = Conditions {
         if_none_match: Some(b"\"v7\""),
         ..Conditions::default()
