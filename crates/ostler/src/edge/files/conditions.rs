@@ -44,19 +44,19 @@ impl Conditions<'_> {
             if !lists(wanted, current.etag, Compare::Strong) {
                 return Outcome::Failed;
             }
-        } else if let Some(limit) = self.if_unmodified_since.and_then(date::parse) {
-            if current.modified > limit {
-                return Outcome::Failed;
-            }
+        } else if let Some(limit) = self.if_unmodified_since.and_then(date::parse)
+            && current.modified > limit
+        {
+            return Outcome::Failed;
         }
         if let Some(known) = self.if_none_match {
             if lists(known, current.etag, Compare::Weak) {
                 return Outcome::NotModified;
             }
-        } else if let Some(since) = self.if_modified_since.and_then(date::parse) {
-            if current.modified <= since {
-                return Outcome::NotModified;
-            }
+        } else if let Some(since) = self.if_modified_since.and_then(date::parse)
+            && current.modified <= since
+        {
+            return Outcome::NotModified;
         }
         Outcome::Proceed
     }
