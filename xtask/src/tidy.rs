@@ -8,6 +8,7 @@ mod code;
 mod python;
 mod rust;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,17 +30,27 @@ pub struct Finding {
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let mut findings = Vec::new();
     let mut python_files = Vec::new();
+    let mut rust_files = Vec::new();
+    let mut test_files = HashSet::new();
     for path in files(root)? {
         let name = relative(root, &path);
         findings.extend(misnamed(&name));
         if name.ends_with(".rs") {
             let text = fs::read_to_string(&path).with_context(|| name.clone())?;
             let code = Code::new(&text);
-            findings.extend(rust::check(&name, &text, &code));
-            findings.extend(arrows::check(&name, &code));
+            test_files.extend(
+                code.test_modules()
+                    .flat_map(|module| module_files(&name, module)),
+            );
+            rust_files.push((name, text, code));
         } else if name.ends_with(".py") {
             python_files.push(path);
         }
+    }
+    for (name, text, code) in &rust_files {
+        let test_file = name.contains("/tests/") || test_files.contains(name);
+        findings.extend(rust::check(name, text, code, test_file));
+        findings.extend(arrows::check(name, code));
     }
     findings.extend(python::check(root, &python_files)?);
     for Finding { path, line, text } in &findings {
@@ -48,6 +59,20 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     ensure!(findings.is_empty(), "tidy: {} found", findings.len());
     println!("tidy: ok");
     Ok(())
+}
+
+/// Where `module` may lie that the file `from` declares.
+fn module_files(from: &str, module: &str) -> [String; 2] {
+    let (folder, file) = from.rsplit_once('/').unwrap_or((".", from));
+    let stem = file.trim_end_matches(".rs");
+    let base = match stem {
+        "mod" | "lib" | "main" => folder.to_owned(),
+        _ => format!("{folder}/{stem}"),
+    };
+    [
+        format!("{base}/{module}.rs"),
+        format!("{base}/{module}/mod.rs"),
+    ]
 }
 
 /// Names that say nothing, so everything ends up there.
@@ -117,6 +142,15 @@ mod tests {
         assert!(misnamed("e2e/helpers.py").is_some());
         assert_eq!(misnamed("crates/ostler/src/edge/reply.rs"), None);
         assert_eq!(misnamed("docs/common.md"), None);
+    }
+
+    #[test]
+    fn modules_are_beside_their_parent_or_below_it() {
+        assert_eq!(
+            module_files("src/logs/mod.rs", "scratch")[0],
+            "src/logs/scratch.rs"
+        );
+        assert_eq!(module_files("src/tidy.rs", "code")[0], "src/tidy/code.rs");
     }
 
     #[test]

@@ -24,6 +24,16 @@ impl Code {
             .enumerate()
             .map(|(index, (line, test))| (index + 1, line.as_str(), *test))
     }
+
+    /// The modules in other files that exist for tests only: `#[cfg(test)] mod name;`.
+    pub fn test_modules(&self) -> impl Iterator<Item = &str> {
+        self.lines()
+            .filter(|(_, _, test)| *test)
+            .filter_map(|(_, line, _)| {
+                let (_, rest) = line.split_once("mod ")?;
+                rest.trim_end().strip_suffix(';').map(str::trim)
+            })
+    }
 }
 
 /// What the scanner is inside of.
@@ -186,5 +196,9 @@ mod tests {
         let text = "#[cfg(test)]\nmod tests;\nfn d() {}\n";
         let tests: Vec<bool> = Code::new(text).lines().map(|(_, _, test)| test).collect();
         assert_eq!(tests, [true, true, false]);
+        assert_eq!(
+            Code::new(text).test_modules().collect::<Vec<_>>(),
+            ["tests"]
+        );
     }
 }
