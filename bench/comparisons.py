@@ -174,9 +174,9 @@ COMPARISONS = [
         goals=[Goal("cpu_us", "nginx", 0.95)],
     ),
     Comparison(
-        "sleeps", "95 % of requests sleep 5 ms, 5 % 500 ms; open-loop arrivals at 90 % load; 4 slots", sleeps,
+        "sleeps", "95 % of requests sleep 5 ms, 5 % 500 ms; open-loop arrivals at 90 % load; 16 slots", sleeps,
         ["ostler", "nginx + gunicorn sync", "nginx + gunicorn gthread", "nginx + Granian", "nginx + uWSGI"],
-        Shape("sleepy:app", workers=2, threads=2),
+        Shape("sleepy:app", workers=4, threads=4),
         [
             Goal("p99_us", "nginx + gunicorn sync", 1.1),
             Goal("p99_us", "nginx + gunicorn gthread", 0.6),
