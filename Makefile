@@ -46,7 +46,7 @@ bench: needs test-needs release ## compare with nginx, gunicorn, uWSGI, Granian,
 
 wheel: needs $(E2E)/ready ## target/wheels/ostler-*.whl: `pip install` of it gives `ostler`
 	$(E2E)/bin/maturin build --release --locked --strip --out target/wheels
-	@$(E2E)/bin/python -m pytest -q e2e/test_wheel.py
+	WHEELS=target/wheels $(PYTEST) e2e/test_wheel.py
 
 clean: ## remove everything that was built
 	rm -rf target e2e/.venv bench/.venv $(MARKET)/.venv $(MARKET)/market.db*
@@ -100,6 +100,10 @@ unit:
 
 e2e: debug $(E2E)/ready
 	$(PYTEST) -n $(JOBS) $(MARKET)/tests
+	cargo build --locked -p ostler-worker
+	for part in $(wildcard e2e/asgi e2e/worker e2e/zygote); do \
+		$(PYTEST) -n $(JOBS) -c /dev/null --rootdir $$part --confcutdir $$part $$part; \
+	done
 	$(PYTEST) -n $(JOBS) e2e
 
 wheel-test: $(E2E)/ready

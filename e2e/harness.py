@@ -75,12 +75,12 @@ class Host:
 
     # Acting
 
-    def signal(self, number: int) -> None:
+    def kill(self, number: int) -> None:
         self.process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.alive():
-            self.signal(number)
+            self.kill(number)
         return self.wait_exit()
 
     def get(self, path: str = "/", headers: dict[str, str] | None = None, timeout: float = 20.0) -> "Answer":
