@@ -17,6 +17,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("asgi", include_str!("../py/asgi.py")),
     ("control", include_str!("../py/control.py")),
     ("failure", include_str!("../py/failure.py")),
+    ("hijack", include_str!("../py/hijack.py")),
     ("hooks", include_str!("../py/hooks.py")),
     ("logs", include_str!("../py/logs.py")),
     ("process", include_str!("../py/process.py")),

@@ -235,7 +235,7 @@ impl Logs {
             LogTarget::File(path) => Some(Some(path.clone())),
         };
         let errors = match target(&settings.error_log).flatten() {
-            Some(path) => logs::Target::File(path),
+            Some(path) => logs::Target::Path(path),
             None => logs::Target::Stderr,
         };
         let level = match settings.log_level {
@@ -255,7 +255,7 @@ impl Logs {
                     AccessLogFormat::Json => logs::Format::Json,
                     AccessLogFormat::Atoms(atoms) => logs::Format::compile(atoms)?,
                 };
-                let target = path.map_or(logs::Target::Stdout, logs::Target::File);
+                let target = path.map_or(logs::Target::Stdout, logs::Target::Path);
                 Some(AccessLog::open(format, &target, offset)?)
             }
         };

@@ -10,10 +10,14 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 
 use crate::config::ConfigError;
+use crate::{keeper, server};
 use run::{RunPlan, Surroundings};
 
 /// The exit code for a command line or settings that cannot be served.
 const USAGE: u8 = 2;
+
+/// The word by which the keeper starts its server.
+const SERVER: &str = "__server";
 
 const SHORT_HELP: &str = "\
 {name} {version}
@@ -30,6 +34,10 @@ ostler run --help       has all the options
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
+    // The server process is this program under another name for nobody but the keeper.
+    if std::env::args_os().nth(1).is_some_and(|word| word == SERVER) {
+        return server::run();
+    }
     let mut command = command();
     let matches = match command.try_get_matches_from_mut(std::env::args_os()) {
         Ok(matches) => matches,
@@ -41,7 +49,7 @@ pub fn main() -> ExitCode {
     };
     match matches.subcommand() {
         Some(("run", matches)) => match plan(matches) {
-            Ok(plan) => start(plan),
+            Ok(plan) => keeper::run(plan),
             Err(errors) => refuse(&errors),
         },
         _ => {

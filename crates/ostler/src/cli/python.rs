@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::ConfigError;
 
 /// Where an interpreter may be named.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Places<'a> {
     /// `--python`: an interpreter, a venv, or a name to look for in `path`.
     pub asked: Option<&'a str>,

@@ -151,15 +151,8 @@ impl Connection {
     }
 
     fn refuse_file(&mut self, refusal: Refusal) -> After {
-        let field = refusal.field();
-        let answer = Answer {
-            status: refusal.status(),
-            code: refusal.code(),
-            layer: "edge",
-            text: refusal.text(),
-            field: None,
-        };
-        self.write_answer(&answer, field.as_deref().unwrap_or(""), false);
+        self.row.refusal = Some(refusal.code());
+        self.write_answer(&refusal.answer(), false);
         After::KeepAlive
     }
 
@@ -181,9 +174,9 @@ impl Connection {
                 .retry_after
                 .take()
                 .or(reason.retry_after())
-                .map(|seconds| Field::RetryAfter(seconds)),
+                .map(Field::RetryAfter),
         };
-        self.write_answer(&answer, "", close);
+        self.write_answer(&answer, close);
         if close { After::Close } else { After::KeepAlive }
     }
 
@@ -203,11 +196,9 @@ impl Connection {
         !matches!(self.head.framing(), Framing::None | Framing::Length(0)) && !self.body_read
     }
 
-    fn write_answer(&mut self, answer: &Answer<'_>, field: &str, close: bool) {
+    fn write_answer(&mut self, answer: &Answer<'_>, close: bool) {
         let reply = reply::answer(answer, self.row.id, self.head.field(b"accept"));
-        let mut head = reply.head;
-        head.extend_from_slice(field.as_bytes());
-        self.begin_answer(reply.status, &head, close);
+        self.begin_answer(reply.status, &reply.head, close);
         if self.head.method() != b"HEAD" {
             self.out.bytes().extend_from_slice(&reply.body);
             self.row.sent = reply.body.len() as u64;

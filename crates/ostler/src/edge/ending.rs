@@ -51,7 +51,7 @@ impl Connection {
             write: micros(took.saturating_sub(row.queue_us + row.app_us)).filter(|_| row.app_us > 0),
             worker: row.worker.and_then(|pid| u32::try_from(pid).ok()),
             id: row.id,
-            reason: row.reason.map(|reason| reason.code()),
+            reason: row.reason.map(|reason| reason.code()).or(row.refusal),
             request_header: &header,
             response_header: &none,
             variable: &none,

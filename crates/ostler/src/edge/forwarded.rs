@@ -240,8 +240,8 @@ mod tests {
         (text(sender.address()), sender.https(false), fields)
     }
 
-    fn only(network: &str) -> Trust {
-        Trust::Networks(vec![network.parse::<Network>().expect("a network")])
+    fn only(address: &str) -> Trust {
+        Trust::Networks(vec![Network { address: address.parse().expect("an address"), prefix: 32 }])
     }
 
     const LIES: &str = "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Ostler-User: root\r\nX-Client-IP: 9.9.9.9\r\n";

@@ -232,11 +232,14 @@ impl Connection {
                 self.serve_internal(private).await
             }
             Relayed::Hijacked => Ok(self.tunnel(lease).await),
-            Relayed::WebSocket(accept) => Ok(self.websocket(lease, &accept).await),
+            Relayed::WebSocket(_) => {
+                self.drain_later(lease);
+                Err(Reason::WebSocketVersion)
+            }
             Relayed::Broken(reason) => {
                 self.row.reason = Some(reason);
                 match reason {
-                    Reason::WorkerDied => self.mourn(&lease, &Fault::Closed).await,
+                    Reason::WorkerDied => drop(self.mourn(&lease, &Fault::Closed).await),
                     _ => self.drain_later(lease),
                 }
                 // What the client has is whole up to here; the end it waits for never comes.

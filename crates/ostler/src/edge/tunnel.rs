@@ -82,6 +82,7 @@ impl Connection {
         let (mut up, mut down) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
         let mut stopping = self.edge.stopping();
         loop {
+            let stopped = async { drop(stopping.wait_for(|stopping| *stopping).await) };
             self.deadline.set(Instant::now() + SILENCE);
             let step = async {
                 tokio::select! {
@@ -96,7 +97,7 @@ impl Connection {
                             self.io.flush().await.map(|()| true)
                         }
                     },
-                    _ = stopping.wait_for(|stopping| *stopping) => {
+                    () = stopped => {
                         // 1012, service restart (RFC 6455 section 7.4, IANA registry).
                         self.io.write_all(&[0x88, 2, 0x03, 0xF4]).await?;
                         self.io.flush().await?;

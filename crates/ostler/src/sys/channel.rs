@@ -39,7 +39,7 @@ impl Channel {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         super::fds::set_nonblocking(&fd)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        Ok(Self { io: AsyncFd::with_interest(fd, interest)? })
+        Ok(Self { io: super::fds::watch(fd, interest)? })
     }
 
     /// Sends `value` as JSON together with `fds`.

@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsFd, FromRawFd, OwnedFd, RawFd},
 };
 
+use tokio::io::{Interest, unix::AsyncFd};
+
 use rustix::{
     fs::{MemfdFlags, SealFlags},
     io::FdFlags,
@@ -83,6 +85,16 @@ pub fn read_all(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "file longer than agreed"));
     }
     Ok(bytes)
+}
+
+/// Registers a descriptor with the runtime of the calling thread.
+///
+/// # Errors
+/// Outside a runtime this panics; a full epoll set is an error.
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the `AsyncFd` and given back only by `into_inner`, which
+    // ends the registration first, so it stays open for as long as it is registered.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, WaitOptions, getpid,
+    Pid, PidfdFlags, Resource, Rlimit, WaitIdOptions, WaitOptions, getpid,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -56,7 +56,7 @@ impl Pidfd {
 
     /// Waits until the process has ended (it may be a zombie still). Must run inside tokio.
     pub async fn ended(&self) -> io::Result<()> {
-        let fd = AsyncFd::with_interest(self.fd.as_fd(), Interest::READABLE)?;
+        let fd = super::fds::watch(self.fd.try_clone()?, Interest::READABLE)?;
         let _ready = fd.readable().await?;
         Ok(())
     }
@@ -96,6 +96,17 @@ pub fn reap(pid: u32) -> io::Result<Exit> {
     let status = rustix::process::waitpid(Some(to_pid(pid)?), WaitOptions::NOHANG)?;
     let exit = status.and_then(|(_, status)| Exit::from_wait_status(status.as_raw()));
     exit.ok_or_else(|| io::Error::other("the child has not ended"))
+}
+
+/// Waits for a child that is about to end.
+pub(super) fn wait_for(pid: u32) -> io::Result<()> {
+    loop {
+        match rustix::process::waitpid(Some(to_pid(pid)?), WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(()),
+        }
+    }
 }
 
 /// Kills every process of the group `pgid`. Only sound while the group's leader is our child and

@@ -5,7 +5,7 @@ use std::{
     ffi::{CString, OsStr, OsString},
     io::{self, Read},
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},

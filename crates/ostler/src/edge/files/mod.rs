@@ -11,7 +11,7 @@ mod answer;
 mod beneath;
 mod cache;
 mod conditions;
-mod date;
+
 mod encoding;
 mod look;
 mod path;

@@ -11,7 +11,6 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::conditions::Validators;
-use super::date;
 use super::encoding::Coding;
 use super::types;
 
@@ -142,7 +141,7 @@ impl Representation {
             _ => types::content_type(how.name).to_owned(),
         };
         let seconds = u64::try_from(identity.modified.0).unwrap_or(0);
-        let last_modified = date::imf_fixdate(seconds);
+        let last_modified = crate::edge::h1::date::imf_fixdate(seconds);
         let last_modified = std::str::from_utf8(&last_modified).expect("a date is ASCII");
         let own_etag = identity.etag();
 
@@ -185,7 +184,7 @@ impl Representation {
                 .into(),
             modified: given
                 .last_modified
-                .and_then(date::parse)
+                .and_then(crate::edge::h1::date::parse)
                 .unwrap_or(identity.modified.0),
             settled: identity.modified.0 + SETTLED_AFTER <= seconds_now(),
         })

@@ -158,7 +158,7 @@ impl Head {
     }
 
     /// Fields that are for the app, in order: id, lower-case name, value. Not hop-by-hop ones.
-    pub fn fields(&self) -> impl Iterator<Item = (u8, &[u8], &[u8])> {
+    pub fn fields(&self) -> impl Iterator<Item = (u8, &[u8], &[u8])> + Clone {
         let for_app = self.fields.iter().filter(|field| !field.hop);
         for_app.map(|field| (field.id, self.text(field.name), self.text(field.value)))
     }
