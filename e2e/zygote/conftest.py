@@ -1,13 +1,13 @@
 """Drives a real zygote over its real sockets: the keeper's and the server's part, in the small."""
 
 import array
+import functools
 import glob
 import json
 import os
 import re
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +37,7 @@ zygote.main(%(control)d)
 """
 
 
+@functools.lru_cache()
 def pythons():
     """Every CPython from 3.9 on that is installed, the newest patch release of each minor."""
     found = {}
@@ -52,9 +53,15 @@ def pythons():
     return [(name, ".".join(map(str, version))) for _, (version, name) in sorted(found.items())]
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "every_python: runs on every CPython that is found")
+
+
 def pytest_generate_tests(metafunc):
     if "python" in metafunc.fixturenames:
-        names, versions = zip(*pythons())
+        everywhere = metafunc.definition.get_closest_marker("every_python")
+        here = (sys.executable, ".".join(map(str, sys.version_info[:3])))
+        names, versions = zip(*(pythons() if everywhere else [here]))
         metafunc.parametrize("python", names, ids=versions)
 
 

@@ -5,7 +5,11 @@ import select
 import signal
 import time
 
+import pytest
+
 from conftest import HELLO, PATIENCE
+
+every_python = pytest.mark.every_python
 
 SLOW = """
 import time
@@ -42,6 +46,7 @@ def test_hello_names_the_python(start):
     assert zygote.hello["python"].count(".") == 2
 
 
+@every_python
 def test_a_worker_serves_and_ends_when_its_slot_ends(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -74,6 +79,7 @@ def app(environ, start_response):
     assert worker.slots[0].get("/") == "MainThread False"
 
 
+@every_python
 def test_several_slots_serve_at_once(folder, start):
     folder(
         app="""
@@ -98,6 +104,7 @@ def app(environ, start_response):
     assert worker.wait() == 0
 
 
+@every_python
 def test_no_worker_holds_what_belongs_to_another(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -164,6 +171,7 @@ def test_a_retired_zygote_stays_until_its_last_worker_is_gone(folder, start):
     assert zygote.wait() == 0
 
 
+@every_python
 def test_the_end_of_the_control_socket_ends_everything(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -194,6 +202,7 @@ def test_signals_to_the_whole_group_do_not_end_the_zygote(folder, start):
     assert worker.slots[0].get("/") == "hello /"
 
 
+@every_python
 def test_sigterm_lets_the_request_finish(folder, start):
     folder(app=SLOW)
     for threads in (1, 2):
@@ -227,6 +236,7 @@ def test_sigterm_before_the_slots_ends_a_worker(folder, start):
     assert worker.wait() == 0
 
 
+@every_python
 def test_sigquit_does_not_wait_for_the_request(folder, start):
     folder(app=SLOW.replace("0.5", "60"))
     for threads in (1, 2):
@@ -252,6 +262,7 @@ def test_sigabrt_shows_the_stacks(folder, start):
     assert 'app.py", line 7 in app' in zygote.output()
 
 
+@every_python
 def test_the_server_can_ask_for_the_stacks(folder, start):
     folder(app=SLOW)
     zygote = start()
@@ -264,6 +275,7 @@ def test_the_server_can_ask_for_the_stacks(folder, start):
     assert 'app.py", line 7 in app' in zygote.output()
 
 
+@every_python
 def test_atexit_runs_and_threads_are_waited_for(folder, start):
     folder(
         app="""
@@ -285,6 +297,7 @@ def app(environ, start_response):
     assert zygote.output().split("\n")[:2] == ["thread done", "exit handler"]
 
 
+@every_python
 def test_a_thread_that_never_ends_does_not_keep_the_worker(folder, start):
     folder(
         app="""
@@ -304,6 +317,7 @@ def app(environ, start_response):
     assert "took over 0.3 s" in zygote.output()
 
 
+@every_python
 def test_processes_are_named(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -318,6 +332,7 @@ def test_processes_are_named(folder, start):
     assert named(worker.pid) == ("ostler: worker", "ostler: worker app:app [3]")
 
 
+@every_python
 def test_a_taken_socket_is_replaced(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -396,6 +411,7 @@ def test_asgi_gets_its_channels_and_options(folder, start):
     assert worker.wait() == 0
 
 
+@every_python
 def test_a_failed_lifespan_is_a_failed_start(folder, start):
     folder(app="async def app(scope, receive, send): pass")
     zygote = start()
