@@ -37,7 +37,7 @@ zygote.main(%(control)d)
 """
 
 
-@functools.lru_cache()
+@functools.lru_cache
 def pythons():
     """Every CPython from 3.9 on that is installed, the newest patch release of each minor."""
     found = {}

@@ -5,10 +5,9 @@ import importlib.util
 import sys
 
 import pytest
-
 from conftest import EXTENSION
 
-SOURCE = '''
+SOURCE = """
 import functools
 
 def wsgi(environ, start_response): pass
@@ -49,7 +48,7 @@ def create_app(kind="wsgi", *, wrap=False):
 def broken_factory():
     return {}["missing"]
 number = 5
-'''
+"""
 
 USUAL = "def %s(environ, start_response): pass"
 
@@ -162,7 +161,7 @@ def test_the_interface_can_be_told(load):
         ),
         ("shop:number", 4, '"number" in module "shop" is not callable: int'),
         ("shop:number()", 4, '"number" in module "shop" is not callable'),
-        ("shop:create_app('nothing')", 4, 'is not callable: NoneType'),
+        ("shop:create_app('nothing')", 4, "is not callable: NoneType"),
         ("shop:create_app(1, 2)", 4, "cannot call create_app(1, 2): too many positional arguments"),
         ("shop:create_app(wsgi)", 4, "is neither a name nor a call with literal arguments"),
         ("shop:a + b", 4, "is neither a name nor a call with literal arguments"),

@@ -6,7 +6,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
 from conftest import HELLO, Peer, pair
 
 every_python = pytest.mark.every_python
@@ -49,7 +48,7 @@ def post_fork(server, worker):
 def post_worker_init(worker):
     say("post_worker_init", where(), worker.app.callable is worker.app.wsgi() is worker.wsgi)
 def pre_request(worker, req):
-    say("pre_request", worker.nr, req.method, req.uri, req.path, req.query, req.headers)
+    say("pre_request", worker.nr, req.method, req.path)
 def post_request(worker, req, environ, resp):
     say("post_request", req.path, environ["REMOTE_ADDR"], resp.status, resp.status_code)
 def worker_int(worker):
@@ -77,7 +76,7 @@ def test_worker_hooks_are_called_in_gunicorns_order(folder, start):
         "pre_fork zygote 4 [booting] 3",
         "post_fork worker 4 True False",
         "post_worker_init worker True",
-        "pre_request 1 GET /a?q=1 /a q=1 [('USER-AGENT', 'tests')]",
+        "pre_request 1 GET /a",
         "post_request /a 192.0.2.1 200 OK 200",
         "worker_exit worker False True True",
     ]
@@ -127,7 +126,6 @@ def test_other_hooks_may_fail(folder, start):
     folder(
         app=HELLO,
         gunicorn__conf="""
-def pre_request(worker, req): 1 / 0
 def post_request(worker, req): 2 / 0
 def worker_exit(server, worker): 3 / 0
 """,
@@ -138,7 +136,7 @@ def worker_exit(server, worker): 3 / 0
     assert worker.slots[0].get("/") == "hello /"
     worker.end()
     assert worker.wait() == 0
-    for hook in ("pre_request", "post_request", "worker_exit"):
+    for hook in ("post_request", "worker_exit"):
         assert f"[ERROR] the hook {hook} failed:" in zygote.output()
 
 

@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-
 from conftest import HELLO, PATIENCE
 
 every_python = pytest.mark.every_python
@@ -343,14 +342,17 @@ def test_a_taken_socket_is_replaced(folder, start):
     worker.control.expect("slot")
     fresh = slot_of(worker)
     assert fresh.get("/a") == "hello /a"
-    # The one replacement is in use: the next taken socket is replaced when it is given back.
-    assert fresh.get("/hijack") == "alone"
+    # The one replacement is in use: what is left serves requests, and nothing else.
+    assert fresh.get("/hijack") == "all 1 WebSocket threads of this worker are in use"
+    assert fresh.get("/b") == "hello /b"
     assert worker.control.silent()
-    fresh.send("given back")
+    taken.send("given back")
+    assert taken.receive() == ""
+    until(lambda: fresh.get("/hijack") == "replaced")
     worker.control.expect("slot")
     again = slot_of(worker)
-    assert again.get("/b") == "hello /b"
-    taken.send("given back")
+    assert again.get("/c") == "hello /c"
+    fresh.send("given back")
     again.end()
     assert worker.wait() == 0
 
@@ -375,6 +377,16 @@ def test_an_ending_worker_replaces_no_socket(folder, start):
     slot_of(worker)
     os.kill(worker.pid, signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def test_an_app_may_end_its_worker(folder, start):
+    folder(app="import sys\ndef app(environ, start_response): sys.exit(8)")
+    for threads in (1, 2):
+        zygote = start()
+        zygote.start(threads=threads)
+        worker = zygote.fork().boot(slots=threads)
+        worker.slots[0].send("/")
+        assert os.waitstatus_to_exitcode(worker.wait()) == 8
 
 
 def test_a_broken_slot_ends_the_worker_with_an_error(folder, start):

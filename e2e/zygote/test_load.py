@@ -3,13 +3,10 @@
 import os
 import pwd
 import shutil
-import stat
-import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
-
 from conftest import HELLO, Zygote
 
 every_python = pytest.mark.every_python
@@ -41,7 +38,7 @@ def test_no_file_is_fine_unless_it_was_asked_for(start):
 @every_python
 def test_the_file_is_told_apart_into_settings_hooks_and_strangers(folder, start):
     folder(
-        gunicorn__conf='''
+        gunicorn__conf="""
 import multiprocessing, os
 from pathlib import Path as Folder
 from ssl import CERT_REQUIRED as cert_reqs
@@ -75,7 +72,7 @@ def when_ready(server):
     assert __name__ == "__config__" and __file__.endswith("gunicorn.conf.py")
 
 assert os.getcwd() == os.path.dirname(__file__) and __builtins__
-'''
+"""
     )
     zygote = start()
     configured = zygote.configure()
@@ -260,7 +257,7 @@ def test_an_app_with_threads_is_imported_in_each_worker(folder, start):
     assert loaded == {
         "type": "loaded",
         "preloaded": False,
-        "why_not": "its import started 1 thread: monitor",
+        "why_not": "its import left behind the thread monitor",
         "interface": "wsgi",
     }
     # The zygote is the same process, and has no thread left.
@@ -275,12 +272,73 @@ def test_an_app_with_threads_is_imported_in_each_worker(folder, start):
     assert len(files) == 4, files  # standard streams and the control socket
 
 
+LISTENER = """
+import os, socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+"""
+
+
+DATABASE = """
+import sqlite3
+database = sqlite3.connect("shop.db")
+database.execute("create table if not exists orders (id)")
+"""
+
+
+@pytest.mark.parametrize(
+    "source, left",
+    [
+        (
+            LISTENER + "print(client.getpeername()[1], file=open('port', 'w'))",
+            "a connection to 127.0.0.1:{port}",
+        ),
+        ("import asyncio\nloop = asyncio.new_event_loop()", "an event loop"),
+        (
+            DATABASE,
+            "the open file {folder}/shop.db",
+        ),
+    ],
+    ids=["connection", "event loop", "database"],
+)
+def test_what_must_not_be_shared_is_imported_in_each_worker(folder, start, source, left):
+    home = folder(app=source + TOLD)
+    zygote = start()
+    loaded = zygote.start()
+    port = (home / "port").read_text().strip() if (home / "port").exists() else ""
+    assert loaded["preloaded"] is False
+    assert loaded["why_not"].startswith("its import left behind ")
+    assert left.format(folder=home, port=port) in loaded["why_not"]
+    imported_by, pid, _ = eval(answer(zygote))
+    assert imported_by == pid
+
+
+def test_logs_and_datagrams_may_be_shared(folder, start):
+    folder(
+        app="""
+import logging, signal, socket
+log = open("app.log", "a")
+statsd = socket.socket(type=socket.SOCK_DGRAM)
+statsd.connect(("127.0.0.1", 8125))
+listener = socket.create_server(("127.0.0.1", 0))
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+"""
+        + TOLD
+    )
+    zygote = start()
+    loaded = zygote.start()
+    assert (loaded["preloaded"], loaded["why_not"]) == (True, None)
+    worker = zygote.fork().boot()
+    worker.end()
+    assert worker.wait() == 0
+
+
 def test_preload_can_be_insisted_on(folder, start):
     folder(app=THREADED)
     zygote = start()
     loaded = zygote.start(preload="on")
     assert loaded["preloaded"] is True
-    assert loaded["why_not"] == "its import started 1 thread: monitor"
+    assert loaded["why_not"] == "its import left behind the thread monitor"
     imported_by, pid, threads = eval(answer(zygote))
     assert imported_by == zygote.process.pid
     assert threads == 1
@@ -321,7 +379,12 @@ def test_the_hook_process_survives_starting_over(folder, start):
     [
         (HELLO, "app:ap", 4, 'no "ap" in module "app"; did you mean "app"?'),
         (HELLO, "ap:app", 3, 'no module named "ap" in {folder}; did you mean "app"?'),
-        ("import nothing_here", "app:app", 3, "ModuleNotFoundError: No module named 'nothing_here'"),
+        (
+            "import nothing_here",
+            "app:app",
+            3,
+            "ModuleNotFoundError: No module named 'nothing_here'",
+        ),
     ],
 )
 def test_a_failed_start_says_why(folder, start, preload, source, app, exit, text):

@@ -31,7 +31,10 @@ def test_without_a_file_everything_goes_to_the_standard_streams(folder, start):
 
 
 def test_the_error_log_takes_errors_and_captures_output_when_asked(folder, start):
-    for capture, in_file in ((False, ["to wsgi.errors"]), (True, ["to wsgi.errors", "to stdout", "to stderr"])):
+    for capture, in_file in (
+        (False, ["to wsgi.errors"]),
+        (True, ["to wsgi.errors", "to stdout", "to stderr"]),
+    ):
         log = folder(app=CHATTY) / f"error-{capture}.log"
         zygote = start()
         zygote.start(error_log=str(log), capture_output=capture)
@@ -75,7 +78,9 @@ def test_an_error_log_that_cannot_be_opened_is_named(folder, start):
     zygote.configure()
     failed = zygote.load(error_log="/nowhere/error.log")
     assert (failed["type"], failed["exit"]) == ("failed", 1)
-    assert failed["text"] == "cannot open the error log /nowhere/error.log: No such file or directory"
+    assert (
+        failed["text"] == "cannot open the error log /nowhere/error.log: No such file or directory"
+    )
 
 
 def test_logconfig_dict_configures_the_apps_loggers(folder, start):
