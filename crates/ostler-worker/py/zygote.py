@@ -60,7 +60,7 @@ class Zygote:
         self.pid = os.getpid()
         self.parent = os.getppid()
         self.command = _command()
-        self.extension = _memfd()
+        self.extension = _extension()
         self.workers = {}  # the Child of each, by pidfd
         self.hook_process = None  # a Child
         self.configure = None  # the `configure` message
@@ -325,14 +325,11 @@ def _set_inheritable(fds, inheritable):
             os.set_inheritable(fd, inheritable)
 
 
-def _memfd():
-    """The descriptor the extension was loaded from, still needed to start over. None when it came
-    from a file or the descriptor is not open any more."""
-    directory, _, fd = (_ostler.__file__ or "").rpartition("/")
-    try:
-        if directory == "/proc/self/fd" and os.readlink(_ostler.__file__).startswith("/memfd:"):
-            os.set_inheritable(int(fd), False)
-            return int(fd)
-    except OSError:
-        pass
-    return None
+def _extension():
+    """The descriptor the extension was loaded from, which a Python that starts over loads it from
+    again. None when it was loaded from a file, or when whoever loaded it has closed it."""
+    directory, _, fd = _ostler.__file__.rpartition("/")
+    if directory != "/proc/self/fd" or not os.path.exists(_ostler.__file__):
+        return None
+    os.set_inheritable(int(fd), False)
+    return int(fd)
