@@ -5,7 +5,8 @@ import importlib.util
 import sys
 
 import pytest
-from conftest import EXTENSION
+
+from zygote_driver import EXTENSION
 
 SOURCE = """
 import functools

@@ -6,32 +6,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Peer, pair
+
+from zygote_driver import HELLO, HookProcess
 
 every_python = pytest.mark.every_python
-
-
-class HookProcess:
-    """The keeper's end of the hook process."""
-
-    def __init__(self, zygote, **message):
-        ours, theirs = pair()
-        zygote.control.send({"type": "hooks", **message}, [theirs.fileno()])
-        theirs.close()
-        self.peer = Peer(ours)
-        self.seq = 0
-
-    def call(self, hook, worker=None, **args):
-        """Returns the error, or None."""
-        self.seq += 1
-        call = {"type": "call", "hook": hook, "seq": self.seq, "worker": worker, "args": args}
-        self.peer.send(call)
-        done = self.peer.expect("done")
-        assert done["seq"] == self.seq
-        return done["error"]
-
-    def close(self):
-        self.peer.close()
 
 
 WORKER_HOOKS = """

@@ -3,10 +3,11 @@
 import os
 import select
 import signal
-import time
+import socket
 
 import pytest
-from conftest import HELLO, PATIENCE
+
+from zygote_driver import HELLO, PATIENCE, Slot, until
 
 every_python = pytest.mark.every_python
 
@@ -19,14 +20,6 @@ def app(environ, start_response):
         time.sleep(0.5)
     return [b"done"]
 """
-
-
-def until(condition):
-    """Waits for what another process does; there is no event to wait for."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def open_files(pid):
@@ -69,7 +62,8 @@ def test_one_slot_runs_on_the_main_thread(folder, start):
 import threading
 def app(environ, start_response):
     start_response("200 OK", [])
-    return [threading.current_thread().name.encode(), b" ", str(environ["wsgi.multithread"]).encode()]
+    name = threading.current_thread().name
+    return [f"{name} {environ['wsgi.multithread']}".encode()]
 """
     )
     zygote = start()
@@ -358,10 +352,6 @@ def test_a_taken_socket_is_replaced(folder, start):
 
 
 def slot_of(worker):
-    import socket
-
-    from conftest import Slot
-
     slot = Slot(socket.socket(fileno=worker.control.fds.pop()))
     worker.slots.append(slot)
     return slot

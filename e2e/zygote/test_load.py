@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import HELLO, Zygote
+
+from zygote_driver import HELLO, HookProcess, Zygote
 
 every_python = pytest.mark.every_python
 
@@ -356,8 +357,6 @@ def test_an_asgi_app_is_imported_in_each_worker(folder, start):
 
 
 def test_the_hook_process_survives_starting_over(folder, start):
-    from test_hooks import HookProcess
-
     folder(app=THREADED, gunicorn__conf="def when_ready(server): print('ready', server.pid)")
     zygote = start()
     zygote.configure()

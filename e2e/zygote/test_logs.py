@@ -3,8 +3,7 @@
 import os
 import signal
 
-from conftest import HELLO
-from test_life import until
+from zygote_driver import HELLO, until
 
 CHATTY = """
 import logging, sys
