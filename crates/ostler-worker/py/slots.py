@@ -1,6 +1,6 @@
 """The slots of a WSGI worker: one socket and one thread each.
 
-With one slot the app runs on the main thread, where the most apps work. A slot whose socket the app
+With one slot the app runs on the main thread, where most apps are used to run. A slot whose socket the app
 took for itself (a WebSocket) is replaced by a new one with a thread of its own.
 """
 

@@ -61,7 +61,8 @@ class Life:
         self._set_signals()
         self._refuse(trouble)
         self._refuse(self._hook("post_fork", self.server, self.shim))
-        app, interface = self.preloaded or self._import()
+        load = self.load
+        app, interface = self.preloaded or appimport.load(load["app"], load["interface"])
         self.shim.app.callable = self.shim.wsgi = app
         wire, pid = _ostler.WIRE_VERSION, self.shim.pid
         self.control.send({"type": "booted", "wire": wire, "pid": pid, "interface": interface})
@@ -95,9 +96,6 @@ class Life:
         """Without these hooks a worker is not what its owner wants it to be: it must not serve."""
         if trouble:
             raise Failed(IMPORT, trouble)
-
-    def _import(self):
-        return appimport.load(self.load["app"], self.load["interface"])
 
     def _receive_slots(self):
         """One descriptor for each slot, or None when the server changed its mind."""
