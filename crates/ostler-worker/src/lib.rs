@@ -23,6 +23,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("process", include_str!("../py/process.py")),
     ("reload", include_str!("../py/reload.py")),
     ("settings", include_str!("../py/settings.py")),
+    ("sharing", include_str!("../py/sharing.py")),
     ("shims", include_str!("../py/shims.py")),
     ("slots", include_str!("../py/slots.py")),
     ("worker", include_str!("../py/worker.py")),
