@@ -25,11 +25,11 @@ mod worker_class;
 
 pub use assemble::finish;
 pub use bind::Bind;
-pub use error::{ConfigError, Warning};
+pub use error::ConfigError;
 pub use layers::check_early;
-pub use network::{Network, Trust};
+#[cfg(test)]
+pub use network::Network;
+pub use network::Trust;
 pub use report::{effective, print};
 pub use settings::*;
-pub use unknown::{file_names, hook_warnings};
-pub use worker_class::WorkerClass;
-pub use written::{Origin, Written};
+pub use written::Written;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::connection::{After, Connection};
 use super::files::{Conditions, FileReply, FileRequest, Given, Part, Refusal};
-use super::h1::response::{Private, ResponseContext, reason_phrase};
+use super::h1::response::{Private, reason_phrase};
 use super::reason::Reason;
 use super::reply::{self, Answer, Field};
 

@@ -195,25 +195,23 @@ impl Connection {
         };
         let https = sender.https(self.io.is_tls());
         let (server, server_port) = sender.server(&self.head, &self.peer, https);
-        let head = RequestHead {
-            version: self.head.version(),
-            body: kind,
-            https,
-            websocket: self.head.is_websocket(),
-            content_length,
-            queue_us: self.row.queue_us.min(u64::from(u32::MAX)) as u32,
-            id: self.row.id,
-            client_port: sender.port(),
-            server_port,
-            client: sender.address(),
-            server,
-            method: self.head.method(),
-            raw_target: self.head.target(),
-            root: self.edge.root.as_bytes(),
-            path: self.head.path(),
-            query: self.head.query(),
-            ..RequestHead::EMPTY
-        };
+        let mut head = RequestHead::EMPTY;
+        head.version = self.head.version();
+        head.body = kind;
+        head.https = https;
+        head.websocket = self.head.is_websocket();
+        head.content_length = content_length;
+        head.queue_us = self.row.queue_us.min(u64::from(u32::MAX)) as u32;
+        head.id = self.row.id;
+        head.client_port = sender.port();
+        head.server_port = server_port;
+        head.client = sender.address();
+        head.server = server;
+        head.method = self.head.method();
+        head.raw_target = self.head.target();
+        head.root = self.edge.root.as_bytes();
+        head.path = self.head.path();
+        head.query = self.head.query();
         let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
         sender.fields(&self.head, https, &mut encoder);
         encoder.finish(body.inline());

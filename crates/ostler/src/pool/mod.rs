@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::supervise::{Interface, PoolState, SlotEvent, SupervisorHandle, WorkerId};
 
-pub use channel::{Channel, Stream};
+pub use channel::Channel;
 pub use slot::{Fault, Frame, Slot};
 pub use worker::Worker;
 
