@@ -13,6 +13,7 @@ mod wsgi;
 /// The Python side, importable as `_ostler.<name>`.
 const SOURCES: &[(&str, &str)] = &[
     ("asgi", include_str!("../py/asgi.py")),
+    ("hijack", include_str!("../py/hijack.py")),
     ("worker", include_str!("../py/worker.py")),
     ("zygote", include_str!("../py/zygote.py")),
 ];
