@@ -55,7 +55,7 @@ clean: ## remove everything that was built
 
 needs:
 	@need() { command -v "$$1" >/dev/null || { echo "ostler: $$1 is missing: $$2" >&2; exit 1; }; }; \
-	need cargo "install Rust 1.90 or newer: curl -sSf https://sh.rustup.rs | sh"; \
+	need cargo "install Rust 1.90 or newer (rustup)"; \
 	need gcc "apt-get install gcc libc6-dev"; \
 	need curl "apt-get install curl"; \
 	need $(PYTHON) "apt-get install python3 python3-venv"; \

@@ -33,9 +33,9 @@ const SOURCES: &[(&str, &str)] = &[
 #[pymodule]
 fn _ostler(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("WIRE_VERSION", ostler_wire::VERSION)?;
-    process::register(module)?;
     wsgi::register(module)?;
     asgi::register(module)?;
+    process::register(module)?;
     let sources = PyDict::new(module.py());
     for (name, source) in SOURCES {
         sources.set_item(name, source)?;
