@@ -64,9 +64,9 @@ impl Receive {
         kind: Bound<'_, PyAny>,
         value: Option<Bound<'_, PyAny>>,
         traceback: Option<Bound<'_, PyAny>>,
-    ) -> PyErr {
+    ) -> PyResult<()> {
         self.wait = Wait::default();
-        thrown(kind, value, traceback)
+        Err(thrown(kind, value, traceback))
     }
 
     fn close(&mut self) {
@@ -128,9 +128,9 @@ impl Drain {
         kind: Bound<'_, PyAny>,
         value: Option<Bound<'_, PyAny>>,
         traceback: Option<Bound<'_, PyAny>>,
-    ) -> PyErr {
+    ) -> PyResult<()> {
         self.wait = Wait::default();
-        thrown(kind, value, traceback)
+        Err(thrown(kind, value, traceback))
     }
 
     fn close(&mut self) {
@@ -156,8 +156,8 @@ impl Sent {
         None
     }
 
-    fn send(&self, py: Python<'_>, _value: Py<PyAny>) -> PyErr {
-        PyStopIteration::new_err((py.None(),))
+    fn send(&self, py: Python<'_>, _value: Py<PyAny>) -> PyResult<()> {
+        Err(PyStopIteration::new_err((py.None(),)))
     }
 
     #[pyo3(signature = (kind, value=None, traceback=None))]
@@ -166,8 +166,8 @@ impl Sent {
         kind: Bound<'_, PyAny>,
         value: Option<Bound<'_, PyAny>>,
         traceback: Option<Bound<'_, PyAny>>,
-    ) -> PyErr {
-        thrown(kind, value, traceback)
+    ) -> PyResult<()> {
+        Err(thrown(kind, value, traceback))
     }
 
     fn close(&self) {}

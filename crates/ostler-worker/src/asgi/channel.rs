@@ -309,7 +309,17 @@ fn handle_frames(slf: &Bound<'_, Channel>, inbox: &mut Inbox) -> Result<bool, Tr
                 is_urgent = true;
             }
             Kind::Pong | Kind::Drain => {}
-            _ => handle_stream_frame(slf, &frame, payload)?,
+            Kind::ReqBody | Kind::Cancel | Kind::Credit | Kind::WsMessage | Kind::WsClose => {
+                handle_stream_frame(slf, &frame, payload)?;
+            }
+            Kind::RespInfo
+            | Kind::RespHead
+            | Kind::RespBody
+            | Kind::RespFile
+            | Kind::RespTrailers
+            | Kind::RespAbort
+            | Kind::Hijack
+            | Kind::WsAccept => return Err(WireError::Invalid("kind").into()),
         }
     }
     Ok(is_urgent)
@@ -348,7 +358,7 @@ fn handle_stream_frame(
         }
         Kind::WsMessage => Stream::message_came(&stream, payload, head.is_end())?,
         Kind::WsClose => Stream::close_came(&stream, CloseFrame::decode(payload)?)?,
-        _ => return Err(WireError::Invalid("kind").into()),
+        _ => {}
     }
     Ok(())
 }
@@ -366,13 +376,10 @@ fn start(
     let stream = Bound::new(py, stream)?;
     let (scopes, run, create_task) = {
         let mut channel = slf.borrow_mut();
-        if channel
-            .streams
-            .insert(id, stream.clone().unbind())
-            .is_some()
-        {
+        if channel.streams.contains_key(&id) {
             return Err(WireError::Invalid("stream").into());
         }
+        channel.streams.insert(id, stream.clone().unbind());
         let python = &channel.python;
         let (run, create_task) = (python.run.clone_ref(py), python.create_task.clone_ref(py));
         (Arc::clone(&channel.scopes), run, create_task)

@@ -13,7 +13,7 @@ use pyo3::types::PyBytes;
 
 use super::event::Event;
 use super::message::{Fields, Message};
-use super::outflow::{Form, Outflow};
+use super::outflow::{Consumed, Form, Outflow};
 use super::socket::Outbox;
 
 /// Body bytes that travel inside `RespHead`; they need no credit.
@@ -21,10 +21,6 @@ const INLINE: usize = 64 * 1024;
 
 /// Bytes of a spooled request body given to the app at once.
 const FILE_PIECE: usize = 64 * 1024;
-
-/// Consumed request bytes after which the sender is told. A quarter of the credit: rare enough to
-/// cost nothing, early enough that the sender never stops while the app keeps up.
-const CREDIT_STEP: u32 = super::outflow::CREDIT / 4;
 
 /// A message came that the conversation does not allow now; the text is for the app's author.
 pub struct Misplaced(pub String);
@@ -47,12 +43,23 @@ enum Expect {
 /// A response in the making.
 pub struct Response {
     expect: Expect,
+    /// It denies a WebSocket handshake, with messages that have names of their own.
+    denial: bool,
 }
 
 impl Response {
     pub fn new() -> Self {
         Self {
             expect: Expect::Start,
+            denial: false,
+        }
+    }
+
+    /// The answer to a WebSocket handshake that the app does not accept.
+    pub fn denial() -> Self {
+        Self {
+            denial: true,
+            ..Self::new()
         }
     }
 
@@ -75,6 +82,9 @@ impl Response {
         out: &mut Outbox,
     ) -> Result<(), Misplaced> {
         let name = message.name();
+        if message.is_denial() != self.denial {
+            return Err(Misplaced(misplaced(&self.expect, name)));
+        }
         let expect = mem::replace(&mut self.expect, Expect::Nothing);
         self.expect = match (expect, message) {
             (Expect::Start, Message::Start { head, trailers, .. }) => {
@@ -197,6 +207,7 @@ fn encode_trailers(fields: &Fields, id: u32, out: &mut Vec<u8>) {
     encoder.finish(0);
 }
 
+/// The texts are uvicorn's, which people have searched for before.
 fn misplaced(expect: &Expect, name: &str) -> String {
     let wanted = match expect {
         Expect::Start => "http.response.start",
@@ -228,8 +239,7 @@ pub enum Body {
 pub struct Arriving {
     buffer: Vec<u8>,
     ended: bool,
-    /// Bytes that the app took and the sender has not been told of.
-    consumed: u32,
+    consumed: Consumed,
 }
 
 impl Body {
@@ -260,8 +270,13 @@ impl Body {
             }
             Self::Stream(arriving) => {
                 let body = mem::take(&mut arriving.buffer);
-                let credit = arriving.credit_for(body.len());
-                (body, !arriving.ended, credit)
+                let more = !arriving.ended;
+                let credit = if more {
+                    arriving.consumed.add(body.len())
+                } else {
+                    0
+                };
+                (body, more, credit)
             }
             Self::Taken => return Ok(None),
         };
@@ -269,16 +284,6 @@ impl Body {
             *self = Self::Taken;
         }
         Ok(Some((Event::Request { body, more }, credit)))
-    }
-}
-
-impl Arriving {
-    fn credit_for(&mut self, taken: usize) -> u32 {
-        self.consumed = self.consumed.saturating_add(taken as u32);
-        match self.consumed {
-            enough if enough >= CREDIT_STEP && !self.ended => mem::take(&mut self.consumed),
-            _ => 0,
-        }
     }
 }
 

@@ -73,6 +73,14 @@ impl Message {
         )))
     }
 
+    /// It belongs to the `websocket.http.response` extension.
+    pub fn is_denial(&self) -> bool {
+        matches!(
+            self,
+            Self::Start { denial: true, .. } | Self::Body { denial: true, .. }
+        )
+    }
+
     /// The `type` it came with.
     pub fn name(&self) -> &'static str {
         match self {

@@ -1,8 +1,10 @@
-//! What one stream sends, held to the byte credit that the server gave it.
+//! What one stream sends, held to the byte credit that the server gave it; and the count of what
+//! it gives back.
 //!
 //! Pure but for the Python bytes it keeps alive: it writes frames into a buffer and never blocks.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use ostler_wire::{END, HEAD_LEN, Kind, Opcode, begin, finish};
 use pyo3::prelude::*;
@@ -15,6 +17,25 @@ pub const CREDIT: u32 = 256 * 1024;
 /// Payload bytes of one body or message frame. Small enough that the frames of several streams
 /// interleave, large enough that the 12-byte head does not matter.
 const PIECE: usize = 64 * 1024;
+
+/// Consumed bytes after which the sender is told. A quarter of the credit: rare enough to cost
+/// nothing, early enough that a sender hardly ever stops while the app keeps up.
+const CREDIT_STEP: u32 = CREDIT / 4;
+
+/// Bytes that were consumed and that the sender has not been told of.
+#[derive(Default)]
+pub struct Consumed(u32);
+
+impl Consumed {
+    /// Adds `bytes`; gives the credit to return now, mostly none.
+    pub fn add(&mut self, bytes: usize) -> u32 {
+        self.0 = self.0.saturating_add(bytes as u32);
+        match self.0 {
+            enough if enough >= CREDIT_STEP => mem::take(&mut self.0),
+            _ => 0,
+        }
+    }
+}
 
 /// Frames that wait for credit, in order.
 pub struct Outflow {

@@ -86,7 +86,11 @@ impl Inbox {
         let len = payload.len();
         self.start += used;
         let fd = match head.has_fd() {
-            true => Some(self.fds.pop_front().ok_or(WireError::Invalid("descriptor"))?),
+            true => Some(
+                self.fds
+                    .pop_front()
+                    .ok_or(WireError::Invalid("descriptor"))?,
+            ),
             false => None,
         };
         Ok(Some(Frame { head, at, len, fd }))
@@ -202,9 +206,7 @@ fn send(socket: BorrowedFd<'_>, part: &[u8], fd: Option<&OwnedFd>) -> io::Result
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let sent = match fd {
         // SAFETY: the pointer and the length are those of one slice.
-        None => unsafe {
-            libc::send(socket.as_raw_fd(), part.as_ptr().cast(), part.len(), flags)
-        },
+        None => unsafe { libc::send(socket.as_raw_fd(), part.as_ptr().cast(), part.len(), flags) },
         Some(fd) => {
             let mut vector = libc::iovec {
                 iov_base: part.as_ptr().cast_mut().cast(),
@@ -254,7 +256,9 @@ impl Control {
             (*head).cmsg_level = libc::SOL_SOCKET;
             (*head).cmsg_type = libc::SCM_RIGHTS;
             (*head).cmsg_len = libc::CMSG_LEN(len) as _;
-            libc::CMSG_DATA(head).cast::<libc::c_int>().write_unaligned(fd);
+            libc::CMSG_DATA(head)
+                .cast::<libc::c_int>()
+                .write_unaligned(fd);
         }
         message
     }

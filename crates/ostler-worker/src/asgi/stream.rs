@@ -106,11 +106,7 @@ impl Stream {
     }
 
     /// A frame of a WebSocket message.
-    pub fn message_came(
-        slf: &Bound<'_, Self>,
-        payload: &[u8],
-        end: bool,
-    ) -> Result<(), Trouble> {
+    pub fn message_came(slf: &Bound<'_, Self>, payload: &[u8], end: bool) -> Result<(), Trouble> {
         let mut stream = slf.borrow_mut();
         let Exchange::WebSocket(socket) = &mut stream.exchange else {
             return Ok(());

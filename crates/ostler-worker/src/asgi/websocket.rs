@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use super::event::Event;
 use super::http::{Misplaced, Response};
 use super::message::Message;
-use super::outflow::{Form, Outflow};
+use super::outflow::{Consumed, Form, Outflow};
 use super::socket::Outbox;
 
 /// No status code was in the close frame (RFC 6455 section 7.1.5).
@@ -39,17 +39,19 @@ pub struct WebSocket {
     arrived: VecDeque<Arrived>,
     /// The pieces of a message whose last one has not come.
     partial: Vec<u8>,
+    consumed: Consumed,
     /// The client's close, once it came.
     closed: Option<(u16, String)>,
     /// The stream's last frame has been sent.
     is_over: bool,
 }
 
-/// A whole message, and what taking it gives back to the sender.
+/// A whole message.
 struct Arrived {
     opcode: Opcode,
     data: Vec<u8>,
-    credit: u32,
+    /// Payload bytes of its last frame; those before it were given back when they came.
+    cost: usize,
 }
 
 impl WebSocket {
@@ -58,6 +60,7 @@ impl WebSocket {
             phase: Phase::Connecting { told: false },
             arrived: VecDeque::new(),
             partial: Vec::new(),
+            consumed: Consumed::default(),
             closed: None,
             is_over: false,
         }
@@ -67,17 +70,13 @@ impl WebSocket {
     /// message, which the app cannot take before the rest has come.
     pub fn push(&mut self, payload: &[u8], end: bool) -> Result<u32, WireError> {
         let (opcode, piece) = Opcode::decode(payload)?;
-        let credit = payload.len() as u32;
+        let cost = payload.len();
         self.partial.extend_from_slice(piece);
         if !end {
-            return Ok(credit);
+            return Ok(self.consumed.add(cost));
         }
         let data = mem::take(&mut self.partial);
-        self.arrived.push_back(Arrived {
-            opcode,
-            data,
-            credit,
-        });
+        self.arrived.push_back(Arrived { opcode, data, cost });
         Ok(0)
     }
 
@@ -110,12 +109,8 @@ impl WebSocket {
         }
         // What the client sent before its close comes before its close.
         if let (Phase::Open, Some(message)) = (&self.phase, self.arrived.pop_front()) {
-            let Arrived {
-                opcode,
-                data,
-                credit,
-            } = message;
-            return Some((Event::Message { opcode, data }, credit));
+            let Arrived { opcode, data, cost } = message;
+            return Some((Event::Message { opcode, data }, self.consumed.add(cost)));
         }
         let (code, reason) = self.closed.clone()?;
         Some((Event::Closed { code, reason }, 0))
@@ -142,15 +137,8 @@ impl WebSocket {
                 self.is_over = true;
                 self.phase = Phase::Ended { code, reason };
             }
-            (
-                Phase::Connecting { .. },
-                start @ Message::Start {
-                    denial: true,
-                    trailers: _,
-                    head: _,
-                },
-            ) => {
-                let mut response = Response::new();
+            (Phase::Connecting { .. }, start @ Message::Start { denial: true, .. }) => {
+                let mut response = Response::denial();
                 response.send(py, start, id, flow, out)?;
                 self.phase = Phase::Denying(response);
             }
@@ -175,14 +163,7 @@ impl WebSocket {
         Ok(())
     }
 
-    fn close(
-        &mut self,
-        code: u16,
-        reason: String,
-        id: u32,
-        flow: &mut Outflow,
-        out: &mut Outbox,
-    ) {
+    fn close(&mut self, code: u16, reason: String, id: u32, flow: &mut Outflow, out: &mut Outbox) {
         let close = CloseFrame {
             code,
             reason: reason.as_bytes(),
@@ -209,8 +190,14 @@ impl WebSocket {
             return;
         }
         match &mut self.phase {
-            Phase::Connecting { .. } => Response::new().abandon(id, flow, out),
-            Phase::Denying(response) => response.abandon(id, flow, out),
+            Phase::Connecting { .. } => match self.closed {
+                Some(_) => Response::denial().cancel(id, out),
+                None => Response::denial().abandon(id, flow, out),
+            },
+            Phase::Denying(response) => match self.closed {
+                Some(_) => response.cancel(id, out),
+                None => response.abandon(id, flow, out),
+            },
             Phase::Open | Phase::Ended { .. } => {
                 let code = match (&self.closed, failed) {
                     (Some((code, _)), _) => *code,
