@@ -191,6 +191,8 @@ def other_pythons():
     for folder in sorted(os.listdir(f"{root}/versions")) if os.path.isdir(f"{root}/versions") else []:
         candidates.append(f"{root}/versions/{folder}/bin/python3")
     for candidate in filter(None, candidates):
+        if not os.access(candidate, os.X_OK):
+            continue
         out = subprocess.run([candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True)
         if out.returncode == 0:
             found.setdefault(out.stdout.strip(), candidate)
