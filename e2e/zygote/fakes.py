@@ -19,11 +19,7 @@ def serve_wsgi(app, fd, options):
         environ = {
             "REQUEST_METHOD": "GET",
             "PATH_INFO": path,
-            "RAW_URI": path + "?q=1",
-            "QUERY_STRING": "q=1",
-            "SERVER_PROTOCOL": "HTTP/1.1",
             "REMOTE_ADDR": "192.0.2.1",
-            "HTTP_USER_AGENT": "tests",
             "wsgi.multithread": options["multithread"],
             "wsgi.multiprocess": options["multiprocess"],
             "wsgi.errors": options["errors"],
@@ -31,12 +27,18 @@ def serve_wsgi(app, fd, options):
         if path == "/wire-error":
             raise ValueError("a frame that cannot be")
         if path == "/hijack":
-            sock.sendall(b"replaced\n" if options["new_slot"]() else b"alone\n")
+            try:
+                options["new_slot"]()
+            except OSError as error:
+                sock.sendall(f"{error}\n".encode())
+                continue
+            sock.sendall(b"replaced\n")
             lines.readline()
             return
         statuses = []
         if options["pre_request"]:
-            options["pre_request"](environ)
+            request = types.SimpleNamespace(method="GET", path=path)
+            options["pre_request"](request, environ)
         body = b"".join(app(environ, lambda status, headers: statuses.append(int(status[:3]))))
         if options["post_request"]:
             options["post_request"](environ, statuses[0])
@@ -53,9 +55,9 @@ def serve_asgi(app, fds, options):
         raise LifespanFailed("the database is not there")
     options["on_ready"]()
     for fd in fds:
-        sock = socket.socket(fileno=socket.dup(fd))
+        sock = socket.socket(fileno=fd)
         for line in sock.makefile("rb"):
-            sock.sendall(f"{len(fds)} {options['loop']} {options['graceful']}\n".encode())
+            sock.sendall(f"{len(fds)} {options['loop']} {options['graceful_timeout']}\n".encode())
 
 
 _ostler.serve_wsgi = serve_wsgi

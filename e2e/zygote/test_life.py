@@ -3,9 +3,13 @@
 import os
 import select
 import signal
-import time
+import socket
 
-from conftest import HELLO, PATIENCE
+import pytest
+
+from zygote_driver import HELLO, PATIENCE, Slot, until
+
+every_python = pytest.mark.every_python
 
 SLOW = """
 import time
@@ -16,14 +20,6 @@ def app(environ, start_response):
         time.sleep(0.5)
     return [b"done"]
 """
-
-
-def until(condition):
-    """Waits for what another process does; there is no event to wait for."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def open_files(pid):
@@ -42,6 +38,7 @@ def test_hello_names_the_python(start):
     assert zygote.hello["python"].count(".") == 2
 
 
+@every_python
 def test_a_worker_serves_and_ends_when_its_slot_ends(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -65,7 +62,8 @@ def test_one_slot_runs_on_the_main_thread(folder, start):
 import threading
 def app(environ, start_response):
     start_response("200 OK", [])
-    return [threading.current_thread().name.encode(), b" ", str(environ["wsgi.multithread"]).encode()]
+    name = threading.current_thread().name
+    return [f"{name} {environ['wsgi.multithread']}".encode()]
 """
     )
     zygote = start()
@@ -74,6 +72,7 @@ def app(environ, start_response):
     assert worker.slots[0].get("/") == "MainThread False"
 
 
+@every_python
 def test_several_slots_serve_at_once(folder, start):
     folder(
         app="""
@@ -98,6 +97,7 @@ def app(environ, start_response):
     assert worker.wait() == 0
 
 
+@every_python
 def test_no_worker_holds_what_belongs_to_another(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -164,6 +164,7 @@ def test_a_retired_zygote_stays_until_its_last_worker_is_gone(folder, start):
     assert zygote.wait() == 0
 
 
+@every_python
 def test_the_end_of_the_control_socket_ends_everything(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -194,6 +195,7 @@ def test_signals_to_the_whole_group_do_not_end_the_zygote(folder, start):
     assert worker.slots[0].get("/") == "hello /"
 
 
+@every_python
 def test_sigterm_lets_the_request_finish(folder, start):
     folder(app=SLOW)
     for threads in (1, 2):
@@ -227,6 +229,7 @@ def test_sigterm_before_the_slots_ends_a_worker(folder, start):
     assert worker.wait() == 0
 
 
+@every_python
 def test_sigquit_does_not_wait_for_the_request(folder, start):
     folder(app=SLOW.replace("0.5", "60"))
     for threads in (1, 2):
@@ -252,6 +255,7 @@ def test_sigabrt_shows_the_stacks(folder, start):
     assert 'app.py", line 7 in app' in zygote.output()
 
 
+@every_python
 def test_the_server_can_ask_for_the_stacks(folder, start):
     folder(app=SLOW)
     zygote = start()
@@ -264,6 +268,7 @@ def test_the_server_can_ask_for_the_stacks(folder, start):
     assert 'app.py", line 7 in app' in zygote.output()
 
 
+@every_python
 def test_atexit_runs_and_threads_are_waited_for(folder, start):
     folder(
         app="""
@@ -285,6 +290,7 @@ def app(environ, start_response):
     assert zygote.output().split("\n")[:2] == ["thread done", "exit handler"]
 
 
+@every_python
 def test_a_thread_that_never_ends_does_not_keep_the_worker(folder, start):
     folder(
         app="""
@@ -304,6 +310,7 @@ def app(environ, start_response):
     assert "took over 0.3 s" in zygote.output()
 
 
+@every_python
 def test_processes_are_named(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -318,6 +325,7 @@ def test_processes_are_named(folder, start):
     assert named(worker.pid) == ("ostler: worker", "ostler: worker app:app [3]")
 
 
+@every_python
 def test_a_taken_socket_is_replaced(folder, start):
     folder(app=HELLO)
     zygote = start()
@@ -328,23 +336,22 @@ def test_a_taken_socket_is_replaced(folder, start):
     worker.control.expect("slot")
     fresh = slot_of(worker)
     assert fresh.get("/a") == "hello /a"
-    # The one replacement is in use: the next taken socket is replaced when it is given back.
-    assert fresh.get("/hijack") == "alone"
+    # The one replacement is in use: what is left serves requests, and nothing else.
+    assert fresh.get("/hijack") == "all 1 WebSocket threads of this worker are in use"
+    assert fresh.get("/b") == "hello /b"
     assert worker.control.silent()
-    fresh.send("given back")
+    taken.send("given back")
+    assert taken.receive() == ""
+    until(lambda: fresh.get("/hijack") == "replaced")
     worker.control.expect("slot")
     again = slot_of(worker)
-    assert again.get("/b") == "hello /b"
-    taken.send("given back")
+    assert again.get("/c") == "hello /c"
+    fresh.send("given back")
     again.end()
     assert worker.wait() == 0
 
 
 def slot_of(worker):
-    import socket
-
-    from conftest import Slot
-
     slot = Slot(socket.socket(fileno=worker.control.fds.pop()))
     worker.slots.append(slot)
     return slot
@@ -360,6 +367,16 @@ def test_an_ending_worker_replaces_no_socket(folder, start):
     slot_of(worker)
     os.kill(worker.pid, signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def test_an_app_may_end_its_worker(folder, start):
+    folder(app="import sys\ndef app(environ, start_response): sys.exit(8)")
+    for threads in (1, 2):
+        zygote = start()
+        zygote.start(threads=threads)
+        worker = zygote.fork().boot(slots=threads)
+        worker.slots[0].send("/")
+        assert os.waitstatus_to_exitcode(worker.wait()) == 8
 
 
 def test_a_broken_slot_ends_the_worker_with_an_error(folder, start):
@@ -396,6 +413,7 @@ def test_asgi_gets_its_channels_and_options(folder, start):
     assert worker.wait() == 0
 
 
+@every_python
 def test_a_failed_lifespan_is_a_failed_start(folder, start):
     folder(app="async def app(scope, receive, send): pass")
     zygote = start()

@@ -51,14 +51,29 @@ def _import(name):
 
 
 def _no_module(name):
+    """Follows the name from folder to folder up to the part that is not there."""
     text = f'no module named "{name}" in {os.getcwd()}'
-    stem = name[: -len(".py")] if name.endswith(".py") else name
-    here = {
-        entry.name[: -len(".py")] if entry.name.endswith(".py") else entry.name
-        for entry in os.scandir(os.getcwd())
-        if entry.name.endswith(".py") or os.path.exists(os.path.join(entry.path, "__init__.py"))
-    }
-    return text + _did_you_mean(stem.replace("/", "."), here)
+    wanted = (name[: -len(".py")] if name.endswith(".py") else name).replace("/", ".")
+    parts = wanted.split(".")
+    for depth, part in enumerate(parts):
+        here = _modules(os.path.join(os.getcwd(), *parts[:depth]))
+        if part not in here:
+            close = difflib.get_close_matches(part, here, n=1)
+            if not close:
+                return text
+            parts[depth] = close[0]
+            break
+    meant = ".".join(parts)
+    return text if meant == name else f'{text}; did you mean "{meant}"?'
+
+
+def _modules(folder):
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return []
+    stems = (entry[: -len(".py")] if entry.endswith(".py") else entry for entry in entries)
+    return [stem for stem in stems if stem.isidentifier()]
 
 
 def _usual(module, module_name):

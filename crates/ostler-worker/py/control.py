@@ -40,9 +40,12 @@ class Control:
 
     def receive(self):
         """Waits for one message: `(message, fds)`, or `(None, [])` when the peer is gone."""
-        data, ancillary, flags, _ = self._socket.recvmsg(
-            MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
-        )
+        try:
+            data, ancillary, flags, _ = self._socket.recvmsg(
+                MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:  # it left without reading what we sent
+            return None, []
         fds = array.array("i")
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

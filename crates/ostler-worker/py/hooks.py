@@ -6,18 +6,23 @@ one at a time until its control socket ends:
     → {"type":"call","hook":"child_exit","seq":4,"worker":{"pid":71,"age":2}|null,"args":{}}
     ← {"type":"done","seq":4,"error":null}
 
-`args` holds the further arguments of the hook by name (`new` and `old` of nworkers_changed) and may
-hold `server`, the facts that changed: {"pid", "num_workers", "workers": [{"pid","age"}], "cfg": {}}.
+`args` holds the further arguments of the hook by name (`new` and `old` of nworkers_changed), and
+may hold `server`, the facts that changed:
+
+    {"pid": 7, "num_workers": 2, "workers": [{"pid": 71, "age": 2}], "cfg": {}}
 """
 
 import os
 import signal
-import sys
 import threading
+import traceback
 
 from _ostler import logs, process, shims
-from _ostler.failure import excerpt, own_traceback
+from _ostler.failure import Failed, excerpt, own_traceback
 from _ostler.settings import arity, to_json
+
+# Seconds that threads and exit handlers of the hooks may take when the process ends.
+_PATIENCE = 5
 
 
 class Hooks:
@@ -43,19 +48,22 @@ class Hooks:
         return None
 
     def around_requests(self, worker):
-        """`(pre_request(environ), post_request(environ, status))` for the request loop, each None
-        when neither hook is set: a request that needs no hook pays for none."""
-        if not (self.has("pre_request") or self.has("post_request")):
+        """`(pre_request(request, environ), post_request(environ, status))` for the request loop,
+        both None when neither hook is set: a request that needs no hook pays for none."""
+        before, after = self._hooks.get("pre_request"), self._hooks.get("post_request")
+        if not (before or after):
             return None, None
-        # pre_request and post_request of one request see one `req`; a thread serves one at a time.
+        # Both hooks of one request see one `req`; a thread serves one request at a time.
         current = threading.local()
         # post_request takes two to four arguments.
-        given = arity(self._hooks["post_request"]) if self.has("post_request") else 0
+        given = arity(after) if after else 0
 
-        def pre_request(environ):
+        def pre_request(request, environ):
             worker.nr += 1
-            current.request = shims.Request(environ)
-            self.call("pre_request", worker.log, worker, current.request)
+            current.request = request
+            if before:
+                # What it raises becomes the answer, as in gunicorn.
+                before(worker, request)
 
         def post_request(environ, status):
             args = (worker, current.request, environ, shims.Response(status))
@@ -67,23 +75,38 @@ class Hooks:
 def run_hook_process(control, evaluated, message, server_pid):
     """The life of the hook process; does not return. `message` is the `hooks` message, whose `cfg`
     (effective settings) and `error_log` may be absent."""
-    process.disregard_signals()
-    process.name("hooks", os.path.basename(evaluated.file or ""))
-    cfg = shims.Config(message.get("cfg") or _from_file(evaluated), evaluated)
-    error_log = logs.ErrorLog(message.get("error_log"), cfg.capture_output)
-    signal.signal(signal.SIGUSR1, lambda signum, frame: error_log.reopen())
-    log = logs.set_up(cfg, error_log)
-    server = shims.Server(server_pid, log, cfg, shims.App(cfg, cfg.wsgi_app))
+    try:
+        process.disregard_signals()
+        process.name("hooks", os.path.basename(evaluated.file or ""))
+        _answer_calls(control, evaluated, message, server_pid)
+    except OSError:
+        pass  # nobody is left to be answered
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        process.leave(0, _PATIENCE)
+
+
+def _answer_calls(control, evaluated, message, server_pid):
+    server, trouble = None, None
+    try:
+        server = _server(evaluated, message, server_pid)
+    except Failed as failed:
+        trouble = failed.text
     hooks = Hooks(evaluated)
     while True:
         message, _ = control.receive()
         if message is None:
-            process.leave(0, cfg.graceful_timeout)
-        error = _answer(hooks, server, evaluated, message)
-        try:
-            control.send({"type": "done", "seq": message["seq"], "error": error})
-        except BrokenPipeError:
-            process.leave(0, cfg.graceful_timeout)
+            return
+        error = trouble or _answer(hooks, server, evaluated, message)
+        control.send({"type": "done", "seq": message["seq"], "error": error and excerpt(error)})
+
+
+def _server(evaluated, message, pid):
+    cfg = shims.Config(message.get("cfg") or _from_file(evaluated), evaluated)
+    error_log = logs.ErrorLog(message.get("error_log"), cfg.capture_output)
+    signal.signal(signal.SIGUSR1, lambda signum, frame: error_log.reopen())
+    return shims.Server(pid, logs.set_up(cfg, error_log), cfg, shims.App(cfg, cfg.wsgi_app))
 
 
 def _from_file(evaluated):
@@ -99,9 +122,7 @@ def _answer(hooks, server, evaluated, message):
         arguments.append(shims.Worker(server, facts["age"], facts["pid"]))
     if message["hook"] == "nworkers_changed":
         arguments += [args.get("new"), args.get("old")]
-    error = hooks.call(message["hook"], server.log, *arguments)
-    sys.stdout.flush()
-    return error and excerpt(error)
+    return hooks.call(message["hook"], server.log, *arguments)
 
 
 def _learn(server, evaluated, facts):

@@ -19,6 +19,7 @@ NOT_FOR_US = (
     signal.SIGINT,
     signal.SIGQUIT,
     signal.SIGTERM,
+    signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGTTIN,
     signal.SIGTTOU,
@@ -26,8 +27,9 @@ NOT_FOR_US = (
 
 
 def disregard_signals():
-    """Survives the signals of `NOT_FOR_US`. A handler and not SIG_IGN, which programs that the app
-    starts would inherit."""
+    """Survives the signals of `NOT_FOR_US`, whatever an import has made of them. A handler and not
+    SIG_IGN, which programs that the app starts would inherit."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for signum in NOT_FOR_US:
         signal.signal(signum, lambda signum, frame: None)
 

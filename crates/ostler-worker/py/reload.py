@@ -10,7 +10,8 @@ INTERVAL = 1.0
 
 
 def watch(control, extra_files):
-    """Starts the thread. It sends {"type":"changed","file":path} once, then ends."""
+    """Starts the thread. It sends {"type":"changed","file":path} after each change, because the
+    generation that a change brings may not start, and this one must notice the correction."""
     threading.Thread(
         target=_watch, args=(control, extra_files), name="ostler-reload", daemon=True
     ).start()
@@ -19,15 +20,17 @@ def watch(control, extra_files):
 def _watch(control, extra_files):
     seen = {}
     while True:
+        changed = None
         for path in _files(extra_files):
             modified = _modified(path)
             # A file that is gone is between the two steps of an editor's save.
             if modified is not None and seen.setdefault(path, modified) != modified:
-                try:
-                    control.send({"type": "changed", "file": path})
-                except OSError:
-                    pass  # the server is gone, and so are we
-                return
+                seen[path], changed = modified, path
+        if changed is not None:
+            try:
+                control.send({"type": "changed", "file": changed})
+            except OSError:
+                return  # the server is gone, and so are we
         time.sleep(INTERVAL)
 
 

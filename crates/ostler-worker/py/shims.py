@@ -1,9 +1,10 @@
-"""The `server`, `worker`, `cfg`, request and response objects that gunicorn hooks are given.
+"""The `server`, `worker`, `cfg` and response objects that gunicorn hooks are given.
 
 They have the attributes that configuration files in the wild use. They show facts; changing them
 changes nothing in the server.
 """
 
+import http
 import os
 
 from _ostler.settings import DEFAULTS, to_json
@@ -159,36 +160,13 @@ class Worker:
         return f"<Worker {self.pid}>"
 
 
-class Request:
-    """`req` of pre_request and post_request, told by the environ."""
-
-    def __init__(self, environ):
-        self.method = environ.get("REQUEST_METHOD")
-        self.uri = environ.get("RAW_URI") or environ.get("PATH_INFO", "")
-        self.path, _, query = self.uri.partition("?")
-        self.query = environ.get("QUERY_STRING", query)
-        self.scheme = environ.get("wsgi.url_scheme")
-        major, _, minor = environ.get("SERVER_PROTOCOL", "HTTP/1.1")[5:].partition(".")
-        self.version = (int(major), int(minor or 0))
-        self.remote_addr = (environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT"))
-        self.body = environ.get("wsgi.input")
-        self.headers = [
-            (key[5:].replace("_", "-") if key.startswith("HTTP_") else key.replace("_", "-"), value)
-            for key, value in environ.items()
-            if key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH")
-        ]
-
-
 class Response:
     """`resp` of post_request. The headers left with the response and are not kept."""
 
     def __init__(self, status_code):
         self.status_code = status_code
-        self.status = f"{status_code} {_reason(status_code)}".rstrip()
+        try:
+            self.status = f"{status_code} {http.HTTPStatus(status_code).phrase}"
+        except ValueError:
+            self.status = str(status_code)
         self.headers = []
-
-
-def _reason(status_code):
-    from http.client import responses
-
-    return responses.get(status_code, "")

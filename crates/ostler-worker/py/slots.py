@@ -1,11 +1,10 @@
 """The slots of a WSGI worker: one socket and one thread each.
 
-With one slot the app runs on the main thread, where the most apps work. A slot whose socket the app
+With one slot the app runs on the main thread, where most apps are used to run. A slot whose socket the app
 took for itself (a WebSocket) is replaced by a new one with a thread of its own.
 """
 
 import socket
-import sys
 import threading
 import traceback
 
@@ -24,10 +23,7 @@ class Slots:
         self._thread = threading.local()
         self._ending = False
         self._serve = None
-        self.failed = False
-
-    def fds(self):
-        return [sock.fileno() for sock in self._sockets]
+        self.code = 0  # what the worker should exit with
 
     def run(self, serve, on_ready):
         """Serves until every slot has ended. Signals are handled meanwhile: the main thread serves
@@ -54,60 +50,60 @@ class Slots:
                 pass  # the peer has ended it, or its thread just has
 
     def replace(self):
-        """The app takes the calling thread's socket: True when another slot took its place at once.
-        Otherwise its own thread makes a new one when it comes back."""
+        """The app is about to take the calling thread's socket for itself: another slot takes its
+        place. Raises OSError when that cannot be; the app may not have the socket then."""
+        if self._ending:
+            return
         with self._counting:
-            replaced = self._extra < self._most_extra and not self._ending
-            self._extra += replaced
-        if replaced:
-            sock = self._offer()
-            replaced = sock is not None
-            if replaced:
-                self._start(sock)
-        self._thread.replaced = replaced
-        return replaced
+            if self._extra >= self._most_extra:
+                raise ConnectionRefusedError(
+                    f"all {self._most_extra} WebSocket threads of this worker are in use"
+                )
+            self._extra += 1
+        self._thread.replaced = True
+        self._start(self._offer())
 
     def _start(self, sock):
         name = f"ostler-slot-{sock.fileno()}"
-        thread = threading.Thread(target=self._run_slot, args=(sock,), name=name, daemon=True)
+        thread = threading.Thread(target=self._run_thread, args=(sock,), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
+    def _run_thread(self, sock):
+        try:
+            self._run_slot(sock)
+        except SystemExit as stop:
+            # The app ends its process, from a thread where Python would only end the thread.
+            self.code = exit_code(stop)
+            self.end()
+
     def _run_slot(self, sock):
-        while sock is not None:
-            self._thread.replaced = None  # the socket was not taken
-            try:
-                self._serve(sock.fileno())
-            except Exception:
-                # The app's exceptions end in the request loop: this one is ours, and what the
-                # worker would do next cannot be known. The others finish, then it is replaced.
-                traceback.print_exc()
-                self.failed = True
-                self.end()
+        self._thread.replaced = False
+        try:
+            self._serve(sock.fileno())
+        except Exception:
+            # The app's exceptions end in the request loop: this one is ours, and what the worker
+            # would do next cannot be known. The other slots finish, then it is replaced.
+            traceback.print_exc()
+            self.code = 1
+            self.end()
+        finally:
             self._sockets.pop(sock, None)
             sock.close()
-            sock = self._next()
-
-    def _next(self):
-        """After a slot's end: another socket when this thread owes the worker one."""
-        replaced = self._thread.replaced
-        if replaced:
             with self._counting:
-                self._extra -= 1
-        elif replaced is not None and not self._ending:
-            return self._offer()
-        return None
+                self._extra -= self._thread.replaced
 
     def _offer(self):
-        """A new slot: our end, the other sent to the server. None when the server is gone."""
+        """A new slot: our end; the server gets the other."""
         ours, theirs = socket.socketpair()
-        try:
+        with theirs:
             self._control.send({"type": "slot"}, [theirs.fileno()])
-        except OSError as error:
-            print(f"ostler: cannot offer a slot: {error}", file=sys.stderr)
-            ours.close()
-            return None
-        finally:
-            theirs.close()
         self._sockets[ours] = None
         return ours
+
+
+def exit_code(stop):
+    """The code that the interpreter would exit with after `stop`, a SystemExit."""
+    if stop.code is None or isinstance(stop.code, int):
+        return stop.code or 0
+    return 1

@@ -13,9 +13,7 @@ import traceback
 import _ostler
 from _ostler import appimport, process, reload
 from _ostler.failure import IMPORT, Failed, own_traceback
-from _ostler.slots import Slots
-
-WIRE_VERSION = 1
+from _ostler.slots import Slots, exit_code
 
 # With this signal the server asks for the stacks of all threads, on standard error.
 DUMP_STACKS = signal.SIGRTMIN + 4
@@ -34,7 +32,7 @@ def main(control, zygote, shim, id, trouble):
         code = failed.exit
         life.tell(failed.message())
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        code = exit_code(stop)
     except BrokenPipeError:
         pass  # the server is gone
     except BaseException:
@@ -63,18 +61,17 @@ class Life:
         self._set_signals()
         self._refuse(trouble)
         self._refuse(self._hook("post_fork", self.server, self.shim))
-        app, interface = self.preloaded or self._import()
+        load = self.load
+        app, interface = self.preloaded or appimport.load(load["app"], load["interface"])
         self.shim.app.callable = self.shim.wsgi = app
-        self.control.send(
-            {"type": "booted", "wire": WIRE_VERSION, "pid": self.shim.pid, "interface": interface}
-        )
+        wire, pid = _ostler.WIRE_VERSION, self.shim.pid
+        self.control.send({"type": "booted", "wire": wire, "pid": pid, "interface": interface})
         fds = self._receive_slots()
         if fds is None:
             return 0
         self._refuse(self._hook("post_worker_init", self.shim))
-        self.slots = Slots(self.control, fds, self.load["websocket_threads"])
         serve = self._serve_asgi if interface == "asgi" else self._serve_wsgi
-        return serve(app)
+        return serve(app, fds)
 
     def end(self, code):
         """Ends the process in order; does not return."""
@@ -100,9 +97,6 @@ class Life:
         if trouble:
             raise Failed(IMPORT, trouble)
 
-    def _import(self):
-        return appimport.load(self.load["app"], self.load["interface"])
-
     def _receive_slots(self):
         """One descriptor for each slot, or None when the server changed its mind."""
         fds, more = [], True
@@ -122,7 +116,8 @@ class Life:
             reload.watch(self.control, self.load["cfg"].get("reload_extra_files") or [])
         self.control.send({"type": "ready"})
 
-    def _serve_wsgi(self, app):
+    def _serve_wsgi(self, app, fds):
+        self.slots = Slots(self.control, fds, self.load["websocket_threads"])
         pre_request, post_request = self.hooks.around_requests(self.shim)
         options = {
             "multithread": self.load["threads"] > 1,
@@ -131,23 +126,23 @@ class Life:
             "pre_request": pre_request,
             "post_request": post_request,
             "new_slot": self.slots.replace,
-            "server_software": self.load.get("server_software", "ostler"),
         }
         self.slots.run(lambda fd: _ostler.serve_wsgi(app, fd, options), self._ready)
-        return int(self.slots.failed)
+        return self.slots.code
 
-    def _serve_asgi(self, app):
+    def _serve_asgi(self, app, fds):
         from _ostler import asgi
 
         options = {
             "lifespan": self.load["lifespan"],
             "loop": self.load["loop"],
             "root_path": self.load["root_path"],
-            "graceful": self.load["graceful_timeout"],
+            "graceful_timeout": self.load["graceful_timeout"],
+            "errors": self.error_log.stream,
             "on_ready": self._ready,
         }
         try:
-            asgi.serve(app, self.slots.fds(), options)
+            asgi.serve(app, fds, options)
         except asgi.LifespanFailed as error:
             raise Failed(IMPORT, str(error) or own_traceback(error)) from None
         return 0
@@ -167,7 +162,7 @@ class Life:
             signal.signal(signal.SIGABRT, self._on_abort)
 
     def _on_term(self, signum, frame):
-        """Finish what is being served, then go."""
+        """Finish what is being served, then go. (The ASGI loop has a handler of its own.)"""
         if self.slots is None:
             self.end(0)
         self.shim.alive = False
@@ -177,11 +172,11 @@ class Life:
         """Go now."""
         self.shim.alive = False
         self._hook("worker_int", self.shim)
-        if self.slots is None:
+        if not self.shim.booted:
             self.end(0)
-        # The request on this thread is left by the exception; should the app catch it, by the end
-        # of its slot.
-        self.slots.end()
+        # The exception leaves the request on this thread; should the app catch it, the slot ends.
+        if self.slots is not None:
+            self.slots.end()
         sys.exit(0)
 
     def _on_abort(self, signum, frame):

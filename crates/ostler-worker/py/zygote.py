@@ -11,13 +11,15 @@ import select
 import signal
 import socket
 import sys
+import traceback
 
 import _ostler
-from _ostler import appimport, hooks, logs, process, settings, shims, worker
+from _ostler import appimport, hooks, logs, process, settings, sharing, shims, worker
 from _ostler.control import Control
 from _ostler.failure import CONFIG, IMPORT, Failed
 
-WIRE_VERSION = 1
+# Seconds that threads and exit handlers of a preloaded app may take when the zygote ends.
+_PATIENCE = 5
 
 # In the environment of a zygote that started over: the descriptor with the messages to read first.
 _RESUME = "_OSTLER_RESUME"
@@ -26,16 +28,20 @@ _RESUME = "_OSTLER_RESUME"
 def main(fd):
     """Holds the conversation on the control socket `fd` until it ends; does not return."""
     zygote = Zygote(Control(fd))
+    code = 1
     try:
         zygote.converse()
         code = 0
     except Failed as failed:
-        zygote.control.send(failed.message())
         code = failed.exit
+        zygote.tell(failed.message())
     except BrokenPipeError:
-        code = 1
-    zygote.kill_workers()
-    process.leave(code, zygote.patience)
+        pass  # nobody is left to be told
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        zygote.kill_workers()
+        process.leave(code, _PATIENCE)
 
 
 class Child:
@@ -54,7 +60,7 @@ class Zygote:
         self.pid = os.getpid()
         self.parent = os.getppid()
         self.command = _command()
-        self.extension = _memfd()
+        self.extension = _extension()
         self.workers = {}  # the Child of each, by pidfd
         self.hook_process = None  # a Child
         self.configure = None  # the `configure` message
@@ -65,7 +71,6 @@ class Zygote:
         self.error_log = None
         self.app = None  # (app, interface) once imported here
         self.retiring = False
-        self.patience = 30
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
 
@@ -93,7 +98,7 @@ class Zygote:
         version = ".".join(map(str, sys.version_info[:3]))
         return {
             "type": "hello",
-            "wire": WIRE_VERSION,
+            "wire": _ostler.WIRE_VERSION,
             "pid": self.pid,
             "python": version,
             "executable": sys.executable,
@@ -128,7 +133,6 @@ class Zygote:
 
     def _load(self, message):
         self.load = message
-        self.patience = message["graceful_timeout"]
         try:
             process.switch_user(message["user"], message["group"], message["groups"])
         except OSError as error:
@@ -137,6 +141,8 @@ class Zygote:
         process.die_with_parent(self.parent)
         self._prepare(message)
         preloaded, why_not = self._preload(message)
+        gc.collect()
+        gc.freeze()
         # The import may have taken the signals; the workers set their own.
         process.disregard_signals()
         signal.signal(signal.SIGUSR1, lambda signum, frame: self.error_log.reopen())
@@ -172,43 +178,45 @@ class Zygote:
         mode, resumed = message["preload"], message.get("resumed")
         if mode == "off" or (mode == "auto" and message["interface"] == "asgi"):
             return False, resumed and resumed["why_not"]
-        environment = dict(os.environ)
+        environment, files = dict(os.environ), sharing.open_files()
         self.app = appimport.load(message["app"], message["interface"])
-        threads = process.other_threads()
+        found = sharing.left_behind(files)
         why_not = None
-        if threads:
-            why_not = f"its import started {_count(threads, 'thread')}: {', '.join(threads[:8])}"
-        if mode == "auto" and (threads or self.app[1] == "asgi"):
+        if found:
+            why_not = f"its import left behind {', '.join(found[:8])}"
+        if mode == "auto" and (found or self.app[1] == "asgi"):
             error = self._start_over(environment, why_not)
-            why_not = f"{why_not or 'it is an ASGI app'} (and could not start over: {error})"
-        gc.collect()
-        gc.freeze()
+            why_not = f"{why_not or 'it is an ASGI app'}, but the zygote cannot start over: {error}"
         return True, why_not
 
-    # Starting over: an app that must be imported in each worker has left its traces here, threads
-    # above all. They go when the process executes Python anew, under the same pid.
+    # Starting over: an app that must be imported in each worker has been imported here by the time
+    # that is known. Its traces go when the process executes Python anew, under the same pid.
 
     def _start_over(self, environment, why_not):
         """Executes Python again, with the messages so far to be read first. Returns only on
         failure, with the error."""
+        if not os.path.exists(_ostler.__file__):
+            return "its extension is not open any more"
         hook_process = self.hook_process and [self.hook_process.pid, self.hook_process.pidfd]
         resumed = {"why_not": why_not, "hook_process": hook_process}
         load = {**self.load, "preload": "off", "interface": self.app[1], "resumed": resumed}
         # The user is switched already, and the one who could do it again is gone.
         load.update(user=None, group=None)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Both messages wait in the socket while nobody reads.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         sender = Control(ours.detach())
         sender.send(self.configure)
         sender.send(load)
-        hook_pidfd = hook_process and hook_process[1]
-        for fd in (self.control.fileno(), theirs.fileno(), hook_pidfd, self.extension):
-            if fd is not None:
-                os.set_inheritable(fd, True)
+        kept = [self.control.fileno(), theirs.fileno(), self.extension]
+        if hook_process:
+            kept.append(self.hook_process.pidfd)
+        _set_inheritable(kept, True)
         try:
             environment[_RESUME] = str(theirs.fileno())
             os.execve(sys.executable, self.command, environment)
         except OSError as error:
+            _set_inheritable(kept, False)
             return error.strerror
 
     def _resume(self, messages):
@@ -218,16 +226,15 @@ class Zygote:
         self._configure(configure)
         if load["resumed"]["hook_process"]:
             pid, pidfd = load["resumed"]["hook_process"]
-            os.set_inheritable(pidfd, False)
+            _set_inheritable([pidfd], False)
             self._watch_hook_process(pid, pidfd)
         self._load(load)
 
     # Children
 
     def _fork_hook_process(self, message, fd):
-        pid = os.fork()
+        pid = self._split()
         if pid == 0:
-            self._forget()
             hooks.run_hook_process(Control(fd), self.evaluated, message, self.parent)
         os.close(fd)
         self._watch_hook_process(pid, _ostler.pidfd_open(pid))
@@ -239,14 +246,12 @@ class Zygote:
     def _fork(self, message, fd):
         shim = shims.Worker(self.server, message["age"])
         trouble = self.hooks.call("pre_fork", self.server.log, self.server, shim)
-        sys.stdout.flush()
         try:
-            pid = os.fork()
+            pid = self._split()
         except OSError as error:
             self._report_no_fork(message["worker"], fd, error)
             return
         if pid == 0:
-            self._forget()
             worker.main(Control(fd), self, shim, message["worker"], trouble)
         os.close(fd)
         shim.pid = pid
@@ -264,8 +269,13 @@ class Zygote:
         control.close()
         self.control.send({"type": "exited", "worker": id, "pid": 0, "status": IMPORT << 8})
 
-    def _forget(self):
-        """In a forked child: lets go of what belongs to the zygote alone."""
+    def _split(self):
+        """Forks. The child, to whom 0 is returned, lets go of what belongs to the zygote alone."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid != 0:
+            return pid
         self.control.close()
         for pidfd in self.workers:
             os.close(pidfd)
@@ -274,6 +284,7 @@ class Zygote:
             os.close(self.hook_process.pidfd)
         if self.extension is not None:
             os.close(self.extension)
+        return 0
 
     def _reap(self, pidfd):
         """Waits only for what we forked: the processes that the app started are the app's."""
@@ -289,6 +300,12 @@ class Zygote:
             {"type": "exited", "worker": child.id, "pid": child.pid, "status": status}
         )
 
+    def tell(self, message):
+        try:
+            self.control.send(message)
+        except OSError:
+            pass  # nobody is left to be told
+
     def kill_workers(self):
         for child in self.workers.values():
             os.kill(child.pid, signal.SIGKILL)
@@ -302,18 +319,17 @@ def _command():
         return file.read().split(b"\0")[:-1]
 
 
-def _memfd():
-    """The descriptor the extension was loaded from, still needed to start over. None when it came
-    from a file or the descriptor is not open any more."""
-    directory, _, fd = (_ostler.__file__ or "").rpartition("/")
-    try:
-        if directory == "/proc/self/fd" and os.readlink(_ostler.__file__).startswith("/memfd:"):
-            os.set_inheritable(int(fd), False)
-            return int(fd)
-    except OSError:
-        pass
-    return None
+def _set_inheritable(fds, inheritable):
+    for fd in fds:
+        if fd is not None:
+            os.set_inheritable(fd, inheritable)
 
 
-def _count(things, noun):
-    return f"{len(things)} {noun}" + ("s" if len(things) > 1 else "")
+def _extension():
+    """The descriptor the extension was loaded from, which a Python that starts over loads it from
+    again. None when it was loaded from a file, or when whoever loaded it has closed it."""
+    directory, _, fd = _ostler.__file__.rpartition("/")
+    if directory != "/proc/self/fd" or not os.path.exists(_ostler.__file__):
+        return None
+    os.set_inheritable(int(fd), False)
+    return int(fd)

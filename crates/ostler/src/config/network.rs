@@ -23,6 +23,13 @@ pub struct Network {
     pub prefix: u8,
 }
 
+impl Network {
+    /// Whether an address lies in this network.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4() && mask(address, self.prefix) == self.address
+    }
+}
+
 /// Reads `10.0.0.0/8`, `127.0.0.1` or `::1`. (`*` is not a network.)
 ///
 /// # Errors

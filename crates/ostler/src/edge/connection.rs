@@ -2,11 +2,13 @@
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
+
+use crate::logs::AccessWriter;
 
 use super::buffer::Buffer;
 use super::deadline::{Deadline, Elapsed};
@@ -15,6 +17,7 @@ use super::io::Io;
 use super::outgoing::Outgoing;
 use super::peers::Place;
 use super::reason::Reason;
+use super::row::Row;
 use super::{Edge, Thread};
 
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
@@ -42,8 +45,8 @@ impl Peer {
     }
 }
 
-/// What becomes of a connection after an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What becomes of a connection after an exchange; of two, the later one in this list stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum After {
     /// The next request may come.
     KeepAlive,
@@ -70,6 +73,18 @@ pub struct Connection {
     pub head: Head,
     pub out: Outgoing,
     pub deadline: Deadline,
+    /// The request under way.
+    pub row: Row,
+    /// Its client's address, when there is a log to write it to.
+    pub remote: Option<Vec<u8>>,
+    pub https: bool,
+    /// Its body has been read to the end.
+    pub body_read: bool,
+    /// Seconds for `Retry-After` of the answer being made.
+    pub retry_after: Option<u32>,
+    /// Spare memory for the frame to a worker.
+    pub frame: Vec<u8>,
+    pub access: Option<Arc<Mutex<AccessWriter>>>,
 }
 
 /// Serves a connection to its end.
@@ -106,6 +121,7 @@ enum Next {
 
 impl Connection {
     fn new(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, place: Place) -> Self {
+        let access = thread.access.clone();
         Self {
             io,
             peer,
@@ -116,6 +132,13 @@ impl Connection {
             head: Head::default(),
             out: Outgoing::default(),
             deadline: Deadline::new(Instant::now()),
+            row: Row::default(),
+            remote: None,
+            https: false,
+            body_read: false,
+            retry_after: None,
+            frame: Vec::new(),
+            access,
         }
     }
 
@@ -166,6 +189,7 @@ impl Connection {
                 self.buffer.release();
                 self.out.release();
                 self.head = Head::default();
+                self.frame = Vec::new();
                 self.first_byte(idle).await.unwrap_or(false)
             }
         }

@@ -14,13 +14,14 @@ use super::deadline::Elapsed;
 use super::forwarded::Sender;
 use super::h1::head::Framing;
 use super::reason::Reason;
-use super::relay::{Failure, Relay, Relayed, Upload, drain};
+use super::relay::{Failure, Relay, Relayed, Upload};
 use super::row::Row;
 
 impl Connection {
     /// One request, whose head is in `self.head`, to its end.
     pub async fn exchange(&mut self) -> After {
         self.row = Row { id: self.edge.request_id(), ..Row::default() };
+        self.body_read = false;
         let after = match self.line().await {
             Ok(after) => after,
             Err(reason) => self.answer(reason).await,
@@ -40,6 +41,8 @@ impl Connection {
     /// connection → head → forwarded → static file? → body → lease → worker → response.
     async fn line(&mut self) -> Result<After, Reason> {
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
+        self.https = sender.https(self.io.is_tls());
+        self.remote = (self.access.is_some()).then(|| sender.address().to_vec());
         if let Some(after) = self.serve_static().await? {
             return Ok(after);
         }
@@ -59,7 +62,7 @@ impl Connection {
             Framing::Length(length) => length <= IN_MEMORY as u64,
             Framing::Chunked => false,
         };
-        !small && (self.edge.streams || !self.edge.request_buffering)
+        !small && (self.edge.pool.streams() || !self.edge.request_buffering)
     }
 
     /// Tells a client that asked first to send its body (RFC 9110 section 10.1.1).
@@ -74,6 +77,7 @@ impl Connection {
     /// Reads the whole body before an app is called: a slow client never holds a worker.
     async fn collect(&mut self, reader: &mut BodyReader) -> Result<Body, Reason> {
         if reader.is_done() {
+            self.body_read = true;
             return Ok(Body::None);
         }
         let mut collector = Collector::new(&self.edge.spool);
@@ -87,6 +91,7 @@ impl Connection {
             }
             collector.settle()?;
         }
+        self.body_read = true;
         collector.finish()
     }
 
@@ -117,7 +122,6 @@ impl Connection {
     async fn ask_streaming(&mut self, sender: &Sender, reader: BodyReader) -> Result<After, Reason> {
         let mut lease = self.lease(0).await?;
         let dispatched = Instant::now();
-        self.out.bytes().clear();
         let frame = self.request_frame(&mut lease, sender, &Body::None, BodyKind::Stream);
         if lease.grant().send(&frame, None).await.is_err() {
             return Err(Reason::WorkerDied);
@@ -189,11 +193,12 @@ impl Connection {
             (BodyKind::Stream | BodyKind::None, _) => None,
             (BodyKind::Inline | BodyKind::File, _) => Some(body.len()),
         };
-        let (server, server_port) = sender.server(&self.head, &self.peer);
+        let https = sender.https(self.io.is_tls());
+        let (server, server_port) = sender.server(&self.head, &self.peer, https);
         let head = RequestHead {
             version: self.head.version(),
             body: kind,
-            https: sender.https(self.io.is_tls()),
+            https,
             websocket: self.head.is_websocket(),
             content_length,
             queue_us: self.row.queue_us.min(u64::from(u32::MAX)) as u32,
@@ -210,7 +215,7 @@ impl Connection {
             ..RequestHead::EMPTY
         };
         let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
-        sender.fields(&self.head, &mut encoder);
+        sender.fields(&self.head, https, &mut encoder);
         encoder.finish(body.inline());
         frame
     }
@@ -227,11 +232,14 @@ impl Connection {
                 self.serve_internal(private).await
             }
             Relayed::Hijacked => Ok(self.tunnel(lease).await),
-            Relayed::WebSocket(accept) => Ok(self.websocket(lease, &accept).await),
+            Relayed::WebSocket(_) => {
+                self.drain_later(lease);
+                Err(Reason::WebSocketVersion)
+            }
             Relayed::Broken(reason) => {
                 self.row.reason = Some(reason);
                 match reason {
-                    Reason::WorkerDied => self.mourn(&lease, &Fault::Closed).await,
+                    Reason::WorkerDied => drop(self.mourn(&lease, &Fault::Closed).await),
                     _ => self.drain_later(lease),
                 }
                 // What the client has is whole up to here; the end it waits for never comes.

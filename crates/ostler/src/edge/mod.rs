@@ -5,8 +5,10 @@
 
 mod body;
 mod buffer;
+mod answer;
 mod connection;
 mod deadline;
+mod ending;
 pub mod files;
 mod forwarded;
 pub mod h1;
@@ -20,6 +22,8 @@ mod relay;
 pub mod reply;
 mod row;
 mod spool;
+mod tunnel;
+mod websocket;
 pub mod tls;
 mod worker_file;
 
@@ -30,10 +34,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::logs::AccessLog;
+use crate::logs::{AccessLog, AccessWriter};
 use crate::pool::Pool;
 
 pub use connection::Peer;
+pub use forwarded::Forwarding;
 pub use listen::{Listener, run as accept};
 pub use peers::Peers;
 pub use spool::Budget;
@@ -83,7 +88,6 @@ pub struct Edge {
     pub pool: Arc<Pool>,
     pub peers: Arc<Peers>,
     pub statics: files::Statics,
-    pub access: Option<AccessLog>,
     pub tls: Option<TlsAcceptor>,
     pub limits: h1::head::Limits,
     pub times: Times,
@@ -94,8 +98,6 @@ pub struct Edge {
     pub request_buffering: bool,
     /// Take a response off its worker as fast as it comes.
     pub response_buffering: bool,
-    /// The app runs on event loops: bodies stream.
-    pub streams: bool,
     /// `SCRIPT_NAME` / `root_path` that every request carries.
     pub root: String,
     pub spool: Arc<Budget>,
@@ -134,15 +136,19 @@ pub struct Thread {
     pub files: Mutex<files::FileCache>,
     /// Wakes idle connections when the server stops.
     pub stopping: Notify,
+    /// Formats this thread's rows; guards its buffer.
+    access: Option<Arc<Mutex<AccessWriter>>>,
 }
 
 impl Thread {
-    pub fn new(index: usize) -> Arc<Self> {
+    /// `file_memory` is this thread's share of the memory for static files, in bytes.
+    pub fn new(index: usize, file_memory: usize, access: Option<&AccessLog>) -> Arc<Self> {
         Arc::new(Self {
             index,
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
-            files: Mutex::new(files::FileCache::default()),
+            files: Mutex::new(files::FileCache::new(file_memory)),
             stopping: Notify::new(),
+            access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
         })
     }
 

@@ -109,7 +109,7 @@ impl<'c> Relay<'c> {
             match self.turn(lease).await {
                 Turn::Frame => {}
                 Turn::Elapsed if self.framing.is_none() => return Relayed::Failed(Failure::TimedOut),
-                Turn::Elapsed => return Relayed::Broken(Reason::ClientTooSlow),
+                Turn::Elapsed => return Relayed::Broken(Reason::WriteTimeout),
                 Turn::ClientGone => return self.failed(Failure::ClientGone, Reason::ClientGone),
                 Turn::Lost(fault) => return self.failed(Failure::Lost(fault), Reason::WorkerDied),
                 Turn::Upload(reason) => return self.failed(Failure::Upload(reason), reason),
@@ -142,7 +142,7 @@ impl<'c> Relay<'c> {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> Poll<Turn> {
-        while self.framing.is_some() && !self.connection.out.is_empty() {
+        while !self.connection.out.is_empty() {
             let connection = &mut *self.connection;
             match connection.out.poll_write(cx, &mut connection.io) {
                 Poll::Ready(Ok(_)) => {
@@ -254,7 +254,7 @@ impl<'c> Relay<'c> {
             (Kind::RespAbort, None) => Some(Relayed::Failed(Failure::App)),
             (Kind::Hijack, None) => Some(Relayed::Hijacked),
             (Kind::WsAccept, None) => Some(Relayed::WebSocket(frame.payload.to_vec())),
-            (Kind::WsClose, None) => Some(Relayed::Failed(Failure::BadResponse(Reason::WebSocketDenied))),
+            (Kind::WsClose, None) => Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse))),
             (_, None) => Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse))),
             (_, Some(_)) => Some(Relayed::Broken(Reason::BadResponse)),
         }

@@ -93,10 +93,10 @@ impl Form {
         let mut best = (0, Form::Text);
         for element in accept.unwrap_or_default().split(|&b| b == b',') {
             let (media, weight) = weighted(element);
-            if weight > best.0 {
-                if let Some(form) = Form::of(media) {
-                    best = (weight, form);
-                }
+            if weight > best.0
+                && let Some(form) = Form::of(media)
+            {
+                best = (weight, form);
             }
         }
         best.1

@@ -25,6 +25,8 @@ pub struct Row {
     pub worker: Option<i32>,
     /// Why ostler answered or ended it itself.
     pub reason: Option<Reason>,
+    /// Why no file was sent.
+    pub refusal: Option<&'static str>,
 }
 
 impl Default for Row {
@@ -38,6 +40,7 @@ impl Default for Row {
             app_us: 0,
             worker: None,
             reason: None,
+            refusal: None,
         }
     }
 }

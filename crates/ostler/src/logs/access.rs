@@ -10,11 +10,13 @@ use std::time::{Duration, SystemTime};
 use time::UtcOffset;
 
 use super::clock::Clock;
+use super::decimal::{self, micros, write as number};
 use super::escape;
 use super::format::{Atom, Format, Layout, Piece};
-use super::json::{self, micros};
+use super::json;
+use super::output::Target;
 use super::request_id;
-use super::sink::{Losses, Sink, Target};
+use super::sink::{Losses, Sink};
 
 /// What is known about a request when it has ended. Unknown byte strings are empty.
 #[derive(Clone, Copy)]
@@ -171,7 +173,7 @@ impl AccessWriter {
     pub fn write(&mut self, row: &Row<'_>) {
         self.row.clear();
         match &*self.format {
-            Format::Json => json::row(&mut self.row, row),
+            Format::Json => json::row(&mut self.row, row, &mut self.clock),
             Format::Atoms(pieces) => {
                 for piece in pieces {
                     match piece {
@@ -259,24 +261,9 @@ fn time(out: &mut Vec<u8>, time: Option<Duration>) {
 }
 
 fn decimal_seconds(out: &mut Vec<u8>, time: Duration) {
-    let _ = io::Write::write_fmt(
-        out,
-        format_args!("{}.{:06}", time.as_secs(), time.subsec_micros()),
-    );
-}
-
-fn number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+    number(out, time.as_secs());
+    out.push(b'.');
+    decimal::padded(out, time.subsec_micros());
 }
 
 /// Python's width and precision, in bytes (escaped values are ASCII).

@@ -1,6 +1,6 @@
 //! Times as logs write them, formatted once per second.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::{OffsetDateTime, UtcOffset};
 
@@ -17,6 +17,8 @@ pub struct Clock {
     offset: UtcOffset,
     second: Option<u64>,
     clf: String,
+    /// RFC 3339 up to the second.
+    utc: String,
 }
 
 impl Clock {
@@ -25,66 +27,61 @@ impl Clock {
             offset,
             second: None,
             clf: String::new(),
+            utc: String::new(),
         }
     }
 
     /// `[21/Nov/2026:01:23:45 +0000]`, the common log format.
     pub fn clf(&mut self, at: SystemTime) -> &str {
-        let second = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if self.second != Some(second) {
-            self.second = Some(second);
-            let when = local(at, self.offset);
-            let month = MONTHS[usize::from(u8::from(when.month())) - 1];
-            self.clf = format!(
-                "[{:02}/{month}/{:04}:{:02}:{:02}:{:02} {}]",
-                when.day(),
-                when.year(),
-                when.hour(),
-                when.minute(),
-                when.second(),
-                zone(self.offset),
-            );
-        }
+        self.turn_to(at);
         &self.clf
+    }
+
+    /// `2026-11-21T01:23:45.678901Z`: RFC 3339, always UTC; the second as it stands before the fraction, and
+    /// the microseconds.
+    pub fn rfc3339(&mut self, at: SystemTime) -> (&str, u32) {
+        self.turn_to(at);
+        (&self.utc, since_1970(at).subsec_micros())
+    }
+
+    fn turn_to(&mut self, at: SystemTime) {
+        let second = since_1970(at).as_secs();
+        if self.second == Some(second) {
+            return;
+        }
+        self.second = Some(second);
+        let when = local(at, self.offset);
+        let month = MONTHS[usize::from(u8::from(when.month())) - 1];
+        self.clf = format!(
+            "[{:02}/{month}/{:04}:{} {}]",
+            when.day(),
+            when.year(),
+            time_of_day(when),
+            zone(self.offset)
+        );
+        let utc = OffsetDateTime::from(at);
+        self.utc = format!("{}T{}", date(utc), time_of_day(utc));
     }
 }
 
 /// `[2026-11-21 01:23:45 +0000]`, as gunicorn begins its own lines.
 pub fn gunicorn(at: SystemTime, offset: UtcOffset) -> String {
     let when = local(at, offset);
-    let date = format_args!(
-        "{:04}-{:02}-{:02}",
-        when.year(),
-        u8::from(when.month()),
-        when.day()
-    )
-    .to_string();
-    format!(
-        "[{date} {:02}:{:02}:{:02} {}]",
-        when.hour(),
-        when.minute(),
-        when.second(),
-        zone(offset)
-    )
+    format!("[{} {} {}]", date(when), time_of_day(when), zone(offset))
 }
 
-/// `2026-11-21T01:23:45.678901Z`: RFC 3339, always UTC, microseconds.
-pub fn rfc3339(at: SystemTime) -> String {
-    let when = OffsetDateTime::from(at);
-    let date = format_args!(
-        "{:04}-{:02}-{:02}",
-        when.year(),
-        u8::from(when.month()),
-        when.day()
-    )
-    .to_string();
-    format!(
-        "{date}T{:02}:{:02}:{:02}.{:06}Z",
-        when.hour(),
-        when.minute(),
-        when.second(),
-        when.microsecond()
-    )
+fn date(when: OffsetDateTime) -> String {
+    let (year, month, day) = when.to_calendar_date();
+    format!("{year:04}-{:02}-{day:02}", u8::from(month))
+}
+
+fn time_of_day(when: OffsetDateTime) -> String {
+    let (hour, minute, second) = when.to_hms();
+    format!("{hour:02}:{minute:02}:{second:02}")
+}
+
+fn since_1970(at: SystemTime) -> Duration {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn local(at: SystemTime, offset: UtcOffset) -> OffsetDateTime {
@@ -108,8 +105,6 @@ const MONTHS: [&str; 12] = [
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -126,7 +121,10 @@ mod tests {
         );
         assert_eq!(gunicorn(at, UtcOffset::UTC), "[2026-11-21 01:23:45 +0000]");
         assert_eq!(gunicorn(at, offset(-3, -30)), "[2026-11-20 21:53:45 -0330]");
-        assert_eq!(rfc3339(at), "2026-11-21T01:23:45.678901Z");
+        assert_eq!(
+            Clock::new(offset(5, 30)).rfc3339(at),
+            ("2026-11-21T01:23:45", 678_901)
+        );
     }
 
     #[test]

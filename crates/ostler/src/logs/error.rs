@@ -20,7 +20,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::clock;
 use super::escape;
-use super::sink::{Losses, Sink, Target};
+use super::output::Target;
+use super::sink::{Losses, Sink};
 
 /// The `target` that makes `tracing::error!` a line of level CRITICAL.
 pub const CRITICAL: &str = "critical";

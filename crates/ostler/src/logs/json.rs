@@ -3,14 +3,19 @@
 //! Members that are not known are left out; times are microseconds.
 
 use super::access::Row;
-use super::clock;
+use super::clock::Clock;
+use super::decimal;
 use super::escape;
 use super::request_id;
 
 /// Appends the object and a line end.
-pub fn row(out: &mut Vec<u8>, row: &Row<'_>) {
-    out.extend_from_slice(b"{\"time\":");
-    escape::json(out, clock::rfc3339(row.at).as_bytes());
+pub fn row(out: &mut Vec<u8>, row: &Row<'_>, clock: &mut Clock) {
+    let (second, micros_of_it) = clock.rfc3339(row.at);
+    out.extend_from_slice(b"{\"time\":\"");
+    out.extend_from_slice(second.as_bytes());
+    out.push(b'.');
+    decimal::padded(out, micros_of_it);
+    out.extend_from_slice(b"Z\"");
     text(out, "id", request_id(row.id).as_str().as_bytes());
     text(out, "remote", row.remote);
     optional(out, "user", row.user().as_deref());
@@ -21,14 +26,14 @@ pub fn row(out: &mut Vec<u8>, row: &Row<'_>) {
     text(out, "protocol", row.protocol);
     number(out, "status", u64::from(row.status));
     number(out, "bytes", row.sent);
-    number(out, "duration_us", micros(row.took));
+    number(out, "duration_us", decimal::micros(row.took));
     for (name, time) in [
         ("queue_us", row.queue),
         ("app_us", row.app),
         ("write_us", row.write),
     ] {
         if let Some(time) = time {
-            number(out, name, micros(time));
+            number(out, name, decimal::micros(time));
         }
     }
     if let Some(worker) = row.worker {
@@ -38,11 +43,6 @@ pub fn row(out: &mut Vec<u8>, row: &Row<'_>) {
     optional(out, "referer", (row.request_header)(b"referer"));
     optional(out, "user_agent", (row.request_header)(b"user-agent"));
     out.extend_from_slice(b"}\n");
-}
-
-/// Whole microseconds, what does not fit (584,000 years) as the largest number.
-pub fn micros(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -58,7 +58,7 @@ fn optional(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
 
 fn number(out: &mut Vec<u8>, name: &str, value: u64) {
     member(out, name);
-    let _ = std::io::Write::write_fmt(out, format_args!("{value}"));
+    decimal::write(out, value);
 }
 
 fn member(out: &mut Vec<u8>, name: &str) {

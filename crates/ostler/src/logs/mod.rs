@@ -5,10 +5,12 @@
 
 mod access;
 mod clock;
+mod decimal;
 mod error;
 mod escape;
 mod format;
 mod json;
+mod output;
 #[cfg(test)]
 pub mod scratch;
 mod sink;
@@ -19,7 +21,8 @@ pub use self::access::{AccessLog, AccessWriter, Row};
 pub use self::clock::local_offset;
 pub use self::error::{CRITICAL, Level, error_sink, start, wants_colours};
 pub use self::format::{DEFAULT_FORMAT, Format, FormatError};
-pub use self::sink::{Losses, Sink, Target, prepare};
+pub use self::output::{Target, prepare};
+pub use self::sink::{Losses, Sink};
 
 /// A request's number as people see it: 16 hexadecimal digits, the same in answers and in every log.
 pub fn request_id(id: u64) -> RequestId {

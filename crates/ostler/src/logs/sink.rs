@@ -3,25 +3,11 @@
 //! It must not know what a line says. Lines that find no room are dropped and counted; a target that fails
 //! (disk full, reader gone) is tried again with the next batch, and what was lost is told once it works again.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-
-/// Where lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    Stdout,
-    Stderr,
-    /// Appended to, created with mode 0644 less the umask.
-    Path(PathBuf),
-}
+use super::output::{Output, Target};
 
 /// Lines that are gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,21 +165,11 @@ impl Sink {
     }
 }
 
-/// Makes a log file beforehand and gives it to the user who will write it: to be called while still root, as
-/// gunicorn does. An existing file keeps its content.
-pub fn prepare(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-    let file = append(path)?;
-    let is_file = file.metadata()?.is_file();
-    if is_file && (user.is_some() || group.is_some()) {
-        let user = user.map(rustix::fs::Uid::from_raw);
-        let group = group.map(rustix::fs::Gid::from_raw);
-        rustix::fs::fchown(&file, user, group)?;
-    }
-    Ok(())
-}
-
 /// Bytes that may wait for a slow target; more are dropped.
 pub const MAX_IN_FLIGHT: usize = 4 * 1024 * 1024;
+
+/// Bytes that end the gathering of lines early.
+const GATHERED: usize = 1024 * 1024;
 
 /// How long a direct sink waits for a target that takes nothing before it gives a line up.
 pub const DIRECT_PATIENCE: Duration = Duration::from_millis(200);
@@ -203,9 +179,6 @@ const STACK: usize = 128 * 1024;
 
 /// A buffer that grew beyond this in a flood is given back.
 const KEPT_CAPACITY: usize = 256 * 1024;
-
-/// `poll` promises room for this many bytes in a pipe (`PIPE_BUF`).
-const PIPE_BUF: usize = 4096;
 
 /// Losses are told at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -228,9 +201,11 @@ impl Queued {
             queue.losses.dropped += line_count(lines);
             return false;
         }
+        let before = queue.pending.len();
         queue.pending.extend_from_slice(lines);
         queue.lines += line_count(lines);
-        if std::mem::take(&mut queue.asleep) {
+        let much = before < GATHERED && queue.pending.len() >= GATHERED;
+        if std::mem::take(&mut queue.asleep) || much {
             drop(queue);
             self.work.notify_one();
         }
@@ -252,7 +227,7 @@ impl Queued {
         }
         queue.asleep = false;
         let deadline = Instant::now() + gather;
-        while !queue.closing && !queue.reopen {
+        while !queue.closing && !queue.reopen && queue.pending.len() < GATHERED {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -330,114 +305,10 @@ impl Writer {
     }
 }
 
-/// An open target.
-#[derive(Debug)]
-struct Output {
-    target: Target,
-    /// For [`Target::Path`].
-    file: Option<File>,
-    /// The last write ended within a line; the next one begins with a line end.
-    torn: bool,
-    /// How long a target that takes nothing is waited for; `None`: as long as it takes.
-    patience: Option<Duration>,
-}
-
-impl Output {
-    fn open(target: &Target, patience: Option<Duration>) -> io::Result<Output> {
-        let file = match target {
-            Target::Stdout | Target::Stderr => None,
-            Target::Path(path) => Some(append(path)?),
-        };
-        Ok(Output {
-            target: target.clone(),
-            file,
-            torn: false,
-            patience,
-        })
-    }
-
-    fn reopen(&mut self) -> io::Result<()> {
-        if let Target::Path(path) = &self.target {
-            let again =
-                |error| io::Error::other(format!("cannot reopen {}: {error}", path.display()));
-            self.file = Some(append(path).map_err(again)?);
-            self.torn = false;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, lines: &[u8]) -> Result<(), Errno> {
-        if lines.is_empty() {
-            return Ok(());
-        }
-        if self.torn {
-            self.write_all(b"\n")?;
-            self.torn = false;
-        }
-        self.write_all(lines)
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Errno> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match self.write_some(rest) {
-                Ok(count) => rest = &rest[count..],
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.wait_for_room()?,
-                Err(errno) => {
-                    let written = &bytes[..bytes.len() - rest.len()];
-                    self.torn |= written.last().is_some_and(|&b| b != b'\n');
-                    return Err(errno);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn write_some(&self, bytes: &[u8]) -> Result<usize, Errno> {
-        if self.patience.is_none() {
-            return rustix::io::write(self.descriptor(), bytes);
-        }
-        // A blocking descriptor would block the whole process: ask first, and take no more than is promised.
-        self.wait_for_room()?;
-        rustix::io::write(self.descriptor(), &bytes[..bytes.len().min(PIPE_BUF)])
-    }
-
-    fn wait_for_room(&self) -> Result<(), Errno> {
-        let descriptor = self.descriptor();
-        let mut watched = [PollFd::new(&descriptor, PollFlags::OUT)];
-        let timeout = self.patience.map(|patience| Timespec {
-            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(patience.subsec_nanos()).into(),
-        });
-        match poll(&mut watched, timeout.as_ref()) {
-            Ok(0) => Err(Errno::TIMEDOUT),
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        match (&self.file, &self.target) {
-            (Some(file), _) => file.as_fd(),
-            (None, Target::Stdout) => rustix::stdio::stdout(),
-            (None, Target::Stderr | Target::Path(_)) => rustix::stdio::stderr(),
-        }
-    }
-}
-
 fn report(reopened: io::Result<()>) {
     if let Err(error) = reopened {
         tracing::error!("{error}; hint: lines still go to the old file");
     }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    File::options()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .open(path)
 }
 
 fn line_count(lines: &[u8]) -> u64 {
@@ -451,8 +322,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Read;
     use std::os::fd::OwnedFd;
+    use std::path::PathBuf;
     use std::sync::mpsc;
 
     use super::*;
@@ -626,16 +499,5 @@ mod tests {
         assert!(!sink.push(b"too late\n"));
         drop(reader);
         assert!(sink.close(SOON));
-    }
-
-    #[test]
-    fn a_file_is_made_for_the_user_who_writes_it() {
-        let scratch = Scratch::new("prepare");
-        let path = scratch.path("log");
-        let me = rustix::process::getuid().as_raw();
-        prepare(&path, Some(me), None).unwrap();
-        assert!(path.exists());
-        prepare(Path::new("/dev/null"), Some(me), None).unwrap();
-        assert!(prepare(&scratch.path("missing/log"), None, None).is_err());
     }
 }

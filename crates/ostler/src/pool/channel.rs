@@ -94,7 +94,7 @@ impl Channel {
     pub fn new(worker: Arc<Worker>, socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             worker,
-            fd: AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE)?,
+            fd: crate::sys::fds::watch(socket, Interest::READABLE | Interest::WRITABLE)?,
             next_stream: AtomicU32::new(1),
             closed: AtomicBool::new(false),
             draining: AtomicBool::new(false),

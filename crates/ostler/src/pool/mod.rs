@@ -17,6 +17,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -172,6 +173,11 @@ pub struct Pool {
     state: Mutex<State>,
     limits: Limits,
     supervisor: SupervisorHandle,
+    /// The app runs on event loops.
+    streams: AtomicBool,
+    /// Requests served and retries made, for the retry budget.
+    leases: AtomicU64,
+    retries: AtomicU64,
     /// The edge threads' runtimes: a channel must be registered on its own.
     threads: Vec<Handle>,
 }
@@ -192,6 +198,9 @@ impl Pool {
             }),
             limits,
             supervisor,
+            streams: AtomicBool::new(false),
+            leases: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
             threads,
         })
     }
@@ -244,7 +253,24 @@ impl Pool {
             return Err(Refused::LineFull);
         }
         grant.worker().lease_began();
+        self.leases.fetch_add(1, Ordering::Relaxed);
         Ok(Lease { pool: Arc::clone(self), grant: Some(grant), thread })
+    }
+
+    /// Whether the app runs on event loops, so that bodies may stream to it.
+    pub fn streams(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Takes one retry from the budget: at most a tenth of all requests are asked twice, so that a
+    /// dying app is not asked twice as often as a living one.
+    pub fn may_retry(&self) -> bool {
+        let retries = self.retries.load(Ordering::Relaxed);
+        let allowed = retries < 10 + self.leases.load(Ordering::Relaxed) / 10;
+        if allowed {
+            self.retries.fetch_add(1, Ordering::Relaxed);
+        }
+        allowed
     }
 
     /// How many requests wait, and how many slots are free.
@@ -272,7 +298,10 @@ impl Pool {
                     Interface::Wsgi => sockets
                         .into_iter()
                         .for_each(|socket| self.offer(Slot::new(Arc::clone(&worker), socket))),
-                    Interface::Asgi => self.connect(&worker, sockets),
+                    Interface::Asgi => {
+                        self.streams.store(true, Ordering::Relaxed);
+                        self.connect(&worker, sockets);
+                    }
                 }
             }
             SlotEvent::SlotAdded { worker, socket } => {

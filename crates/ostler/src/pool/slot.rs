@@ -102,7 +102,7 @@ impl Slot {
             Io::Unregistered(fd) => fd,
             Io::Moving => return Err(io::ErrorKind::NotConnected.into()),
         };
-        let fd = AsyncFd::with_interest(fd, Interest::READABLE | Interest::WRITABLE)?;
+        let fd = crate::sys::fds::watch(fd, Interest::READABLE | Interest::WRITABLE)?;
         self.io = Io::Registered { fd, home: thread };
         Ok(())
     }

@@ -22,9 +22,10 @@ pub fn answer(found: &Found, request: &FileRequest<'_>) -> FileReply {
     send(found.representation(coding).unwrap_or(plain), request, 200)
 }
 
-/// The reply with one representation. `status` other than 200 stands, and rules conditions and ranges out.
+/// The reply with one representation. `status` other than 200 stands, and rules conditions and ranges out; so
+/// does a method that is no mere reading: the application has already acted on it.
 pub fn send(representation: &Representation, request: &FileRequest<'_>, status: u16) -> FileReply {
-    if status != 200 {
+    if status != 200 || !matches!(request.method, b"GET" | b"HEAD") {
         return whole(representation, request, status);
     }
     match request.conditions.evaluate(representation.validators()) {

@@ -199,6 +199,35 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_swapped_for_a_link_meanwhile_leads_nowhere() {
+        let scratch = Scratch::new("swap");
+        scratch.write("outside/file", "outside");
+        scratch.write("root/real/file", "inside");
+        let root = scratch.path("root");
+        symlink("real", root.join("dir")).unwrap();
+        let swap = || {
+            for round in 0..2000 {
+                let to = if round % 2 == 0 { "../outside" } else { "real" };
+                symlink(to, root.join("fresh")).unwrap();
+                std::fs::rename(root.join("fresh"), root.join("dir")).unwrap();
+            }
+        };
+        let roots = roots(&root);
+        std::thread::scope(|scope| {
+            let swapping = scope.spawn(swap);
+            while !swapping.is_finished() {
+                for root in &roots {
+                    for path in ["dir/file", "dir/../dir/file"] {
+                        if let Ok(opened) = root.open_file(path.as_bytes()) {
+                            assert_eq!(content(opened), "inside");
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
     fn the_real_name_is_told_behind_a_link() {
         let scratch = Scratch::new("real-name");
         scratch.write(".env", "SECRET=1");

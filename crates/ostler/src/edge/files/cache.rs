@@ -60,6 +60,13 @@ pub struct FileCache {
     budget: usize,
 }
 
+impl Default for FileCache {
+    /// The cache of a server with one edge thread.
+    fn default() -> FileCache {
+        FileCache::new(TOTAL_BYTES)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Generation {
     entries: HashMap<Box<[u8]>, Entry>,

@@ -2,7 +2,6 @@
 //!
 //! Pure: it must not know how validators were made. Dates are whole seconds since 1970, UTC.
 
-use super::date;
 
 /// What identifies one state of a representation.
 #[derive(Clone, Copy, Debug)]
@@ -44,19 +43,19 @@ impl Conditions<'_> {
             if !lists(wanted, current.etag, Compare::Strong) {
                 return Outcome::Failed;
             }
-        } else if let Some(limit) = self.if_unmodified_since.and_then(date::parse) {
-            if current.modified > limit {
-                return Outcome::Failed;
-            }
+        } else if let Some(limit) = self.if_unmodified_since.and_then(crate::edge::h1::date::parse)
+            && current.modified > limit
+        {
+            return Outcome::Failed;
         }
         if let Some(known) = self.if_none_match {
             if lists(known, current.etag, Compare::Weak) {
                 return Outcome::NotModified;
             }
-        } else if let Some(since) = self.if_modified_since.and_then(date::parse) {
-            if current.modified <= since {
-                return Outcome::NotModified;
-            }
+        } else if let Some(since) = self.if_modified_since.and_then(crate::edge::h1::date::parse)
+            && current.modified <= since
+        {
+            return Outcome::NotModified;
         }
         Outcome::Proceed
     }
@@ -70,7 +69,7 @@ impl Conditions<'_> {
         if condition.starts_with(b"\"") || condition.starts_with(b"W/") {
             return same(condition, current.etag, Compare::Strong);
         }
-        current.settled && date::parse(condition) == Some(current.modified)
+        current.settled && crate::edge::h1::date::parse(condition) == Some(current.modified)
     }
 }
 

@@ -55,6 +55,9 @@ impl Coding {
 /// `available` follows [`Coding::ALL`]. A client that accepts nothing that is there gets the file as it is:
 /// an answer it may not like is of more use than 406.
 pub fn choose(accept_encoding: Option<&[u8]>, available: [bool; 3]) -> Option<Coding> {
+    if available == [false; 3] {
+        return None;
+    }
     let wishes = Wishes::parse(accept_encoding?);
     // Not named, identity is acceptable but last: a client that names codings wants one of them.
     let identity = wishes.identity.unwrap_or(0);

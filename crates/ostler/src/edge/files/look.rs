@@ -30,6 +30,10 @@ pub fn look(root: &Root, rest: &[u8], known: Option<Found>) -> Found {
         return found.unwrap_or_else(Found::Nothing);
     }
     let found = match open(root, below) {
+        // Out of descriptors: what was there a second ago is better than nothing.
+        Err(Refusal::Busy) if matches!(known, Some(Found::File { .. })) => {
+            known.ok_or(Refusal::Busy)
+        }
         Ok(Lies::Directory) => index_exists(root, &[below, b"/", INDEX].concat()),
         Ok(Lies::File(plain, identity)) => beside(root, below, plain, identity, known),
         Err(refusal) => Err(refusal),

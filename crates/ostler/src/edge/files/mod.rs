@@ -11,7 +11,7 @@ mod answer;
 mod beneath;
 mod cache;
 mod conditions;
-mod date;
+
 mod encoding;
 mod look;
 mod path;
@@ -304,6 +304,9 @@ impl Statics {
 
     /// What to send for an application's `X-Sendfile: /absolute/path`: any regular file beneath any of the
     /// directories, whatever its name, since the application chose it. `status` as for `accel_redirect`.
+    ///
+    /// For both, the caller keeps the application's other fields, but drops its `Content-Length`,
+    /// `Content-Range`, `Accept-Ranges`, an empty `Content-Type`, and the field that named the file.
     pub fn sendfile(
         &self,
         file: &[u8],

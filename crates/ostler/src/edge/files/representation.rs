@@ -11,7 +11,6 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::conditions::Validators;
-use super::date;
 use super::encoding::Coding;
 use super::types;
 
@@ -141,7 +140,9 @@ impl Representation {
             Some(kind) if !own_type => String::from_utf8_lossy(kind).into_owned(),
             _ => types::content_type(how.name).to_owned(),
         };
-        let last_modified = date::imf_fixdate(identity.modified.0);
+        let seconds = u64::try_from(identity.modified.0).unwrap_or(0);
+        let last_modified = crate::edge::h1::date::imf_fixdate(seconds);
+        let last_modified = std::str::from_utf8(&last_modified).expect("a date is ASCII");
         let own_etag = identity.etag();
 
         let mut head = String::with_capacity(256);
@@ -183,7 +184,7 @@ impl Representation {
                 .into(),
             modified: given
                 .last_modified
-                .and_then(date::parse)
+                .and_then(crate::edge::h1::date::parse)
                 .unwrap_or(identity.modified.0),
             settled: identity.modified.0 + SETTLED_AFTER <= seconds_now(),
         })
@@ -198,9 +199,9 @@ impl Representation {
         }
     }
 
-    /// Whether the file at `identity` now is surely still this one. Kernels stamp files with a clock of a few
-    /// milliseconds: a state seen right after a change could be followed by another with the same stamp, so
-    /// such a state is never trusted twice.
+    /// Whether the file at `identity` now is surely still this one. Before Linux 6.13 files are stamped by a
+    /// clock of a few milliseconds: a state seen right after a change could be followed by another with the
+    /// same stamp, so such a state is never trusted twice.
     pub fn is_still(&self, identity: &Identity) -> bool {
         self.settled && self.identity == *identity
     }
