@@ -14,14 +14,29 @@ use crate::sys::{Exit, Pidfd, fds};
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromKeeper {
     /// A zygote was started as asked; its control socket and pidfd come with the message.
-    Zygote { generation: u64, pid: u32, settings: Box<Settings> },
+    Zygote {
+        generation: u64,
+        pid: u32,
+        settings: Box<Settings>,
+    },
     /// It could not be started, or its config file is broken.
-    ZygoteFailed { generation: u64, exit: u8, text: String },
-    ZygoteExited { generation: u64, exit: Exit },
-    Stop { graceful: bool },
+    ZygoteFailed {
+        generation: u64,
+        exit: u8,
+        text: String,
+    },
+    ZygoteExited {
+        generation: u64,
+        exit: Exit,
+    },
+    Stop {
+        graceful: bool,
+    },
     Reload,
     /// TTIN and TTOU.
-    Workers { by: i32 },
+    Workers {
+        by: i32,
+    },
     /// USR1.
     ReopenLogs,
 }

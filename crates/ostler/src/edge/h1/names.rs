@@ -108,7 +108,10 @@ mod tests {
     #[test]
     fn the_quick_search_finds_what_the_wire_finds() {
         for known in NAMES {
-            assert_eq!(find(known.as_bytes()), ostler_wire::name_id(known.as_bytes()));
+            assert_eq!(
+                find(known.as_bytes()),
+                ostler_wire::name_id(known.as_bytes())
+            );
             let mut other = known.as_bytes().to_vec();
             *other.last_mut().expect("no name is empty") = b'!';
             assert_eq!(find(&other), 0);

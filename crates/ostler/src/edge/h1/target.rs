@@ -77,7 +77,11 @@ impl Target {
         } else if starts_with(text, b"https://") {
             (true, 8)
         } else {
-            return Err(if text.contains(&b'#') { Reason::Fragment } else { Reason::Target });
+            return Err(if text.contains(&b'#') {
+                Reason::Fragment
+            } else {
+                Reason::Target
+            });
         };
         let rest = &text[from..];
         let length = rest
@@ -315,17 +319,39 @@ mod tests {
     fn forms_are_told_apart() {
         let mut target = Target::default();
         assert_eq!(target.parse(b"*", true), Ok(()));
-        assert_eq!((target.form(), target.path(b"*")), (Form::Asterisk, &b"*"[..]));
+        assert_eq!(
+            (target.form(), target.path(b"*")),
+            (Form::Asterisk, &b"*"[..])
+        );
         let text = b"http://a.example:81/p?q=1?2";
         assert_eq!(target.parse(text, false), Ok(()));
         assert_eq!(target.form(), Form::Absolute { https: false });
         assert_eq!(target.authority(text), b"a.example:81");
-        assert_eq!((target.path(text), target.query(text)), (&b"/p"[..], &b"q=1?2"[..]));
+        assert_eq!(
+            (target.path(text), target.query(text)),
+            (&b"/p"[..], &b"q=1?2"[..])
+        );
         for bad in [
-            "", "*", "foo", "a:443", "ftp://a/", "http:/a", "http:a", "http://", "http:///a",
-            "http://u@a/", "http://u:p@a/", "http://a:x/", "//a@b", "?x",
+            "",
+            "*",
+            "foo",
+            "a:443",
+            "ftp://a/",
+            "http:/a",
+            "http:a",
+            "http://",
+            "http:///a",
+            "http://u@a/",
+            "http://u:p@a/",
+            "http://a:x/",
+            "//a@b",
+            "?x",
         ] {
-            let expected = if bad.starts_with("//") { Ok(()) } else { Err(Reason::Target) };
+            let expected = if bad.starts_with("//") {
+                Ok(())
+            } else {
+                Err(Reason::Target)
+            };
             assert_eq!(target.parse(bad.as_bytes(), false), expected, "{bad:?}");
         }
     }
