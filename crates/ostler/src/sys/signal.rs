@@ -7,6 +7,8 @@ use std::{io, mem::MaybeUninit, ptr};
 pub enum Signal {
     /// Finish what you do and end.
     Term,
+    /// Leave what you do and end in order.
+    Quit,
     /// End at once, with a trace (Python's faulthandler).
     Abort,
     /// Write the stack of every thread and go on.
@@ -28,6 +30,7 @@ impl Signal {
     pub fn number(self) -> i32 {
         match self {
             Self::Term => libc::SIGTERM,
+            Self::Quit => libc::SIGQUIT,
             Self::Abort => libc::SIGABRT,
             Self::Dump => sigrtmin() + DUMP_ABOVE_SIGRTMIN,
             Self::Kill => libc::SIGKILL,
@@ -37,6 +40,7 @@ impl Signal {
     pub(super) fn to_rustix(self) -> rustix::process::Signal {
         match self {
             Self::Term => rustix::process::Signal::TERM,
+            Self::Quit => rustix::process::Signal::QUIT,
             Self::Abort => rustix::process::Signal::ABORT,
             Self::Kill => rustix::process::Signal::KILL,
             // SAFETY: SIGRTMIN + 4 lies between SIGRTMIN and SIGRTMAX (64), so it is a signal
