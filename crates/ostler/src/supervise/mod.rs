@@ -10,10 +10,9 @@ mod shell;
 mod state;
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use crate::sys::Exit;
 pub use hooks::Hooks;
@@ -35,19 +34,47 @@ pub enum Interface {
 }
 
 /// Whether requests can be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PoolState {
-    /// No worker was ready yet: requests wait in line.
+    /// No worker is ready, but one should be soon: requests wait in line.
     Starting,
     Serving,
-    /// Workers keep dying; `retry_after` is in seconds.
+    /// No worker is ready, and workers keep dying; `retry_after` is in seconds.
     CrashLooping {
         retry_after: u32,
     },
     Stopping,
 }
 
-/// What the pool learns of workers, in the order in which it happens.
+/// What runs, for people and for their programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    pub state: PoolState,
+    /// The generation that serves.
+    pub generation: u64,
+    /// Another one is starting beside it.
+    pub reloading: bool,
+    /// Workers there should be.
+    pub wanted: u32,
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WorkerStatus {
+    pub worker: u64,
+    pub generation: u64,
+    pub pid: Option<u32>,
+    /// `booting`, `ready`, `leaving` (serves until it is replaced) or `draining`.
+    pub phase: &'static str,
+    pub ready_seconds: Option<u64>,
+    /// Private memory in bytes, where a limit on it is set.
+    pub private_bytes: Option<u64>,
+}
+
+/// What the pool learns of workers, in the order in which it happens. A worker is first heard of by
+/// [`SlotEvent::WorkerReady`], once its generation serves.
 #[derive(Debug)]
 pub enum SlotEvent {
     /// A worker serves. `sockets` are non-blocking: one per thread of a WSGI worker, one per edge
@@ -84,7 +111,7 @@ pub enum SlotEvent {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub policy: Policy,
-    /// The `load` message for a zygote; `generation` is filled in.
+    /// The `load` message for a zygote; `type` and `generation` are filled in.
     pub load: serde_json::Value,
     /// Threads of a WSGI worker.
     pub threads: u32,
@@ -106,16 +133,35 @@ pub enum Request {
     Finish { code: u8 },
 }
 
-/// Speaks to the supervisor from anywhere in the server.
+/// Speaks to the supervisor from anywhere in the server. No call waits.
 #[derive(Debug, Clone)]
 pub struct SupervisorHandle {
-    events: mpsc::UnboundedSender<shell::Input>,
+    inputs: mpsc::Sender<shell::Input>,
+    status: watch::Receiver<Status>,
 }
 
 impl SupervisorHandle {
     fn tell(&self, event: Event) {
-        // The supervisor outlives every sender but at the very end, when nothing is left to do.
-        let _ = self.events.send(shell::Input::Event(event));
+        self.send(shell::Input::Event(event));
+    }
+
+    fn send(&self, input: shell::Input) {
+        // Closed: the supervisor outlives every sender but at the very end, when nothing is left
+        // to do. Full: it hangs, and what it is not told now it would not hear anyway.
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.inputs.try_send(input) {
+            tracing::error!("the supervisor does not keep up; an event is lost");
+        }
+    }
+
+    /// What runs now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The worker has answered its first request. Called once for each worker: until then its end
+    /// counts as that of an app which cannot serve.
+    pub fn served(&self, worker: WorkerId) {
+        self.tell(Event::Served { worker });
     }
 
     /// A request got no response head in time.
@@ -123,17 +169,25 @@ impl SupervisorHandle {
         self.tell(Event::TimedOut { worker });
     }
 
-    /// The worker has served its share.
+    /// The worker has served its share; it serves on until its turn to be replaced has come.
     pub fn recycle(&self, worker: WorkerId, why: String) {
         self.tell(Event::Recycle { worker, why });
     }
 
-    /// The worker broke the rules of the wire.
+    /// The worker broke the rules of the wire; its other requests may end.
     pub fn misbehaved(&self, worker: WorkerId, text: String) {
         tracing::error!(worker = worker.0, "the worker broke the protocol: {text}");
-        self.tell(Event::Recycle {
+        self.tell(Event::Replace {
             worker,
             why: "it broke the protocol".to_owned(),
+        });
+    }
+
+    /// The worker has a slot less than it should have.
+    pub fn lost_slot(&self, worker: WorkerId) {
+        self.tell(Event::Replace {
+            worker,
+            why: "a slot was given up".to_owned(),
         });
     }
 
@@ -158,9 +212,7 @@ impl SupervisorHandle {
 
     /// The keeper has started a zygote; `plan` is what the config files say now.
     pub fn zygote_started(&self, zygote: Zygote, plan: Plan) {
-        let _ = self
-            .events
-            .send(shell::Input::Zygote(zygote, Box::new(plan)));
+        self.send(shell::Input::Zygote(zygote, Box::new(plan)));
     }
 
     /// The keeper could not start a zygote, or its config file is broken.
@@ -173,10 +225,7 @@ impl SupervisorHandle {
     }
 
     /// A zygote has ended.
-    pub fn zygote_gone(&self, generation: u64) {
-        self.tell(Event::ZygoteGone { generation });
+    pub fn zygote_gone(&self, generation: u64, exit: Exit) {
+        self.tell(Event::ZygoteGone { generation, exit });
     }
 }
-
-/// How often workers' memory is looked at.
-const MEMORY_EVERY: Duration = Duration::from_secs(2);

@@ -82,6 +82,11 @@ impl Channel {
         }
     }
 
+    /// A message that is there already; `WouldBlock` when there is none, `None` at the end.
+    pub fn try_recv(&self) -> io::Result<Option<Message>> {
+        receive(self.io.get_ref())
+    }
+
     /// The descriptor, for handing a copy to another process.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(self.io.get_ref())

@@ -1,0 +1,93 @@
+//! How everything ends.
+
+use super::*;
+
+#[test]
+fn a_graceful_stop_drains_and_finishes_with_zero() {
+    let mut scene = Scene::serving(policy(2));
+    let actions = scene.on(Event::Stop { graceful: true });
+    assert_eq!(actions, ["drain 1", "drain 2", "retire 1", "pool Stopping"]);
+    assert_eq!(
+        scene.on(Event::Stop { graceful: true }),
+        [""; 0],
+        "once is enough"
+    );
+    assert_eq!(scene.on(Event::Reload), [""; 0]);
+    assert_eq!(scene.exit(2, OK), ["gone 2 exit 0"]);
+    assert_eq!(scene.exit(1, SEGV), ["gone 1 SIGSEGV", "finish 0"]);
+    assert_eq!(scene.said("stopping: 2 workers end, within 30 s"), 1);
+    assert_eq!(scene.said("has ended: exit 0"), 1);
+    assert_eq!(scene.said("all workers have ended"), 1);
+}
+
+#[test]
+fn a_quick_stop_lets_nobody_finish() {
+    let mut scene = Scene::serving(policy(1));
+    let actions = scene.on(Event::Stop { graceful: false });
+    assert_eq!(actions, ["drain 1", "quit 1", "retire 1", "pool Stopping"]);
+    assert_eq!(scene.next(secs(2)), ["kill 1"]);
+}
+
+#[test]
+fn a_second_stop_may_be_quicker_than_the_first() {
+    let mut scene = Scene::serving(policy(1));
+    scene.on(Event::Stop { graceful: true });
+    assert_eq!(scene.on(Event::Stop { graceful: false }), ["quit 1"]);
+    assert_eq!(scene.on(Event::Stop { graceful: false }), [""; 0]);
+    assert_eq!(scene.next(secs(2)), ["kill 1"]);
+}
+
+#[test]
+fn a_stop_during_a_start_ends_what_boots() {
+    let mut scene = Scene::new(policy(1));
+    scene.on(Event::ZygoteStarted {
+        generation: 1,
+        policy: policy(1),
+    });
+    let actions = scene.on(Event::Stop { graceful: true });
+    assert_eq!(actions, ["kill-zygote 1", "finish 0"]);
+    let mut scene = Scene::new(policy(1));
+    scene.on(Event::ZygoteStarted {
+        generation: 1,
+        policy: policy(1),
+    });
+    scene.on(Event::Loaded { generation: 1 });
+    let actions = scene.on(Event::Stop { graceful: true });
+    assert_eq!(actions, ["term 1", "retire 1", "pool Stopping"]);
+    assert_eq!(scene.on(Event::Ready { worker: w(1) }), [""; 0], "too late");
+    assert_eq!(scene.exit(1, OK), ["gone 1 exit 0", "finish 0"]);
+}
+
+#[test]
+fn a_stop_during_a_reload_ends_both_generations() {
+    let mut scene = Scene::serving(policy(1));
+    scene.on(Event::Reload);
+    scene.on(Event::ZygoteStarted {
+        generation: 2,
+        policy: policy(1),
+    });
+    scene.on(Event::Loaded { generation: 2 });
+    let actions = scene.on(Event::Stop { graceful: true });
+    assert_eq!(
+        actions,
+        [
+            "kill 2",
+            "kill-zygote 2",
+            "drain 1",
+            "retire 1",
+            "pool Stopping"
+        ]
+    );
+    scene.exit(2, KILL);
+    assert_eq!(scene.exit(1, OK), ["gone 1 exit 0", "finish 0"]);
+}
+
+#[test]
+fn a_stop_while_nothing_runs_is_over_at_once() {
+    let mut scene = Scene::serving(policy(1));
+    scene.on(Event::ZygoteGone {
+        generation: 1,
+        exit: SEGV,
+    });
+    assert_eq!(scene.on(Event::Stop { graceful: true }), ["finish 0"]);
+}
