@@ -152,9 +152,12 @@ impl Receive {
         self.serial += 1;
         self.cancelled = false;
         self.body = Body::Ended;
-        if self.pending.is_empty() && self.buf.len() > KEEP {
-            self.buf = vec![0; BUFFER];
-            self.pending = 0..0;
+        if self.pending.is_empty() {
+            self.fds.clear();
+            if self.buf.len() > KEEP {
+                self.buf = vec![0; BUFFER];
+                self.pending = 0..0;
+            }
         }
         loop {
             let Some((head, payload)) = self.frame(py)? else {
@@ -183,18 +186,13 @@ impl Receive {
         self.body = Body::BetweenFrames;
     }
 
-    /// Has the server called off the request in flight, or gone? Looks at what has arrived, never
-    /// waits.
+    /// Has the server called off the request in flight? Looks at what has arrived, never waits. The
+    /// end of the socket is no such sign: a graceful stop ends it while responses still go out.
     pub fn poll_cancel(&mut self, py: Python<'_>) -> PyResult<bool> {
         // A body that nobody reads stays in the socket: looking further ahead would buffer it all.
         while !self.cancelled && !self.eof && self.pending.len() < BUFFER && self.try_fill(py)? {}
-        self.cancelled = self.cancelled || self.eof || self.cancel_is_pending();
+        self.cancelled = self.cancelled || self.cancel_is_pending();
         Ok(self.cancelled)
-    }
-
-    /// Has [`Self::poll_cancel`] or the body found the request called off?
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled
     }
 
     /// Is a `Cancel` among the bytes that were received already?

@@ -176,8 +176,8 @@ impl<'py> Slot<'py> {
         let Some(request) = self.receive()? else {
             return Ok(Turn::Eof);
         };
-        let exchange = self.callables.exchange.clone();
-        let exchange = exchange.get();
+        let held = self.callables.exchange.clone();
+        let exchange = held.get();
         exchange.open(py, request.interim, request.bodiless)?;
         let fatal = if request.cancelled {
             exchange.abort(py, "")?;
@@ -190,7 +190,7 @@ impl<'py> Slot<'py> {
         };
         let (stage, gone) = exchange.close(py)?;
         let streamed = request.streamed;
-        drop(request);
+        drop((request, held));
         if let Some(error) = fatal {
             return Err(error);
         }

@@ -40,10 +40,11 @@ impl<'py> Callables<'py> {
     }
 
     /// Did the app keep one of them? Then they must not serve another request. `early_hints` is
-    /// also in the environ template.
+    /// also in the environ template; a hijack callable shows as one more holder of the exchange.
     pub fn were_kept(&self) -> bool {
         let py = self.exchange.py();
-        !(referenced_only_by(&self.start_response, 1)
+        !(referenced_only_by(self.exchange.as_any(), 4)
+            && referenced_only_by(&self.start_response, 1)
             && referenced_only_by(&self.early_hints, 2)
             && referenced_only_by(self.write.bind(py), 2))
     }
