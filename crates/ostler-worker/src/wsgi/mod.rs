@@ -15,6 +15,7 @@ use pyo3::types::{PyBytes, PyDict};
 use pyo3::{ffi, intern};
 
 mod channel;
+mod entry;
 mod environ;
 mod exchange;
 mod file;
