@@ -333,7 +333,10 @@ impl Receive {
         while !self.eof {
             self.free_space();
             let (fd, at, buf, fds) = (self.fd, self.pending.end, &mut self.buf, &mut self.fds);
-            let received = py.detach(|| sys::recv(fd, &mut buf[at..], true, fds));
+            let received = py.detach(|| {
+                sys::wait_readable(fd)?;
+                sys::recv(fd, &mut buf[at..], fds)
+            });
             if self.received(py, received)? {
                 return Ok(true);
             }
@@ -348,7 +351,7 @@ impl Receive {
         }
         self.free_space();
         let at = self.pending.end;
-        let received = sys::recv(self.fd, &mut self.buf[at..], false, &mut self.fds);
+        let received = sys::recv(self.fd, &mut self.buf[at..], &mut self.fds);
         let found = self.received(py, received)?;
         self.misses = if found {
             0
