@@ -9,7 +9,7 @@ import textwrap
 import threading
 
 import pytest
-import wire
+import wsgi_wire as wire
 
 
 def hello(environ, start_response):

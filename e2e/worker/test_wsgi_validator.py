@@ -4,7 +4,7 @@ import warnings
 from wsgiref.validate import validator
 
 import pytest
-import wire
+import wsgi_wire as wire
 
 
 def plain(environ, start_response):

@@ -6,7 +6,7 @@ import socket
 import threading
 
 import pytest
-import wire
+import wsgi_wire as wire
 
 HANDSHAKE = dict(
     headers=[(b"upgrade", b"websocket"), (b"connection", b"Upgrade")], websocket=True

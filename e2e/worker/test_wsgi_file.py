@@ -7,7 +7,7 @@ import tempfile
 import threading
 
 import pytest
-import wire
+import wsgi_wire as wire
 
 CONTENT = bytes(range(256)) * 100
 

@@ -1,7 +1,7 @@
 """How what an app returns becomes frames."""
 
 import pytest
-import wire
+import wsgi_wire as wire
 
 PLAIN = [("Content-Type", "text/plain")]
 

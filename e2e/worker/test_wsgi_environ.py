@@ -5,7 +5,7 @@ import random
 import sys
 
 import pytest
-import wire
+import wsgi_wire as wire
 
 
 class Seen:

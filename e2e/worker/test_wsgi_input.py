@@ -7,7 +7,7 @@ import tempfile
 import threading
 
 import pytest
-import wire
+import wsgi_wire as wire
 
 
 def send_inline(slot, body):
