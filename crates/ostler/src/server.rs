@@ -95,6 +95,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         listeners,
         logs,
         keeper_pid: handover.keeper_pid,
+        python: handover.python,
     };
     let code = server.run(&mut asked).await;
     server.end();
@@ -109,6 +110,7 @@ struct Server {
     handle: SupervisorHandle,
     keeper: Channel,
     keeper_pid: u32,
+    python: String,
     stop: watch::Sender<bool>,
     listeners: Vec<(String, Listener)>,
     logs: Logs,
@@ -173,8 +175,9 @@ impl Server {
             _ => "",
         };
         tracing::info!(
-            "{kind} app {} on {}: {} × {}{hint}",
+            "{kind} app {} on Python {} ({}): {} × {}{hint}",
             settings.app,
+            self.python,
             settings.python.display(),
             plural(settings.workers, "worker"),
             plural(threads, "thread"),

@@ -241,7 +241,7 @@ mod tests {
         let mut head = Head::default();
         parse(input.as_bytes(), &Limits::default(), &mut head).expect("a good head");
         let address: IpAddr = peer.parse().expect("an address");
-        let peer = Peer::tcp(address, 5, address, 80);
+        let peer = Peer::tcp(address, 5, 80);
         let secure = [("X-FORWARDED-PROTO".to_owned(), "https".to_owned())];
         let sender = Forwarding::new(trust, secure)
             .resolve(&peer, &head)

@@ -252,7 +252,7 @@ impl Connection {
                 self.serve_internal(private).await
             }
             Relayed::Hijacked => Ok(self.tunnel(lease).await),
-            Relayed::WebSocket(_) => {
+            Relayed::WebSocket => {
                 self.drain_later(lease);
                 Err(Reason::WebSocketVersion)
             }

@@ -28,7 +28,7 @@ pub enum Relayed {
     /// The app took the raw connection (WSGI WebSocket).
     Hijacked,
     /// The app accepted a WebSocket (ASGI).
-    WebSocket(Vec<u8>),
+    WebSocket,
     /// Nothing was sent to the client: an answer of ours can take the place.
     Failed(Failure),
     /// The response had begun and cannot be finished.
@@ -273,7 +273,7 @@ impl<'c> Relay<'c> {
             (Kind::RespAbort, Some(_)) => Some(Relayed::Broken(Reason::AppError)),
             (Kind::RespAbort, None) => Some(Relayed::Failed(Failure::App)),
             (Kind::Hijack, None) => Some(Relayed::Hijacked),
-            (Kind::WsAccept, None) => Some(Relayed::WebSocket(frame.payload.to_vec())),
+            (Kind::WsAccept, None) => Some(Relayed::WebSocket),
             (Kind::WsClose, None) => {
                 Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse)))
             }

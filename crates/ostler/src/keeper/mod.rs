@@ -186,6 +186,7 @@ impl Keeper {
                 .collect(),
             zygote: (zygote.child.pid, first, first + 1),
             hooks: hooks_fd.as_ref().map(|_| first + 2),
+            python: zygote.python.clone(),
             keeper: process::own_pid(),
         };
         let text = serde_json::to_vec(&handover).map_err(|error| internal(error.into()))?;

@@ -110,11 +110,12 @@ async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, ZygoteError
     match next(control, CONFIGURE, "evaluate its config file").await? {
         FromZygote::Configured {
             settings,
+            hooks,
             unknown,
             master_hooks,
-            ..
         } => {
-            let (settings, warnings) = finish(plan, &settings, &unknown)?;
+            let (settings, mut warnings) = finish(plan, &settings, &unknown)?;
+            warnings.extend(config::hook_warnings(&hooks).map(|warning| warning.to_string()));
             Ok((python, settings, warnings, master_hooks))
         }
         FromZygote::Failed { exit, text } => Err(ZygoteError::new(exit, text)),

@@ -270,7 +270,6 @@ impl Pool {
         Ok(Lease {
             pool: Arc::clone(self),
             grant: Some(grant),
-            thread,
         })
     }
 
@@ -290,12 +289,6 @@ impl Pool {
         allowed
     }
 
-    /// How many requests wait, and how many slots are free.
-    pub fn line(&self) -> (usize, usize) {
-        let state = self.state();
-        (state.line.len(), state.free.iter().map(Vec::len).sum())
-    }
-
     /// Applies what the supervisor reports, until it ends.
     pub async fn run(self: Arc<Self>, mut events: mpsc::Receiver<SlotEvent>) {
         while let Some(event) = events.recv().await {
@@ -310,12 +303,12 @@ impl Pool {
             }
             SlotEvent::WorkerReady {
                 worker,
-                generation,
                 pid,
                 interface,
                 sockets,
+                ..
             } => {
-                let worker = Arc::new(Worker::new(worker, generation, pid));
+                let worker = Arc::new(Worker::new(worker, pid));
                 self.state().workers.insert(worker.id, Arc::clone(&worker));
                 match interface {
                     Interface::Wsgi => sockets
@@ -375,7 +368,7 @@ impl Pool {
 
     /// Takes a worker's idle slots out; those in use follow as their requests end.
     fn drain(&self, id: WorkerId) {
-        let (idle, channels, worker) = {
+        let (idle, channels) = {
             let mut state = self.state();
             let Some(worker) = state.workers.get(&id).cloned() else {
                 return;
@@ -389,14 +382,11 @@ impl Pool {
             for list in &mut state.channels {
                 channels.extend(list.extract_if(.., |channel| channel.worker.id == id));
             }
-            (idle, channels, worker)
+            (idle, channels)
         };
         drop(idle);
         for channel in channels {
             channel.drain();
-        }
-        if worker.in_flight() == 0 {
-            self.supervisor.drained(id);
         }
     }
 
@@ -464,13 +454,10 @@ impl Pool {
 
     /// Books a finished request and replaces a worker that has served its share.
     fn ended(&self, worker: &Worker) {
-        let (left, served) = worker.lease_ended();
+        let served = worker.lease_ended();
         if self.limits.max_requests > 0 && served == self.share(worker) {
             self.supervisor
                 .recycle(worker.id, format!("served {served} requests"));
-        }
-        if left == 0 && worker.is_draining() {
-            self.supervisor.drained(worker.id);
         }
     }
 
@@ -556,7 +543,6 @@ impl State {
 pub struct Lease {
     pool: Arc<Pool>,
     grant: Option<Grant>,
-    thread: usize,
 }
 
 impl Lease {
@@ -581,7 +567,10 @@ impl Lease {
         };
         let worker = Arc::clone(grant.worker());
         match grant {
-            Grant::Slot(slot) if slot.is_clean() && !worker.is_draining() => self.pool.offer(slot),
+            Grant::Slot(mut slot) if slot.is_clean() && !worker.is_draining() => {
+                slot.shrink();
+                self.pool.offer(slot);
+            }
             Grant::Slot(slot) if !slot.is_clean() => {
                 let text = "it sent more than the response".to_owned();
                 self.pool.supervisor.misbehaved(worker.id, text);
@@ -607,18 +596,15 @@ impl Lease {
     }
 
     /// The worker did not answer in time: it takes nothing new and is replaced.
+    ///
+    /// On an event loop only the request's task is cancelled, as long as the loop answers.
     pub fn timed_out(self) {
+        if let Some(Grant::Stream(stream)) = &self.grant
+            && stream.silent() < channel::DEAF
+        {
+            return;
+        }
         self.pool.supervisor.timed_out(self.worker().id);
-    }
-
-    /// The worker broke the rules of the wire: it is replaced.
-    pub fn misbehaved(self, what: String) {
-        self.pool.supervisor.misbehaved(self.worker().id, what);
-    }
-
-    /// The edge thread that holds the lease.
-    pub fn thread(&self) -> usize {
-        self.thread
     }
 }
 

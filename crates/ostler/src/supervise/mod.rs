@@ -137,11 +137,6 @@ impl SupervisorHandle {
         });
     }
 
-    /// A draining worker's last request has ended.
-    pub fn drained(&self, worker: WorkerId) {
-        self.tell(Event::Drained { worker });
-    }
-
     pub fn reload(&self) {
         self.tell(Event::Reload);
     }

@@ -131,9 +131,9 @@ impl Supervisor {
             Input::Event(event) => self.step(event).await,
             Input::Zygote(zygote, plan) => self.adopt(zygote, *plan).await,
             Input::FromZygote(generation, bytes, fds) => {
-                self.from_zygote(generation, &bytes, fds).await
+                self.on_zygote(generation, &bytes, fds).await
             }
-            Input::FromWorker(worker, bytes, fds) => self.from_worker(worker, &bytes, fds).await,
+            Input::FromWorker(worker, bytes, fds) => self.on_worker(worker, &bytes, fds).await,
             Input::Ended(worker) => {
                 self.step(Event::Exited {
                     worker,
@@ -269,7 +269,7 @@ impl Supervisor {
         });
     }
 
-    async fn from_zygote(&mut self, generation: u64, bytes: &[u8], fds: Vec<OwnedFd>) -> bool {
+    async fn on_zygote(&mut self, generation: u64, bytes: &[u8], fds: Vec<OwnedFd>) -> bool {
         match decode::<FromZygote>(bytes) {
             Ok(FromZygote::Loaded { preloaded, why_not }) => {
                 match why_not {
@@ -390,7 +390,7 @@ impl Supervisor {
 
     // Workers
 
-    async fn from_worker(&mut self, id: WorkerId, bytes: &[u8], fds: Vec<OwnedFd>) -> bool {
+    async fn on_worker(&mut self, id: WorkerId, bytes: &[u8], fds: Vec<OwnedFd>) -> bool {
         match decode::<FromWorker>(bytes) {
             Ok(FromWorker::Booted { wire, interface }) => self.booted(id, wire, interface).await,
             Ok(FromWorker::Ready) => return self.ready(id).await,

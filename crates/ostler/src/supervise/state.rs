@@ -70,10 +70,6 @@ pub enum Event {
         worker: WorkerId,
         why: String,
     },
-    /// Its last request has ended while it was draining.
-    Drained {
-        worker: WorkerId,
-    },
     Reload,
     Adjust {
         by: i32,
@@ -241,8 +237,7 @@ impl Fleet {
             Event::Exited { worker, exit } => self.exited(worker, exit, now, &mut actions),
             Event::TimedOut { worker } => self.timed_out(worker, now, &mut actions),
             Event::Recycle { worker, why } => self.recycle(worker, &why, &mut actions),
-            // Its sockets are closed, so it ends by itself; the deadline stands.
-            Event::Drained { .. } | Event::Tick => {}
+            Event::Tick => {}
             Event::Reload => self.reload(now, &mut actions),
             Event::Adjust { by } => self.adjust(by, now, &mut actions),
             Event::Policy(policy) => self.policy = policy,

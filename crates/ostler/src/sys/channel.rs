@@ -82,11 +82,6 @@ impl Channel {
         }
     }
 
-    /// The descriptor, for handing a copy to another process.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(self.io.get_ref())
-    }
-
     /// Gives the descriptor back; it stays non-blocking.
     pub fn into_fd(self) -> OwnedFd {
         self.io.into_inner()

@@ -34,11 +34,6 @@ impl Exit {
         }
     }
 
-    /// Exit code 0.
-    pub fn is_success(self) -> bool {
-        self == Self::Code(0)
-    }
-
     /// The end came by a signal: a crash, or somebody's `kill`.
     pub fn by_signal(self) -> bool {
         matches!(self, Self::Signal { .. })

@@ -6,8 +6,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, WaitIdOptions, WaitOptions, getpid};
-use tokio::io::{Interest, unix::AsyncFd};
+use rustix::process::{Pid, PidfdFlags, WaitIdOptions, WaitOptions, getpid};
+use tokio::io::Interest;
 
 use super::{Exit, Signal};
 
@@ -141,25 +141,6 @@ pub fn own_pid() -> u32 {
 /// Whether this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Raises the soft limit of open descriptors to the hard limit; gives the limit that holds now
-/// (`u64::MAX`: none).
-pub fn raise_open_files() -> io::Result<u64> {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    rustix::process::setrlimit(Resource::Nofile, raised)?;
-    Ok(limit.maximum.unwrap_or(u64::MAX))
-}
-
-/// The name that `ps` and `top` show (at most 15 bytes; the rest is cut off by the kernel).
-pub fn set_name(name: &str) {
-    if let Ok(name) = std::ffi::CString::new(name) {
-        let _ = rustix::thread::set_name(&name);
-    }
 }
 
 /// Leaves the terminal: the caller's process ends with exit 0 and a child in a session of its own

@@ -177,33 +177,6 @@ pub fn encode_trailers(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a 101 for a WebSocket: `accept` is the answer to the client's key, `extensions` what was
-/// negotiated; the app's own fields follow.
-pub fn encode_switch(
-    head: &ResponseHead<'_>,
-    accept: &str,
-    extensions: Option<&str>,
-    out: &mut Vec<u8>,
-) -> Result<(), Reason> {
-    out.extend_from_slice(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
-    );
-    line(b"Sec-WebSocket-Accept", accept.as_bytes(), out);
-    if let Some(extensions) = extensions {
-        line(b"Sec-WebSocket-Extensions", extensions.as_bytes(), out);
-    }
-    for (name, value) in head.fields() {
-        check(name, value)?;
-        let ours = name.eq_ignore_ascii_case(b"sec-websocket-accept")
-            || name.eq_ignore_ascii_case(b"sec-websocket-extensions");
-        if matches!(known(name), Known::Other) && !ours {
-            line(name, value, out);
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    Ok(())
-}
-
 /// The usual phrase of a status (RFC 9110 section 15); empty for an unknown one.
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
