@@ -1,7 +1,0 @@
-//! ASGI: frames of a multiplexed channel.
-
-use pyo3::prelude::*;
-
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
-}
