@@ -53,6 +53,7 @@ struct Server {
 
 /// Runs the keeper to its end.
 pub fn run(plan: RunPlan) -> ExitCode {
+    sys::signal::unblock_all();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

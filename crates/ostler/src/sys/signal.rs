@@ -5,8 +5,6 @@ use std::{io, mem::MaybeUninit, ptr};
 /// A signal that ostler sends to a process it watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Finish what you do and end.
-    Term,
     /// Leave what you do and end in order.
     Quit,
     /// End at once, with a trace (Python's faulthandler).
@@ -29,7 +27,6 @@ impl Signal {
     /// The signal's number on this machine.
     pub fn number(self) -> i32 {
         match self {
-            Self::Term => libc::SIGTERM,
             Self::Quit => libc::SIGQUIT,
             Self::Abort => libc::SIGABRT,
             Self::Dump => sigrtmin() + DUMP_ABOVE_SIGRTMIN,
@@ -39,7 +36,6 @@ impl Signal {
 
     pub(super) fn to_rustix(self) -> rustix::process::Signal {
         match self {
-            Self::Term => rustix::process::Signal::TERM,
             Self::Quit => rustix::process::Signal::QUIT,
             Self::Abort => rustix::process::Signal::ABORT,
             Self::Kill => rustix::process::Signal::KILL,

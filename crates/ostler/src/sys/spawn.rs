@@ -490,7 +490,7 @@ mod tests {
     #[test]
     fn a_signal_reaches_it_by_its_handle_and_none_reaches_nobody() {
         let child = sh("exec sleep 600", vec![]).start().expect("started");
-        child.pidfd.send(crate::sys::Signal::Term).expect("sent");
+        child.pidfd.send(crate::sys::Signal::Quit).expect("sent");
         assert_eq!(end_of(&child).to_string(), "SIGTERM");
         child
             .pidfd
