@@ -235,7 +235,8 @@ impl Server {
     }
 
     /// Stops accepting, lets requests end, then the workers.
-    fn begin_stop(&self, graceful: bool) {
+    fn begin_stop(&mut self, graceful: bool) {
+        self.listeners.clear();
         tracing::info!(
             "stopping: no new connections{}",
             if graceful {

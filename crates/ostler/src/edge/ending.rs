@@ -89,7 +89,7 @@ impl Connection {
             request = %crate::logs::request_id(self.row.id),
             "the worker was lost while it served a request: {how}"
         );
-        exit.is_some_and(|exit| exit.by_signal())
+        exit.is_some_and(|exit| exit.is_crash())
     }
 
     /// Names the request that took too long; the stacks of its worker follow in the error log.

@@ -18,7 +18,9 @@ use crate::sys::fds;
 pub struct Listening {
     /// As it is shown: `http://127.0.0.1:8000`, `unix:/run/app.sock`.
     pub name: String,
-    pub fd: OwnedFd,
+    /// `None` once the server has been told to stop: a listener that stays open would let clients
+    /// in that nobody serves.
+    pub fd: Option<OwnedFd>,
     /// Removed when the keeper ends.
     pub path: Option<PathBuf>,
 }
@@ -73,7 +75,7 @@ pub fn all(settings: &Settings) -> Result<Vec<Listening>, BindError> {
                     };
                     listening.push(Listening {
                         name,
-                        fd,
+                        fd: Some(fd),
                         path: None,
                     });
                 }
@@ -87,7 +89,7 @@ pub fn all(settings: &Settings) -> Result<Vec<Listening>, BindError> {
                     })?;
                 listening.push(Listening {
                     name,
-                    fd,
+                    fd: Some(fd),
                     path: Some(path.clone()),
                 });
             }
@@ -99,7 +101,7 @@ pub fn all(settings: &Settings) -> Result<Vec<Listening>, BindError> {
                 })?;
                 listening.push(Listening {
                     name,
-                    fd,
+                    fd: Some(fd),
                     path: None,
                 });
             }

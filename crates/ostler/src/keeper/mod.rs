@@ -195,7 +195,12 @@ impl Keeper {
         let text = serde_json::to_vec(&handover).map_err(|error| internal(error.into()))?;
         let text = fds::sealed("ostler-handover", &text).map_err(internal)?;
         let mut passed = vec![theirs.as_fd(), text.as_fd()];
-        passed.extend(self.listening.iter().map(|listening| listening.fd.as_fd()));
+        passed.extend(
+            self.listening
+                .iter()
+                .filter_map(|listening| listening.fd.as_ref())
+                .map(AsFd::as_fd),
+        );
         passed.push(zygote_control.as_fd());
         passed.push(zygote.child.pidfd.as_fd());
         passed.extend(hooks_fd.as_ref().map(AsFd::as_fd));
@@ -321,6 +326,11 @@ impl Keeper {
             _ => return,
         };
         self.tell(&message, &[]).await;
+        if self.stopping {
+            self.listening
+                .iter_mut()
+                .for_each(|listening| listening.fd = None);
+        }
     }
 
     async fn obey(&mut self, message: ToKeeper) {
