@@ -11,10 +11,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{
-    self, AccessLogFormat, Account, ClientCertificates, HeaderMap, LogLevel, LogTarget, Settings,
+    self, AccessLogFormat, Account, ClientCertificates, HeaderMap, LogTarget, Settings,
 };
 use crate::edge::{self, Edge, Listener, Peers, Thread, Times};
-use crate::keeper::protocol::{FromKeeper, ServerHandover, ToKeeper};
+use crate::keeper;
+use crate::keeper::protocol::{self, FromKeeper, ServerHandover, ToKeeper};
 use crate::logs::{self, AccessLog};
 use crate::pool::{self, Pool};
 use crate::supervise::{self, Interface, Request, Supervisor, SupervisorHandle, Zygote};
@@ -65,7 +66,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         None => supervise::Hooks::new(None),
     };
     let plan = plan(&settings, threads.len());
-    let (supervisor, handle, slots) = Supervisor::new(plan.clone(), hooks, requests);
+    let (supervisor, handle, slots) =
+        Supervisor::new(plan.clone(), hooks, requests, handover.resumed);
     let handles = threads.iter().map(|thread| thread.handle.clone()).collect();
     let pool = Pool::new(pool_limits(&settings), handle.clone(), handles);
     let (stop, stopping) = watch::channel(false);
@@ -95,9 +97,10 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         listeners,
         logs,
         keeper_pid: handover.keeper_pid,
+        python: handover.python,
     };
     let code = server.run(&mut asked).await;
-    server.end();
+    server.end().await;
     Ok(code)
 }
 
@@ -109,6 +112,7 @@ struct Server {
     handle: SupervisorHandle,
     keeper: Channel,
     keeper_pid: u32,
+    python: String,
     stop: watch::Sender<bool>,
     listeners: Vec<(String, Listener)>,
     logs: Logs,
@@ -126,7 +130,10 @@ impl Server {
                     Some(Request::StartZygote { generation }) => {
                         let _ = self.keeper.send_json(&ToKeeper::StartZygote { generation }, &[]).await;
                     }
-                    Some(Request::Ready { interface }) => self.announce(interface),
+                    Some(Request::Ready { interface }) => {
+                        self.announce(interface);
+                        let _ = self.keeper.send_json(&ToKeeper::Ready, &[]).await;
+                    }
                     Some(Request::Finish { code }) => return code,
                     None => return 1,
                 },
@@ -173,8 +180,9 @@ impl Server {
             _ => "",
         };
         tracing::info!(
-            "{kind} app {} on {}: {} × {}{hint}",
+            "{kind} app {} on Python {} ({}): {} × {}{hint}",
             settings.app,
+            self.python,
             settings.python.display(),
             plural(settings.workers, "worker"),
             plural(threads, "thread"),
@@ -182,7 +190,7 @@ impl Server {
         tracing::info!("ready");
     }
 
-    async fn obey(&mut self, said: FromKeeper, mut fds: Vec<OwnedFd>) {
+    async fn obey(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
         match said {
             FromKeeper::Stop { graceful } => self.begin_stop(graceful),
             FromKeeper::Reload => self.handle.reload(),
@@ -195,41 +203,36 @@ impl Server {
             } => {
                 self.handle.zygote_failed(generation, exit, text);
             }
-            FromKeeper::ZygoteExited { generation, .. } => self.handle.zygote_gone(generation),
-            FromKeeper::Zygote {
-                generation,
-                pid,
-                settings,
-            } => {
-                let (Some(pidfd), Some(control)) = (fds.pop(), fds.pop()) else {
-                    return;
-                };
-                match Pidfd::from_fd(pidfd, pid) {
-                    Ok(pidfd) => {
-                        let plan = plan(&settings, self.threads.len());
-                        self.handle.zygote_started(
-                            Zygote {
-                                generation,
-                                control,
-                                pidfd,
-                            },
-                            plan,
-                        );
-                    }
-                    Err(error) => {
-                        self.handle.zygote_failed(
-                            generation,
-                            1,
-                            format!("no handle on a zygote: {error}"),
-                        );
-                    }
+            FromKeeper::ZygoteExited { generation, exit } => {
+                self.handle.zygote_gone(generation, exit);
+            }
+            FromKeeper::Zygote { generation, pid } => {
+                if let Err(error) = self.take_zygote(generation, pid, fds) {
+                    let text = format!("a zygote cannot be taken over: {error}");
+                    self.handle.zygote_failed(generation, 1, text);
                 }
             }
         }
     }
 
+    fn take_zygote(&self, generation: u64, pid: u32, fds: Vec<OwnedFd>) -> std::io::Result<()> {
+        let [control, pidfd, settings] = fds
+            .try_into()
+            .map_err(|_| std::io::ErrorKind::InvalidData)?;
+        let pidfd = Pidfd::from_fd(pidfd, pid)?;
+        let plan = plan(&protocol::settings_from(settings)?, self.threads.len());
+        let zygote = Zygote {
+            generation,
+            control,
+            pidfd,
+        };
+        self.handle.zygote_started(zygote, plan);
+        Ok(())
+    }
+
     /// Stops accepting, lets requests end, then the workers.
-    fn begin_stop(&self, graceful: bool) {
+    fn begin_stop(&mut self, graceful: bool) {
+        self.listeners.clear();
         tracing::info!(
             "stopping: no new connections{}",
             if graceful {
@@ -246,7 +249,10 @@ impl Server {
     }
 
     /// Ends the edge threads, then the logs: the last lines must be written.
-    fn end(&mut self) {
+    async fn end(&mut self) {
+        // The workers are gone; what they answered may still be on its way to slow clients.
+        let patience = self.settings.graceful_timeout;
+        let _ = tokio::time::timeout(patience, self.edge.peers.empty()).await;
         for thread in &mut self.threads {
             if let Some(stop) = thread.stop.take() {
                 let _ = stop.send(());
@@ -281,17 +287,7 @@ impl Logs {
             LogTarget::Standard => Some(None),
             LogTarget::File(path) => Some(Some(path.clone())),
         };
-        let errors = match target(&settings.error_log).flatten() {
-            Some(path) => logs::Target::Path(path),
-            None => logs::Target::Stderr,
-        };
-        let level = match settings.log_level {
-            LogLevel::Debug => logs::Level::Debug,
-            LogLevel::Info => logs::Level::Info,
-            LogLevel::Warning => logs::Level::Warning,
-            LogLevel::Error => logs::Level::Error,
-            LogLevel::Critical => logs::Level::Critical,
-        };
+        let (level, errors) = (keeper::level(settings), keeper::target(settings));
         let error = logs::error_sink(&errors, offset)?;
         let colours = logs::wants_colours(&errors, std::env::var_os("NO_COLOR").as_deref());
         logs::start(level, error.clone(), offset, colours);

@@ -15,6 +15,7 @@ use pyo3::types::{PyBytes, PyDict};
 use pyo3::{ffi, intern};
 
 mod channel;
+mod entry;
 mod environ;
 mod exchange;
 mod file;
@@ -176,8 +177,8 @@ impl<'py> Slot<'py> {
         let Some(request) = self.receive()? else {
             return Ok(Turn::Eof);
         };
-        let exchange = self.callables.exchange.clone();
-        let exchange = exchange.get();
+        let held = self.callables.exchange.clone();
+        let exchange = held.get();
         exchange.open(py, request.interim, request.bodiless)?;
         let fatal = if request.cancelled {
             exchange.abort(py, "")?;
@@ -190,7 +191,7 @@ impl<'py> Slot<'py> {
         };
         let (stage, gone) = exchange.close(py)?;
         let streamed = request.streamed;
-        drop(request);
+        drop((request, held));
         if let Some(error) = fatal {
             return Err(error);
         }

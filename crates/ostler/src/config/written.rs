@@ -82,13 +82,6 @@ impl Written {
             .and_then(Value::as_str)
     }
 
-    /// Does any source but the config file set this?
-    pub fn says(&self, name: &str) -> bool {
-        [&self.environment, &self.arguments, &self.command_line]
-            .iter()
-            .any(|layer| layer.contains_key(name))
-    }
-
     /// What to call the config file in messages.
     pub fn config_name(&self) -> &str {
         self.early("config").unwrap_or(settings::CONFIG_FILE)

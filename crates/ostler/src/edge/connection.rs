@@ -30,17 +30,14 @@ pub struct Peer {
     /// `None` on a UNIX socket.
     pub address: Option<IpAddr>,
     pub port: u16,
-    /// Our own address as text, for a request without a usable `Host`.
-    pub local: Option<IpAddr>,
     pub local_port: u16,
 }
 
 impl Peer {
-    pub fn tcp(address: IpAddr, port: u16, local: IpAddr, local_port: u16) -> Self {
+    pub fn tcp(address: IpAddr, port: u16, local_port: u16) -> Self {
         Self {
             address: Some(address),
             port,
-            local: Some(local),
             local_port,
         }
     }
@@ -49,7 +46,6 @@ impl Peer {
         Self {
             address: None,
             port: 0,
-            local: None,
             local_port: 0,
         }
     }
@@ -95,6 +91,8 @@ pub struct Connection {
     /// Spare memory for the frame to a worker.
     pub frame: Vec<u8>,
     pub access: Option<Arc<Mutex<AccessWriter>>>,
+    /// The response head, for the access log.
+    pub sent_head: Vec<u8>,
 }
 
 /// Serves a connection to its end.
@@ -149,6 +147,7 @@ impl Connection {
             retry_after: None,
             frame: Vec::new(),
             access,
+            sent_head: Vec::new(),
         }
     }
 

@@ -105,7 +105,7 @@ fn tcp(
         true => stream.local_addr().unwrap_or(local),
         false => local,
     };
-    let peer = Peer::tcp(address, peer.port(), canonical(local.ip()), local.port());
+    let peer = Peer::tcp(address, peer.port(), local.port());
     let counted = (!edge.trusts(&peer)).then_some(address);
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
     let Some(place) = edge.peers.seat(counted) else {

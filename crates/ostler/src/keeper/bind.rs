@@ -1,33 +1,44 @@
 //! Binding the addresses that the settings name.
 
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Mode;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+    sockopt,
 };
 
 use crate::config::{Bind, Settings};
-use crate::sys::fds;
+use crate::sys::{User, fds};
 
 /// One listening socket.
 #[derive(Debug)]
 pub struct Listening {
     /// As it is shown: `http://127.0.0.1:8000`, `unix:/run/app.sock`.
     pub name: String,
-    pub fd: OwnedFd,
-    /// Removed when the keeper ends.
-    pub path: Option<PathBuf>,
+    /// `None` once the server has been told to stop.
+    pub fd: Option<OwnedFd>,
+    file: Option<SocketFile>,
+}
+
+/// A UNIX socket's name in the file system, which the kernel does not take away.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another server may have put its own socket there meanwhile.
+    identity: (u64, u64),
 }
 
 /// Why an address could not be bound.
 #[derive(Debug)]
 pub struct BindError {
-    pub address: String,
-    pub cause: io::Error,
+    address: String,
+    cause: io::Error,
 }
 
 impl std::fmt::Display for BindError {
@@ -50,109 +61,157 @@ impl std::fmt::Display for BindError {
     }
 }
 
-/// Binds everything, or nothing.
-pub fn all(settings: &Settings) -> Result<Vec<Listening>, BindError> {
-    let scheme = if settings.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let mut listening = Vec::new();
-    for wanted in &settings.binds {
-        match wanted {
-            Bind::Tcp { addresses, .. } => {
-                for address in addresses {
-                    let name = format!("{scheme}://{address}");
-                    let fd = tcp(*address, settings.backlog).map_err(|cause| BindError {
-                        address: address.to_string(),
-                        cause,
-                    })?;
-                    let name = match local(&fd) {
-                        Some(local) if address.port() == 0 => format!("{scheme}://{local}"),
-                        _ => name,
-                    };
-                    listening.push(Listening {
-                        name,
-                        fd,
-                        path: None,
-                    });
-                }
-            }
-            Bind::Unix(path) => {
-                let name = format!("unix:{}", path.display());
-                let fd =
-                    unix(path, settings.backlog, settings.umask).map_err(|cause| BindError {
-                        address: name.clone(),
-                        cause,
-                    })?;
-                listening.push(Listening {
-                    name,
-                    fd,
-                    path: Some(path.clone()),
-                });
-            }
-            Bind::Fd(number) => {
-                let name = format!("fd://{number}");
-                let fd = fds::claim_listener(*number).map_err(|cause| BindError {
-                    address: name.clone(),
-                    cause,
-                })?;
-                listening.push(Listening {
-                    name,
-                    fd,
-                    path: None,
-                });
-            }
+impl Listening {
+    /// Removes the socket's file, if it has one and it still is its own.
+    pub fn remove(&self) {
+        if let Some(file) = &self.file
+            && identity(&file.path) == Some(file.identity)
+        {
+            let _ = fs::remove_file(&file.path);
         }
     }
-    Ok(listening)
 }
 
-fn local(fd: &OwnedFd) -> Option<SocketAddr> {
-    SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()
+/// Binds everything, or nothing. Socket files belong to `user`.
+pub fn all(settings: &Settings, user: Option<&User>) -> Result<Vec<Listening>, BindError> {
+    let mut listening = Vec::new();
+    let bound = settings.binds.iter().try_for_each(|wanted| {
+        let named = |cause| BindError {
+            address: wanted.to_string(),
+            cause,
+        };
+        match wanted {
+            Bind::Tcp { addresses, .. } => addresses.iter().try_for_each(|&address| {
+                let named = |cause| BindError {
+                    address: address.to_string(),
+                    cause,
+                };
+                listening.push(tcp(address, settings).map_err(named)?);
+                Ok(())
+            }),
+            Bind::Unix(path) => {
+                listening.push(unix(path, settings, user).map_err(named)?);
+                Ok(())
+            }
+            Bind::Fd(number) => {
+                let fd = fds::claim_listener(*number).map_err(named)?;
+                let name = format!("fd://{number}");
+                listening.push(Listening {
+                    name,
+                    fd: Some(fd),
+                    file: None,
+                });
+                Ok(())
+            }
+        }
+    });
+    if bound.is_err() {
+        listening.iter().for_each(Listening::remove);
+    }
+    bound.map(|()| listening)
 }
 
-fn tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+fn tcp(address: SocketAddr, settings: &Settings) -> io::Result<Listening> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {
         AddressFamily::INET6
     };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = socket_with(family, SocketType::STREAM, flags, None)?;
+    let fd = socket_with(family, SocketType::STREAM, FLAGS, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
-    if address.is_ipv6() && !address.ip().is_unspecified() {
-        sockopt::set_ipv6_v6only(&fd, true)?;
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 too, as everywhere, unless that has a socket of its own.
+        let only = !address.ip().is_unspecified() || has_ipv4(settings, address.port());
+        sockopt::set_ipv6_v6only(&fd, only)?;
     }
     bind(&fd, &address)?;
-    listen(&fd, backlog.try_into().unwrap_or(i32::MAX))?;
-    Ok(fd)
+    listen(&fd, backlog(settings))?;
+    let bound = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
+    let scheme = if settings.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    Ok(Listening {
+        name: format!("{scheme}://{bound}"),
+        fd: Some(fd),
+        file: None,
+    })
+}
+
+/// The settings ask for `0.0.0.0` with this port.
+fn has_ipv4(settings: &Settings, port: u16) -> bool {
+    let all_of_it = |address: &SocketAddr| {
+        address.is_ipv4() && address.ip().is_unspecified() && address.port() == port
+    };
+    settings.binds.iter().any(|bind| match bind {
+        Bind::Tcp { addresses, .. } => addresses.iter().any(all_of_it),
+        Bind::Unix(_) | Bind::Fd(_) => false,
+    })
+}
+
+fn backlog(settings: &Settings) -> i32 {
+    settings.backlog.try_into().unwrap_or(i32::MAX)
 }
 
 /// Binds a UNIX socket. One that a dead server left behind is taken away first; one that somebody
 /// answers on, or a file that is no socket, is not.
-fn unix(path: &Path, backlog: u32, umask: Option<u32>) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+fn unix(path: &Path, settings: &Settings, user: Option<&User>) -> io::Result<Listening> {
     let address = SocketAddrUnix::new(path)?;
-    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+    if let Ok(metadata) = fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "a file that is no socket is there",
-            ));
+            let text = "a file that is no socket is there";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
+        if is_alive(&address)? {
+            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
         }
-        std::fs::remove_file(path)?;
+        fs::remove_file(path)?;
     }
-    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     // As gunicorn: the socket's mode follows --umask, which is 0 by default.
-    let mode = rustix::fs::Mode::from_raw_mode(umask.unwrap_or(0));
-    let before = rustix::process::umask(mode);
+    let before = rustix::process::umask(Mode::from_raw_mode(settings.umask.unwrap_or(0)));
     let bound = bind(&fd, &address);
     rustix::process::umask(before);
     bound?;
-    listen(&fd, backlog.try_into().unwrap_or(i32::MAX))?;
-    Ok(fd)
+    let file = identity(path).map(|identity| SocketFile {
+        path: path.to_owned(),
+        identity,
+    });
+    let listening = Listening {
+        name: format!("unix:{}", path.display()),
+        fd: None,
+        file,
+    };
+    let ready = user
+        .map_or(Ok(()), |user| {
+            std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
+        })
+        .and_then(|()| Ok(listen(&fd, backlog(settings))?));
+    match ready {
+        Ok(()) => Ok(Listening {
+            fd: Some(fd),
+            ..listening
+        }),
+        Err(error) => {
+            listening.remove();
+            Err(error)
+        }
+    }
+}
+
+/// Whether somebody listens at this socket, busy or not.
+fn is_alive(address: &SocketAddrUnix) -> io::Result<bool> {
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    Ok(!matches!(
+        connect(&probe, address),
+        Err(rustix::io::Errno::CONNREFUSED)
+    ))
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }

@@ -1,34 +1,30 @@
 //! Starting zygotes: a Python with our extension, and what its config file says.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 
 use crate::cli::run::RunPlan;
 use crate::config::{self, Settings};
 use crate::supervise::control::{FromZygote, decode};
-use crate::sys::{self, Channel, Child, Spawn, User, boot, fds};
+use crate::sys::{self, Channel, Child, Exit, Pidfd, Signal, Spawn, boot, fds, process};
 
 /// A Python that has not said hello by then is not what we think it is. Evaluating a config file
 /// may take longer: it is the user's program.
-const HELLO: Duration = Duration::from_secs(30);
+const HELLO: Duration = Duration::from_secs(60);
 const CONFIGURE: Duration = Duration::from_secs(120);
+
+/// A process that was killed or has closed its socket is gone within this.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// Why there is no zygote: what to say, and the exit code if it was the first.
 #[derive(Debug)]
-pub struct ZygoteError {
+pub struct Trouble {
     pub exit: u8,
     pub text: String,
-}
-
-impl ZygoteError {
-    fn new(exit: u8, text: impl Into<String>) -> Self {
-        Self {
-            exit,
-            text: text.into(),
-        }
-    }
 }
 
 /// A zygote whose config file has been evaluated.
@@ -36,35 +32,87 @@ impl ZygoteError {
 pub struct Configured {
     pub child: Child,
     pub control: Channel,
+    /// The version of Python.
     pub python: String,
     pub settings: Settings,
     pub warnings: Vec<String>,
     pub master_hooks: bool,
 }
 
-/// Starts a zygote as `user` and lets it evaluate the config file.
-pub async fn start(plan: &RunPlan, user: Option<&User>) -> Result<Configured, ZygoteError> {
-    let (child, control) = spawn(plan, user)?;
+impl Configured {
+    /// Ends a zygote that nobody needs.
+    pub async fn end(self) {
+        let _ = self.child.pidfd.send(Signal::Kill);
+        end_of(&self.child).await;
+    }
+}
+
+/// What went wrong while a zygote was asked for its settings.
+#[derive(Debug)]
+pub struct Unfit {
+    trouble: Trouble,
+    /// The process ended by itself; how, is for whoever reaps it to say.
+    ended: bool,
+}
+
+impl Unfit {
+    fn new(exit: u8, text: impl Into<String>) -> Self {
+        Self {
+            trouble: Trouble {
+                exit,
+                text: text.into(),
+            },
+            ended: false,
+        }
+    }
+
+    /// Kills what is still there: it is of no use.
+    pub fn kill_if_alive(&self, pidfd: &Pidfd) {
+        if !self.ended {
+            let _ = pidfd.send(Signal::Kill);
+        }
+    }
+
+    /// The whole story.
+    pub fn ended_by(self, exit: Exit) -> Trouble {
+        let Self { mut trouble, ended } = self;
+        if ended {
+            trouble.text += &format!(": {exit}");
+        }
+        trouble
+    }
+}
+
+/// Starts a zygote and lets it evaluate the config file. For when nothing else reaps children.
+///
+/// # Errors
+/// When there is no such Python, when it is unfit, and when the config file or what it says is
+/// wrong.
+pub async fn start(plan: &Arc<RunPlan>) -> Result<Configured, Trouble> {
+    let (child, control) = spawn(plan)?;
     match converse(plan, &control).await {
-        Ok((python, settings, warnings, master_hooks)) => Ok(Configured {
-            child,
-            control,
-            python,
-            settings,
-            warnings,
-            master_hooks,
-        }),
-        Err(error) => {
-            let _ = child.pidfd.send(sys::Signal::Kill);
-            Err(error)
+        Ok(said) => Ok(said.with(child, control)),
+        Err(unfit) => {
+            unfit.kill_if_alive(&child.pidfd);
+            Err(unfit.ended_by(end_of(&child).await))
         }
     }
 }
 
-fn spawn(plan: &RunPlan, user: Option<&User>) -> Result<(Child, Channel), ZygoteError> {
-    let internal = |error: std::io::Error| ZygoteError::new(1, error.to_string());
-    let (ours, theirs) = fds::seqpacket_pair().map_err(internal)?;
-    let extension: OwnedFd = boot::extension().map_err(internal)?;
+/// Reaps a child that is about to end; how it ended.
+async fn end_of(child: &Child) -> Exit {
+    if timeout(ENDING, child.pidfd.ended()).await.is_err() {
+        // It has closed its socket and lives on.
+        let _ = child.pidfd.send(Signal::Kill);
+        let _ = timeout(ENDING, child.pidfd.ended()).await;
+    }
+    process::reap(child.pid).unwrap_or(Exit::Unknown)
+}
+
+/// Starts the process alone.
+pub fn spawn(plan: &RunPlan) -> Result<(Child, Channel), Trouble> {
+    let (ours, theirs) = fds::seqpacket_pair()?;
+    let extension: OwnedFd = boot::extension()?;
     let python = &plan.written.python;
     let child = Spawn {
         name: "Python",
@@ -72,55 +120,87 @@ fn spawn(plan: &RunPlan, user: Option<&User>) -> Result<(Child, Channel), Zygote
         args: vec![python.into(), "-c".into(), boot::BOOT.into()],
         env: sys::spawn::own_env(),
         fds: vec![theirs.as_fd(), extension.as_fd()],
-        user,
+        user: None,
         raise_open_files: true,
     }
     .start()
-    .map_err(|error| ZygoteError::new(2, error.to_string()))?;
-    Ok((child, Channel::new(ours).map_err(internal)?))
+    .map_err(|error| Trouble {
+        exit: 2,
+        text: format!("error: {error}"),
+    })?;
+    Ok((child, Channel::new(ours)?))
 }
 
-type Said = (String, Settings, Vec<String>, bool);
+/// What a zygote said.
+#[derive(Debug)]
+pub struct Said {
+    python: String,
+    settings: Settings,
+    warnings: Vec<String>,
+    master_hooks: bool,
+}
 
-async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, ZygoteError> {
+impl Said {
+    pub fn with(self, child: Child, control: Channel) -> Configured {
+        let Self {
+            python,
+            settings,
+            warnings,
+            master_hooks,
+        } = self;
+        Configured {
+            child,
+            control,
+            python,
+            settings,
+            warnings,
+            master_hooks,
+        }
+    }
+}
+
+/// Asks a zygote for its version and for what its config file says.
+pub async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, Unfit> {
     let python = match next(control, HELLO, "say hello").await? {
         FromZygote::Hello {
             wire: ostler_wire::VERSION,
             python,
         } => python,
         FromZygote::Unsupported { text } => {
-            return Err(ZygoteError::new(
-                2,
-                format!("{text}; hint: --python names another one"),
-            ));
+            let text = format!("error: {text}; hint: --python names another one");
+            return Err(Unfit::new(2, text));
         }
         other => {
-            return Err(ZygoteError::new(
+            return Err(Unfit::new(
                 1,
-                format!("the zygote said {other:?} at first"),
+                format!("error: the zygote began with {other:?}"),
             ));
         }
     };
     let mut configure = serde_json::to_value(&plan.configure).unwrap_or_else(|_| json!({}));
     configure["type"] = "configure".into();
-    control
-        .send_json(&configure, &[])
-        .await
-        .map_err(|error| ZygoteError::new(1, format!("the zygote is gone: {error}")))?;
+    // Should this not arrive, the answer does not either, and that is where it is told.
+    let _ = control.send_json(&configure, &[]).await;
     match next(control, CONFIGURE, "evaluate its config file").await? {
         FromZygote::Configured {
             settings,
+            hooks,
             unknown,
             master_hooks,
-            ..
         } => {
-            let (settings, warnings) = finish(plan, &settings, &unknown)?;
-            Ok((python, settings, warnings, master_hooks))
+            let (settings, mut warnings) = finish(plan, &settings, &unknown)?;
+            warnings.extend(config::hook_warnings(&hooks).map(|warning| warning.to_string()));
+            Ok(Said {
+                python,
+                settings,
+                warnings,
+                master_hooks,
+            })
         }
-        FromZygote::Failed { exit, text } => Err(ZygoteError::new(exit, text)),
-        other => Err(ZygoteError::new(
+        FromZygote::Failed { exit, text } => Err(Unfit::new(exit, text)),
+        other => Err(Unfit::new(
             1,
-            format!("the zygote said {other:?} to its settings"),
+            format!("error: the zygote said {other:?} to its settings"),
         )),
     }
 }
@@ -129,7 +209,7 @@ fn finish(
     plan: &RunPlan,
     file: &Map<String, Value>,
     unknown: &[String],
-) -> Result<(Settings, Vec<String>), ZygoteError> {
+) -> Result<(Settings, Vec<String>), Unfit> {
     match config::finish(&plan.written, file, unknown) {
         Ok((settings, warnings)) => {
             Ok((settings, warnings.iter().map(ToString::to_string).collect()))
@@ -139,22 +219,30 @@ fn finish(
                 .iter()
                 .map(|error| format!("error: {error}"))
                 .collect();
-            Err(ZygoteError::new(2, lines.join("\n")))
+            Err(Unfit::new(2, lines.join("\n")))
         }
     }
 }
 
-async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygote, ZygoteError> {
-    match tokio::time::timeout(limit, control.recv()).await {
-        Ok(Ok(Some(message))) => decode(&message.bytes).map_err(|error| ZygoteError::new(1, error)),
-        Ok(Ok(None)) => Err(ZygoteError::new(
+async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygote, Unfit> {
+    match timeout(limit, control.recv()).await {
+        Ok(Ok(Some(message))) => {
+            decode(&message.bytes).map_err(|error| Unfit::new(1, format!("error: {error}")))
+        }
+        Ok(Ok(None)) => {
+            let text = format!("error: Python ended before it could {what}");
+            Err(Unfit {
+                ended: true,
+                ..Unfit::new(1, text)
+            })
+        }
+        Ok(Err(error)) => Err(Unfit::new(
             1,
-            format!("Python ended before it could {what}"),
+            format!("error: the zygote cannot be heard: {error}"),
         )),
-        Ok(Err(error)) => Err(ZygoteError::new(1, error.to_string())),
         Err(_elapsed) => {
-            let text = format!("Python did not {what} within {} s", limit.as_secs());
-            Err(ZygoteError::new(1, text))
+            let text = format!("error: Python did not {what} within {} s", limit.as_secs());
+            Err(Unfit::new(1, text))
         }
     }
 }

@@ -21,7 +21,7 @@ pub use self::access::{AccessLog, AccessWriter, Row};
 pub use self::clock::local_offset;
 pub use self::error::{Level, error_sink, start, wants_colours};
 pub use self::format::Format;
-pub use self::output::Target;
+pub use self::output::{Target, prepare};
 pub use self::sink::Sink;
 
 /// A request's number as people see it: 16 hexadecimal digits, the same in answers and in every log.

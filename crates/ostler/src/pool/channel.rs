@@ -31,6 +31,9 @@ const READ: usize = 64 * 1024;
 /// Bytes that may wait for the worker's socket before a request body waits for its turn.
 const OUT_LIMIT: usize = 1024 * 1024;
 
+/// A loop that has not answered for this long is stuck.
+pub const DEAF: Duration = Duration::from_secs(3);
+
 /// How often a loop with streams is asked whether it is alive.
 const PING_EVERY: Duration = Duration::from_secs(1);
 

@@ -270,7 +270,6 @@ impl Pool {
         Ok(Lease {
             pool: Arc::clone(self),
             grant: Some(grant),
-            thread,
         })
     }
 
@@ -290,12 +289,6 @@ impl Pool {
         allowed
     }
 
-    /// How many requests wait, and how many slots are free.
-    pub fn line(&self) -> (usize, usize) {
-        let state = self.state();
-        (state.line.len(), state.free.iter().map(Vec::len).sum())
-    }
-
     /// Applies what the supervisor reports, until it ends.
     pub async fn run(self: Arc<Self>, mut events: mpsc::Receiver<SlotEvent>) {
         while let Some(event) = events.recv().await {
@@ -310,12 +303,12 @@ impl Pool {
             }
             SlotEvent::WorkerReady {
                 worker,
-                generation,
                 pid,
                 interface,
                 sockets,
+                ..
             } => {
-                let worker = Arc::new(Worker::new(worker, generation, pid));
+                let worker = Arc::new(Worker::new(worker, pid));
                 self.state().workers.insert(worker.id, Arc::clone(&worker));
                 match interface {
                     Interface::Wsgi => sockets
@@ -336,7 +329,16 @@ impl Pool {
             SlotEvent::Draining { worker } => self.drain(worker),
             SlotEvent::Gone { worker, how } => {
                 self.drain(worker);
-                let gone = self.state().workers.remove(&worker);
+                let gone = {
+                    let mut state = self.state();
+                    let gone = state.workers.remove(&worker);
+                    if state.serving == PoolState::Stopping && state.workers.is_empty() {
+                        // Nobody will come for those who wait.
+                        state.line.clear();
+                        state.line_bytes = 0;
+                    }
+                    gone
+                };
                 if let Some(gone) = gone {
                     gone.exited(how);
                 }
@@ -464,12 +466,12 @@ impl Pool {
 
     /// Books a finished request and replaces a worker that has served its share.
     fn ended(&self, worker: &Worker) {
-        let (left, served) = worker.lease_ended();
+        let served = worker.lease_ended();
         if self.limits.max_requests > 0 && served == self.share(worker) {
             self.supervisor
                 .recycle(worker.id, format!("served {served} requests"));
         }
-        if left == 0 && worker.is_draining() {
+        if worker.is_draining() && worker.in_flight() == 0 {
             self.supervisor.drained(worker.id);
         }
     }
@@ -556,7 +558,6 @@ impl State {
 pub struct Lease {
     pool: Arc<Pool>,
     grant: Option<Grant>,
-    thread: usize,
 }
 
 impl Lease {
@@ -581,13 +582,19 @@ impl Lease {
         };
         let worker = Arc::clone(grant.worker());
         match grant {
-            Grant::Slot(slot) if slot.is_clean() && !worker.is_draining() => self.pool.offer(slot),
+            Grant::Slot(mut slot) if slot.is_clean() && !worker.is_draining() => {
+                slot.shrink();
+                self.pool.offer(slot);
+            }
             Grant::Slot(slot) if !slot.is_clean() => {
                 let text = "it sent more than the response".to_owned();
                 self.pool.supervisor.misbehaved(worker.id, text);
             }
             Grant::Slot(_) => {}
             Grant::Stream(stream) => drop(stream),
+        }
+        if worker.prove() {
+            self.pool.supervisor.served(worker.id);
         }
         self.pool.ended(&worker);
         self.pool.serve_line_from_channels();
@@ -607,18 +614,15 @@ impl Lease {
     }
 
     /// The worker did not answer in time: it takes nothing new and is replaced.
+    ///
+    /// On an event loop only the request's task is cancelled, as long as the loop answers.
     pub fn timed_out(self) {
+        if let Some(Grant::Stream(stream)) = &self.grant
+            && stream.silent() < channel::DEAF
+        {
+            return;
+        }
         self.pool.supervisor.timed_out(self.worker().id);
-    }
-
-    /// The worker broke the rules of the wire: it is replaced.
-    pub fn misbehaved(self, what: String) {
-        self.pool.supervisor.misbehaved(self.worker().id, what);
-    }
-
-    /// The edge thread that holds the lease.
-    pub fn thread(&self) -> usize {
-        self.thread
     }
 }
 
@@ -630,9 +634,7 @@ impl Drop for Lease {
             drop(grant);
             self.pool.ended(&worker);
             if gave_up_slot && !worker.is_draining() {
-                self.pool
-                    .supervisor
-                    .recycle(worker.id, "a slot was given up".to_owned());
+                self.pool.supervisor.lost_slot(worker.id);
             }
         }
     }

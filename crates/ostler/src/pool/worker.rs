@@ -18,10 +18,11 @@ const DEATH_WAIT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Worker {
     pub id: WorkerId,
-    pub generation: u64,
     pub pid: i32,
     /// Set once; a draining worker is leased no more.
     draining: AtomicBool,
+    /// Set by the first request that ended as it should.
+    proven: AtomicBool,
     in_flight: AtomicU32,
     served: AtomicU64,
     exit: OnceLock<Exit>,
@@ -29,12 +30,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(id: WorkerId, generation: u64, pid: i32) -> Self {
+    pub fn new(id: WorkerId, pid: i32) -> Self {
         Self {
             id,
-            generation,
             pid,
             draining: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
             served: AtomicU64::new(0),
             exit: OnceLock::new(),
@@ -50,6 +51,12 @@ impl Worker {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// True for the first request that this worker ended as it should.
+    pub(super) fn prove(&self) -> bool {
+        // Read first: after the first request nobody writes to a line that every thread reads.
+        !self.proven.load(Ordering::Relaxed) && !self.proven.swap(true, Ordering::Relaxed)
+    }
+
     /// Requests that this worker is serving now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
@@ -59,10 +66,10 @@ impl Worker {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a finished request; returns how many are left in flight and how many were served.
-    pub(super) fn lease_ended(&self) -> (u32, u64) {
-        let left = self.in_flight.fetch_sub(1, Ordering::Relaxed) - 1;
-        (left, self.served.fetch_add(1, Ordering::Relaxed) + 1)
+    /// Counts a finished request; gives how many there were.
+    pub(super) fn lease_ended(&self) -> u64 {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.served.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn exited(&self, exit: Exit) {

@@ -12,7 +12,7 @@ mod state;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 pub use crate::sys::Exit;
 pub use hooks::Hooks;
@@ -34,8 +34,7 @@ pub enum Interface {
 }
 
 /// Whether requests can be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolState {
     /// No worker is ready, but one should be soon: requests wait in line.
     Starting,
@@ -45,32 +44,6 @@ pub enum PoolState {
         retry_after: u32,
     },
     Stopping,
-}
-
-/// What runs, for people and for their programs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Status {
-    pub state: PoolState,
-    /// The generation that serves.
-    pub generation: u64,
-    /// Another one is starting beside it.
-    pub reloading: bool,
-    /// Workers there should be.
-    pub wanted: u32,
-    pub workers: Vec<WorkerStatus>,
-}
-
-/// One worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WorkerStatus {
-    pub worker: u64,
-    pub generation: u64,
-    pub pid: Option<u32>,
-    /// `booting`, `ready`, `leaving` (serves until it is replaced) or `draining`.
-    pub phase: &'static str,
-    pub ready_seconds: Option<u64>,
-    /// Private memory in bytes, where a limit on it is set.
-    pub private_bytes: Option<u64>,
 }
 
 /// What the pool learns of workers, in the order in which it happens. A worker is first heard of by
@@ -137,7 +110,6 @@ pub enum Request {
 #[derive(Debug, Clone)]
 pub struct SupervisorHandle {
     inputs: mpsc::Sender<shell::Input>,
-    status: watch::Receiver<Status>,
 }
 
 impl SupervisorHandle {
@@ -151,11 +123,6 @@ impl SupervisorHandle {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.inputs.try_send(input) {
             tracing::error!("the supervisor does not keep up; an event is lost");
         }
-    }
-
-    /// What runs now.
-    pub fn status(&self) -> Status {
-        self.status.borrow().clone()
     }
 
     /// The worker has answered its first request. Called once for each worker: until then its end
@@ -226,6 +193,6 @@ impl SupervisorHandle {
 
     /// A zygote has ended.
     pub fn zygote_gone(&self, generation: u64, exit: Exit) {
-        self.tell(Event::ZygoteGone { generation, exit });
+        self.send(shell::Input::ZygoteExited(generation, exit));
     }
 }

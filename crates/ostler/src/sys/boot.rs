@@ -2,7 +2,7 @@
 //! it can map. Knows nothing of what the extension does.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, OpenOptions},
     hash::{DefaultHasher, Hasher},
     io::{self, Read, Write},
     os::{
@@ -147,7 +147,7 @@ fn open_if_same(path: &Path, bytes: &[u8]) -> io::Result<OwnedFd> {
     if seen != bytes {
         return Err(io::Error::other("the file has other bytes"));
     }
-    Ok(OwnedFd::from(File::from(file)))
+    Ok(OwnedFd::from(file))
 }
 
 /// Whether the kernel lets a process map this file as a program: `noexec` mounts, SELinux and

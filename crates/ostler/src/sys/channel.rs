@@ -87,11 +87,6 @@ impl Channel {
         receive(self.io.get_ref())
     }
 
-    /// The descriptor, for handing a copy to another process.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(self.io.get_ref())
-    }
-
     /// Gives the descriptor back; it stays non-blocking.
     pub fn into_fd(self) -> OwnedFd {
         self.io.into_inner()

@@ -6,8 +6,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, WaitIdOptions, WaitOptions, getpid};
-use tokio::io::{Interest, unix::AsyncFd};
+use rustix::process::{Pid, PidfdFlags, WaitIdOptions, WaitOptions, getpid};
+use tokio::io::Interest;
 
 use super::{Exit, Signal};
 
@@ -85,8 +85,8 @@ pub fn become_subreaper() -> io::Result<()> {
 /// What [`next_child`] sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Children {
-    /// This one has ended and waits to be reaped.
-    Ended(u32),
+    /// This one has ended like this, and waits to be reaped.
+    Ended { pid: u32, exit: Exit },
     /// There are some, and none has ended.
     Running,
     /// There is none.
@@ -99,12 +99,13 @@ pub fn next_child() -> io::Result<Children> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         // Through libc, because rustix does not tell the pid of a `waitid` result.
-        match waitid_pid(options) {
+        match waitid_any(options) {
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
                 return Ok(Children::Nobody);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(pid) => return Ok(pid.map_or(Children::Running, Children::Ended)),
+            Ok(None) => return Ok(Children::Running),
+            Ok(Some((pid, exit))) => return Ok(Children::Ended { pid, exit }),
             Err(error) => return Err(error),
         }
     }
@@ -157,27 +158,15 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Raises the soft limit of open descriptors to the hard limit; gives the limit that holds now
-/// (`u64::MAX`: none).
-pub fn raise_open_files() -> io::Result<u64> {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    rustix::process::setrlimit(Resource::Nofile, raised)?;
-    Ok(limit.maximum.unwrap_or(u64::MAX))
-}
-
-/// The name that `ps` and `top` show (at most 15 bytes; the rest is cut off by the kernel).
-pub fn set_name(name: &str) {
-    if let Ok(name) = std::ffi::CString::new(name) {
-        let _ = rustix::thread::set_name(&name);
-    }
+/// The name that `top` shows for the calling thread, which should be the first one (at most 15
+/// bytes; the kernel cuts the rest off).
+pub fn set_name(name: &std::ffi::CStr) {
+    // Only a bad pointer can make this fail.
+    let _ = rustix::thread::set_name(name);
 }
 
 /// Leaves the terminal: the caller's process ends with exit 0 and a child in a session of its own
-/// goes on, with `/dev/null` for its three standard descriptors where `quiet` (gunicorn's `-D`).
+/// goes on, with `/dev/null` for its three standard descriptors (gunicorn's `-D`).
 /// Must be called while this process has one thread and no child it needs.
 pub fn daemonize() -> io::Result<()> {
     fork_and_leave()?;
@@ -200,18 +189,27 @@ fn fork_and_leave() -> io::Result<()> {
     }
 }
 
-fn waitid_pid(options: WaitIdOptions) -> io::Result<Option<u32>> {
+fn waitid_any(options: WaitIdOptions) -> io::Result<Option<(u32, Exit)>> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = i32::try_from(options.bits()).expect("wait flags are small");
     // SAFETY: `info` is valid for writes, and zeroed, so reading it is defined whatever the
-    // kernel fills in; si_pid is what waitid sets, and stays 0 when no child has ended.
-    unsafe {
+    // kernel fills in; si_pid and si_status are what waitid sets, and si_pid stays 0 when no child
+    // has ended.
+    let (pid, status, code) = unsafe {
         if libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) == -1 {
             return Err(io::Error::last_os_error());
         }
-        let pid = info.assume_init_ref().si_pid();
-        Ok((pid > 0).then_some(pid.unsigned_abs()))
-    }
+        let info = info.assume_init_ref();
+        (info.si_pid(), info.si_status(), info.si_code)
+    };
+    let exit = match code {
+        libc::CLD_EXITED => Exit::Code(status),
+        _ => Exit::Signal {
+            number: status,
+            core_dumped: code == libc::CLD_DUMPED,
+        },
+    };
+    Ok((pid > 0).then_some((pid.unsigned_abs(), exit)))
 }
 
 fn to_pid(pid: u32) -> io::Result<Pid> {

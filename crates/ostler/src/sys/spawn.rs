@@ -409,7 +409,7 @@ mod tests {
             (from_a.as_str(), from_b.as_str()),
             ("four\n", "three\nfive\n")
         );
-        assert!(end_of(&child).is_success());
+        assert_eq!(end_of(&child), Exit::Code(0));
     }
 
     #[test]
@@ -490,8 +490,8 @@ mod tests {
     #[test]
     fn a_signal_reaches_it_by_its_handle_and_none_reaches_nobody() {
         let child = sh("exec sleep 600", vec![]).start().expect("started");
-        child.pidfd.send(crate::sys::Signal::Term).expect("sent");
-        assert_eq!(end_of(&child).to_string(), "SIGTERM");
+        child.pidfd.send(crate::sys::Signal::Quit).expect("sent");
+        assert_eq!(end_of(&child).to_string(), "SIGQUIT");
         child
             .pidfd
             .send(crate::sys::Signal::Kill)
@@ -519,7 +519,7 @@ mod tests {
         drop(writer);
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("read");
-        assert!(end_of(&child).is_success());
+        assert_eq!(end_of(&child), Exit::Code(0));
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let id = "65534 65534 65534 65534";
         assert_eq!(words, format!("Uid: {id} Gid: {id} Groups: 4711 65534"));

@@ -7,7 +7,7 @@
 use super::bytes::{decimal, find_control, is_token, trim};
 use super::host::Authority;
 use super::names;
-use super::target::{Form, PathFlags, Target};
+use super::target::{Form, Target};
 use crate::edge::reason::Reason;
 
 /// How long a head and its parts may be.
@@ -108,10 +108,6 @@ impl Head {
     /// Percent-decoded, dot segments resolved.
     pub fn path(&self) -> &[u8] {
         self.target.path(self.text(self.target_at))
-    }
-
-    pub fn path_flags(&self) -> PathFlags {
-        self.target.flags()
     }
 
     /// Raw, without the `?`.

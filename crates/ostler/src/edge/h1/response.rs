@@ -42,6 +42,8 @@ pub struct Private {
     pub content_type: Option<Vec<u8>>,
     pub etag: Option<Vec<u8>>,
     pub last_modified: Option<Vec<u8>>,
+    /// The app's fields that stand beside a file sent in its place; lines with their CRLF.
+    pub kept: Vec<u8>,
 }
 
 impl Private {
@@ -148,6 +150,19 @@ fn frame(
     }
 }
 
+/// Collects the fields that stay when a file takes the place of the app's body: all but those that
+/// describe the body that is not sent.
+pub fn keep_fields(head: &ResponseHead<'_>, private: &mut Private) {
+    for (name, value) in head.fields() {
+        let about_body = name.eq_ignore_ascii_case(b"content-range")
+            || name.eq_ignore_ascii_case(b"accept-ranges")
+            || (value.is_empty() && name.eq_ignore_ascii_case(b"content-type"));
+        if matches!(known(name), Known::Other | Known::Noted) && !about_body {
+            line(name, value, &mut private.kept);
+        }
+    }
+}
+
 /// Appends an interim response: 100 or 103, nothing else.
 pub fn encode_info(head: &ResponseHead<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     if !matches!(head.status, 100 | 103) {
@@ -175,33 +190,6 @@ pub fn encode_trailers(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
             line(name, value, out);
         }
     }
-}
-
-/// Appends a 101 for a WebSocket: `accept` is the answer to the client's key, `extensions` what was
-/// negotiated; the app's own fields follow.
-pub fn encode_switch(
-    head: &ResponseHead<'_>,
-    accept: &str,
-    extensions: Option<&str>,
-    out: &mut Vec<u8>,
-) -> Result<(), Reason> {
-    out.extend_from_slice(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
-    );
-    line(b"Sec-WebSocket-Accept", accept.as_bytes(), out);
-    if let Some(extensions) = extensions {
-        line(b"Sec-WebSocket-Extensions", extensions.as_bytes(), out);
-    }
-    for (name, value) in head.fields() {
-        check(name, value)?;
-        let ours = name.eq_ignore_ascii_case(b"sec-websocket-accept")
-            || name.eq_ignore_ascii_case(b"sec-websocket-extensions");
-        if matches!(known(name), Known::Other) && !ours {
-            line(name, value, out);
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    Ok(())
 }
 
 /// The usual phrase of a status (RFC 9110 section 15); empty for an unknown one.
@@ -318,6 +306,8 @@ fn known(name: &[u8]) -> Known {
         13 if is(b"last-modified") => Known::Noted,
         14 if is(b"content-length") => Known::Length,
         16 if is(b"proxy-connection") => Known::Hop,
+        18 if is(b"proxy-authenticate") => Known::Hop,
+        19 if is(b"proxy-authorization") => Known::Hop,
         17 if is(b"transfer-encoding") => Known::Hop,
         _ if name.len() > 9 && name[..8].eq_ignore_ascii_case(b"x-accel-") => Known::Private,
         _ if name.len() > 9 && name[..9].eq_ignore_ascii_case(b"x-ostler-") => Known::Private,

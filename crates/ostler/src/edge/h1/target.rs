@@ -147,10 +147,6 @@ impl Target {
         self.form
     }
 
-    pub fn flags(&self) -> PathFlags {
-        self.flags
-    }
-
     /// Host and port of an absolute target; empty for other forms.
     pub fn authority<'a>(&self, text: &'a [u8]) -> &'a [u8] {
         self.authority.of(text)
@@ -245,7 +241,7 @@ mod tests {
         let mut parsed = Target::default();
         parsed.parse(target.as_bytes(), false)?;
         let path = parsed.path(target.as_bytes()).to_vec();
-        Ok((path.escape_ascii().to_string(), parsed.flags()))
+        Ok((path.escape_ascii().to_string(), parsed.flags))
     }
 
     #[test]

@@ -14,19 +14,23 @@ use crate::sys::{Channel, Exit, Message, Pidfd};
 /// that it held wait for that word before they are tried again.
 const EXIT_WORD: Duration = Duration::from_millis(300);
 
+/// News of one process that may wait: a handle, an orphaning, an exit.
+const NEWS: usize = 4;
+
 /// Something a process said, or its end.
 #[derive(Debug)]
 pub(super) enum Said {
     Zygote(u64, Message),
+    ZygoteEnded(u64, Exit),
     Worker(WorkerId, Message),
     Ended(WorkerId, Exit),
 }
 
-/// What others know of a worker, for the task that follows it.
+/// What others know of a process, for the task that follows it.
 #[derive(Debug)]
 pub(super) enum News {
     Handle(Pidfd),
-    /// Its zygote has reaped it.
+    /// Its parent has reaped it.
     Exit(Exit),
     /// Its zygote is gone and will say nothing.
     Orphan,
@@ -36,7 +40,7 @@ pub(super) enum News {
 #[derive(Debug)]
 pub(super) struct Follower {
     task: JoinHandle<()>,
-    news: Option<mpsc::Sender<News>>,
+    news: mpsc::Sender<News>,
 }
 
 impl Drop for Follower {
@@ -46,35 +50,50 @@ impl Drop for Follower {
 }
 
 impl Follower {
-    /// Passes on what a zygote says. Its end is told by the keeper, whose child it is.
+    /// Passes on what a zygote says, and after its last word how it ended, as the keeper tells.
     pub fn of_zygote(generation: u64, channel: Arc<Channel>, said: mpsc::Sender<Said>) -> Self {
-        let task = tokio::spawn(async move {
-            while let Ok(Some(message)) = channel.recv().await {
-                if said.send(Said::Zygote(generation, message)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Self { task, news: None }
+        let (news, of_it) = mpsc::channel(NEWS);
+        let task = tokio::spawn(follow_zygote(generation, channel, of_it, said));
+        Self { task, news }
     }
 
     /// Passes on what a worker says, and after its last word how it ended.
     pub fn of_worker(id: WorkerId, channel: Arc<Channel>, said: mpsc::Sender<Said>) -> Self {
-        // Each worker gets a handle, an exit and at most one orphaning.
-        let (news, of_it) = mpsc::channel(4);
+        let (news, of_it) = mpsc::channel(NEWS);
         let task = tokio::spawn(follow(id, channel, of_it, said));
-        Self {
-            task,
-            news: Some(news),
-        }
+        Self { task, news }
     }
 
     pub fn tell(&self, news: News) {
-        if let Some(sender) = &self.news {
-            // Full or closed, the worker has had its end already.
-            let _ = sender.try_send(news);
-        }
+        // Full or closed, the process has had its end already.
+        let _ = self.news.try_send(news);
     }
+}
+
+async fn follow_zygote(
+    generation: u64,
+    channel: Arc<Channel>,
+    mut news: mpsc::Receiver<News>,
+    said: mpsc::Sender<Said>,
+) {
+    let mut open = true;
+    let exit = loop {
+        tokio::select! {
+            message = channel.recv(), if open => match message {
+                Ok(Some(message)) => drop(said.send(Said::Zygote(generation, message)).await),
+                Ok(None) | Err(_) => open = false,
+            },
+            told = news.recv() => match told {
+                Some(News::Exit(exit)) => break exit,
+                Some(News::Handle(_) | News::Orphan) => {}
+                None => return,
+            },
+        }
+    };
+    while open && let Ok(Some(message)) = channel.try_recv() {
+        drop(said.send(Said::Zygote(generation, message)).await);
+    }
+    drop(said.send(Said::ZygoteEnded(generation, exit)).await);
 }
 
 async fn follow(

@@ -10,15 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::hooks::HookQueue;
 use super::state::{Action, Event, Fleet, Level};
-use super::{
-    Hooks, Interface, Plan, Request, SlotEvent, Status, SupervisorHandle, WorkerId, memory,
-};
-use crate::sys::{Channel, Pidfd, Signal};
+use super::{Hooks, Interface, Plan, Request, SlotEvent, SupervisorHandle, WorkerId, memory};
+use crate::sys::{Channel, Exit, Pidfd, Signal};
 use follow::{Follower, News, Said};
 
 /// Orders from the rest of the server that may wait: more than there can be slots, each of which
@@ -50,6 +48,8 @@ pub struct Zygote {
 pub(super) enum Input {
     Event(Event),
     Zygote(Zygote, Box<Plan>),
+    /// The keeper has reaped a zygote.
+    ZygoteExited(u64, Exit),
 }
 
 /// A worker as the shell knows it.
@@ -65,16 +65,13 @@ struct Worker {
     sockets: Vec<OwnedFd>,
     admitted: bool,
     over_soft: bool,
-    /// Bytes, as last seen.
-    private: Option<u64>,
 }
 
 struct RunningZygote {
     control: Arc<Channel>,
     pidfd: Pidfd,
     plan: Plan,
-    /// Ends with this value.
-    _follower: Follower,
+    follower: Follower,
 }
 
 /// All zygotes and workers of a server.
@@ -91,7 +88,6 @@ pub struct Supervisor {
     to_said: mpsc::Sender<Said>,
     slots: mpsc::Sender<SlotEvent>,
     requests: mpsc::UnboundedSender<Request>,
-    status: watch::Sender<Status>,
     hooks: Option<HookQueue>,
     hook_process: Option<Hooks>,
     interface: Option<Interface>,
@@ -112,7 +108,6 @@ impl Supervisor {
         let (to_said, said) = mpsc::channel(MESSAGES);
         let (slots, events) = mpsc::channel(EVENTS);
         let fleet = Fleet::new(plan.policy.clone(), resumed);
-        let (status, seen) = watch::channel(fleet.status(Instant::now()));
         let supervisor = Self {
             fleet,
             plan,
@@ -124,20 +119,12 @@ impl Supervisor {
             to_said,
             slots,
             requests,
-            status,
             hooks: None,
             hook_process: Some(hooks),
             interface: None,
             memory_unreadable: false,
         };
-        (
-            supervisor,
-            SupervisorHandle {
-                inputs: to_inputs,
-                status: seen,
-            },
-            events,
-        )
+        (supervisor, SupervisorHandle { inputs: to_inputs }, events)
     }
 
     /// Supervises until everything has ended.
@@ -157,6 +144,9 @@ impl Supervisor {
                 input = self.inputs.recv() => match input {
                     Some(Input::Event(event)) => self.step(event).await,
                     Some(Input::Zygote(zygote, plan)) => self.adopt(zygote, *plan).await,
+                    Some(Input::ZygoteExited(generation, exit)) => {
+                        self.zygote_exited(generation, exit).await
+                    }
                     // Nobody is left who could want anything.
                     None => true,
                 },
@@ -174,6 +164,11 @@ impl Supervisor {
         match said {
             Said::Zygote(generation, message) => self.from_zygote(generation, message).await,
             Said::Worker(worker, message) => self.from_worker(worker, message).await,
+            Said::ZygoteEnded(generation, exit) => {
+                self.zygotes.remove(&generation);
+                self.orphan(generation);
+                self.step(Event::ZygoteGone { generation, exit }).await
+            }
             Said::Ended(worker, exit) => self.step(Event::Exited { worker, exit }).await,
         }
     }
@@ -188,7 +183,6 @@ impl Supervisor {
                 }
             }
         }
-        self.publish();
         false
     }
 
@@ -279,16 +273,6 @@ impl Supervisor {
         hooks.call(hook, worker, args);
     }
 
-    fn publish(&self) {
-        let mut status = self.fleet.status(Instant::now());
-        for seen in &mut status.workers {
-            if let Some(worker) = self.workers.get(&WorkerId(seen.worker)) {
-                seen.private_bytes = worker.private;
-            }
-        }
-        self.status.send_replace(status);
-    }
-
     // Memory
 
     fn limits_memory(&self) -> bool {
@@ -321,7 +305,6 @@ impl Supervisor {
     fn weigh(&mut self, id: WorkerId, bytes: Option<u64>) -> Option<Event> {
         let worker = self.workers.get_mut(&id)?;
         let bytes = bytes?;
-        worker.private = Some(bytes);
         let over = |limit: Option<u64>| limit.is_some_and(|limit| bytes > limit);
         let why = format!("it uses {} MiB of private memory", bytes >> 20);
         if over(self.plan.memory_hard) {

@@ -41,7 +41,7 @@ impl Supervisor {
             control,
             pidfd,
             plan,
-            _follower: follower,
+            follower,
         };
         self.zygotes.insert(generation, running);
         self.step(Event::ZygoteStarted { generation, policy }).await
@@ -86,6 +86,17 @@ impl Supervisor {
             tracing::warn!(generation, %error, "cannot kill a zygote");
         }
         self.orphan(generation);
+    }
+
+    /// What a zygote said before it ended comes first: why it could not load the app, for one.
+    pub(super) async fn zygote_exited(&mut self, generation: u64, exit: Exit) -> bool {
+        match self.zygotes.get(&generation) {
+            Some(zygote) => {
+                zygote.follower.tell(News::Exit(exit));
+                false
+            }
+            None => self.step(Event::ZygoteGone { generation, exit }).await,
+        }
     }
 
     /// The workers of this generation have nobody left who could say how they end.
@@ -188,7 +199,6 @@ impl Supervisor {
             sockets: Vec::new(),
             admitted: false,
             over_soft: false,
-            private: None,
         };
         self.workers.insert(id, worker);
     }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    ABORT_GRACE, Action, BOOT_FAILED, EXIT_GRACE, Event, Exit, Fleet, Level, MOST_WORKERS,
-    PROVEN_AFTER, Phase, Policy, Signal, Stage, Then, Turn, Worker, WorkerId, crashes, name, say,
+    ABORT_GRACE, Action, BOOT_FAILED, EXIT_GRACE, Event, Exit, Fleet, Level, MOST_WORKERS, Phase,
+    Policy, Signal, Stage, Then, Turn, Worker, WorkerId, crashes, name, say,
 };
 
 /// Exit codes by which a worker says that the app cannot be imported or is not there: as gunicorn.
@@ -207,7 +207,7 @@ impl Fleet {
         say(
             actions,
             Level::Info,
-            format!("{} is ready", name(id, worker)),
+            format!("{} is up", name(id, worker)),
         );
         if worker.generation == self.live {
             self.ever_ready = true;
@@ -283,7 +283,7 @@ impl Fleet {
         let wait = self.crashes.book(now);
         self.hold = Some(now + wait);
         if self.crashes.looping() {
-            let text = "workers keep ending before the first one is ready".to_owned();
+            let text = "workers keep ending before the first one is up".to_owned();
             say(actions, Level::Error, text);
             self.finish(code_of(exit), actions);
         }
@@ -324,7 +324,7 @@ impl Fleet {
             let (exits, window) = (crashes::LOOP_EXITS, crashes::LOOP_WINDOW.as_secs());
             let text = format!(
                 "crash loop: {exits} ends within {window} s without a request served; \
-                 visitors get 503 while no worker is ready"
+                 visitors get 503 while no worker is up"
             );
             say(actions, Level::Error, text);
         }

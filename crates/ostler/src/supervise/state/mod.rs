@@ -15,7 +15,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{PoolState, Status, WorkerId, WorkerStatus};
+use super::{PoolState, WorkerId};
 use crate::sys::{Exit, Signal};
 use crashes::{Crashes, Lines};
 
@@ -391,33 +391,6 @@ impl Fleet {
             .chain(self.hold)
             .chain(self.retry)
             .min()
-    }
-
-    /// What runs now, for people.
-    pub fn status(&self, now: Instant) -> Status {
-        let workers = self.workers.iter().map(|(id, worker)| WorkerStatus {
-            worker: id.0,
-            generation: worker.generation,
-            pid: worker.pid,
-            phase: match worker.phase {
-                Phase::Booting { .. } => "booting",
-                Phase::Ready { .. } => "ready",
-                Phase::Leaving { .. } => "leaving",
-                Phase::Draining { .. } => "draining",
-            },
-            ready_seconds: match worker.phase {
-                Phase::Ready { since } => Some((now - since).as_secs()),
-                Phase::Booting { .. } | Phase::Leaving { .. } | Phase::Draining { .. } => None,
-            },
-            private_bytes: None,
-        });
-        Status {
-            state: self.pool_state(now),
-            generation: self.live,
-            reloading: self.next.is_some(),
-            wanted: self.target(self.live),
-            workers: workers.collect(),
-        }
     }
 
     // Pieces.

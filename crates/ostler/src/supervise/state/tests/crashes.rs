@@ -106,7 +106,7 @@ fn while_one_worker_serves_a_looping_one_costs_no_visitor_anything() {
     for id in [1, 3, 4, 5, 6, 7] {
         scene.exit(id, SEGV);
         scene.next(secs(30));
-        assert_eq!(scene.fleet.status(scene.now).state, PoolState::Serving);
+        assert_eq!(scene.fleet.pool_state(scene.now), PoolState::Serving);
     }
     assert_eq!(scene.said("crash loop:"), 1);
 }
@@ -198,7 +198,7 @@ fn a_zygote_that_cannot_start_again_is_tried_again_later_each_time() {
         });
     }
     assert_eq!(waits, [100, 200, 400, 800, 1600, 3200]);
-    let state = scene.fleet.status(scene.now).state;
+    let state = scene.fleet.pool_state(scene.now);
     assert_eq!(state, PoolState::CrashLooping { retry_after: 7 });
     // The mistake is corrected, and somebody says so.
     assert_eq!(scene.on(Event::Reload)[0], "start 8");

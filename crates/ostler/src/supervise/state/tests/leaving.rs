@@ -72,7 +72,7 @@ fn a_leaving_worker_serves_until_a_replacement_works() {
         };
         scene.on(failed);
         scene.exit(id, Exit::Code(3));
-        assert_eq!(scene.fleet.status(scene.now).state, PoolState::Serving);
+        assert_eq!(scene.fleet.pool_state(scene.now), PoolState::Serving);
         scene.next(secs(30));
     }
     assert_eq!(

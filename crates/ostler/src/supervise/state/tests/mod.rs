@@ -149,12 +149,14 @@ impl Scene {
     }
 
     fn phases(&self) -> Vec<(u64, &'static str)> {
-        let status = self.fleet.status(self.now);
-        status
-            .workers
-            .iter()
-            .map(|worker| (worker.worker, worker.phase))
-            .collect()
+        let phase = |worker: &Worker| match worker.phase {
+            Phase::Booting { .. } => "booting",
+            Phase::Ready { .. } => "ready",
+            Phase::Leaving { .. } => "leaving",
+            Phase::Draining { .. } => "draining",
+        };
+        let workers = self.fleet.workers.iter();
+        workers.map(|(id, worker)| (id.0, phase(worker))).collect()
     }
 }
 

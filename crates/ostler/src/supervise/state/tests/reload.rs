@@ -52,7 +52,7 @@ fn a_reload_that_fails_leaves_everything_as_it_is() {
     assert_eq!(scene.said("Traceback"), 2);
     assert_eq!(scene.said("reload failed"), 2);
     assert_eq!(scene.phases(), [(1, "ready"), (2, "ready")]);
-    assert_eq!(scene.fleet.status(scene.now).generation, 1);
+    assert_eq!(scene.fleet.live, 1);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn the_newest_reload_wins() {
     );
     scene.exit(2, KILL);
     scene.boot(3, policy(1));
-    assert_eq!(scene.fleet.status(scene.now).generation, 3);
+    assert_eq!(scene.fleet.live, 3);
     assert_eq!(scene.phases(), [(1, "draining"), (3, "ready")]);
 }
 

@@ -32,7 +32,7 @@ fn a_start_goes_from_the_zygote_to_the_last_worker() {
         scene.on(Event::Ready { worker: w(1) }),
         ["admit 1", "when-ready"]
     );
-    assert_eq!(scene.said("worker 1 (pid 77) is ready"), 1);
+    assert_eq!(scene.said("worker 1 (pid 77) is up"), 1);
     assert_eq!(scene.fleet.next_look(), None, "nothing to wait for");
 }
 
@@ -110,7 +110,7 @@ fn a_crash_loop_before_the_first_ready_ends_the_server() {
             assert_eq!(scene.next(secs(1)), [format!("fork 1/{}", id + 1)]);
         }
         assert_eq!(scene.exit(5, exit).last().map(String::as_str), Some(code));
-        assert_eq!(scene.said("before the first one is ready"), 1);
+        assert_eq!(scene.said("before the first one is up"), 1);
     }
 }
 

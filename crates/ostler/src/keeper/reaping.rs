@@ -1,0 +1,246 @@
+//! All zygotes of the keeper, and every other child it has or adopts: none is left a zombie.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::cli::run::RunPlan;
+use crate::sys::{Channel, Child, Exit, Pidfd, Signal, process, process::Children};
+
+use super::in_time;
+use super::signals::{Order, Signals};
+use super::zygotes::{self, Configured, Said, Trouble, Unfit};
+
+/// How long the exit handlers of preloaded apps may take: what a zygote allows them, and a second.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Killed processes and the hook process are gone within this.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// Zygotes that run, and zygotes that are being asked for their settings.
+#[derive(Default)]
+pub struct Zygotes {
+    /// By pid.
+    running: HashMap<u32, Running>,
+    asked: HashMap<u32, Asked>,
+    conversations: JoinSet<(u32, Result<(Said, Channel), Unfit>)>,
+    /// A hook process was started, which outlives its zygote and becomes our child.
+    pub with_hooks: bool,
+}
+
+struct Running {
+    /// `None` once the server is gone that knows it by this number.
+    generation: Option<u64>,
+    pidfd: Pidfd,
+}
+
+struct Asked {
+    generation: Option<u64>,
+    child: Child,
+    /// It ended while it was asked.
+    exit: Option<Exit>,
+    /// It is of no use; its end, which completes the story, is awaited.
+    unfit: Option<Unfit>,
+}
+
+/// A zygote that a server asked for.
+pub struct Started {
+    pub generation: u64,
+    pub zygote: Result<Configured, Trouble>,
+}
+
+/// A child that has ended and was reaped.
+pub enum Reaped {
+    /// Its server may want to know.
+    Zygote {
+        generation: u64,
+        exit: Exit,
+    },
+    /// It could not tell its settings.
+    Unfit(Started),
+    Other {
+        pid: u32,
+        exit: Exit,
+    },
+}
+
+impl Zygotes {
+    /// Keeps a zygote that a server gets.
+    pub fn keep(&mut self, pid: u32, generation: u64, pidfd: Pidfd) {
+        self.running.insert(
+            pid,
+            Running {
+                generation: Some(generation),
+                pidfd,
+            },
+        );
+    }
+
+    /// Starts a zygote for the server; [`Zygotes::started`] gives it.
+    pub fn start(&mut self, plan: &Arc<RunPlan>, generation: u64) -> Result<(), Trouble> {
+        let (child, control) = zygotes::spawn(plan)?;
+        let (pid, plan) = (child.pid, Arc::clone(plan));
+        let asked = Asked {
+            generation: Some(generation),
+            child,
+            exit: None,
+            unfit: None,
+        };
+        self.asked.insert(pid, asked);
+        self.conversations.spawn(async move {
+            let said = zygotes::converse(&plan, &control).await;
+            (pid, said.map(|said| (said, control)))
+        });
+        Ok(())
+    }
+
+    /// The next zygote that has told its settings. Those that cannot are told when they are
+    /// reaped.
+    pub async fn started(&mut self) -> Started {
+        loop {
+            match self.conversations.join_next().await {
+                None => std::future::pending().await,
+                Some(Ok((pid, said))) => {
+                    if let Some(started) = self.told(pid, said) {
+                        return started;
+                    }
+                }
+                // Aborted with its server.
+                Some(Err(_)) => {}
+            }
+        }
+    }
+
+    fn told(&mut self, pid: u32, said: Result<(Said, Channel), Unfit>) -> Option<Started> {
+        let mut asked = self.asked.remove(&pid)?;
+        let Some(generation) = asked.generation else {
+            self.asked.insert(pid, asked);
+            return None;
+        };
+        match (said, asked.exit) {
+            (Ok((said, control)), None) => {
+                let zygote = Ok(said.with(asked.child, control));
+                Some(Started { generation, zygote })
+            }
+            (Ok(_), Some(exit)) => {
+                let text = format!("error: the zygote ended after it told its settings: {exit}");
+                Some(Started {
+                    generation,
+                    zygote: Err(Trouble { exit: 1, text }),
+                })
+            }
+            (Err(unfit), Some(exit)) => Some(Started {
+                generation,
+                zygote: Err(unfit.ended_by(exit)),
+            }),
+            (Err(unfit), None) => {
+                unfit.kill_if_alive(&asked.child.pidfd);
+                asked.unfit = Some(unfit);
+                self.asked.insert(pid, asked);
+                None
+            }
+        }
+    }
+
+    /// Kills all of them; nobody is told of their ends any more.
+    pub fn kill_all(&mut self) {
+        self.conversations.abort_all();
+        for zygote in self.running.values_mut() {
+            zygote.generation = None;
+            let _ = zygote.pidfd.send(Signal::Kill);
+        }
+        for zygote in self.asked.values_mut() {
+            zygote.generation = None;
+            let _ = zygote.child.pidfd.send(Signal::Kill);
+        }
+    }
+
+    /// Reaps one child that has ended.
+    pub fn reap(&mut self) -> io::Result<Option<Reaped>> {
+        loop {
+            let Children::Ended { pid, exit } = process::next_child()? else {
+                return Ok(None);
+            };
+            let ours = self.running.contains_key(&pid) || self.asked.contains_key(&pid);
+            if ours && !exit.is_success() {
+                // A zygote that did not end in order leaves workers, and they theirs, in its
+                // process group, whose number is safe to use until the zygote is reaped.
+                let _ = process::kill_group(pid);
+            }
+            process::reap(pid)?;
+            if !ours {
+                return Ok(Some(Reaped::Other { pid, exit }));
+            }
+            if let Some(reaped) = self.reaped(pid, exit) {
+                return Ok(Some(reaped));
+            }
+        }
+    }
+
+    fn reaped(&mut self, pid: u32, exit: Exit) -> Option<Reaped> {
+        if let Some(zygote) = self.running.remove(&pid) {
+            return zygote
+                .generation
+                .map(|generation| Reaped::Zygote { generation, exit });
+        }
+        let asked = self.asked.get_mut(&pid)?;
+        asked.exit = Some(exit);
+        if asked.generation.is_some() && asked.unfit.is_none() {
+            // Its conversation is about to end as well, and tells.
+            return None;
+        }
+        let Asked {
+            generation, unfit, ..
+        } = self.asked.remove(&pid)?;
+        let zygote = Err(unfit?.ended_by(exit));
+        Some(Reaped::Unfit(Started {
+            generation: generation?,
+            zygote,
+        }))
+    }
+
+    /// Waits until all zygotes have ended, `gently` with some patience before they are killed. A
+    /// signal to stop ends the patience.
+    pub async fn wait_for_all(&mut self, signals: &mut Signals, gently: bool) {
+        let begun = Instant::now();
+        let mut deadline = if gently { begun + PATIENCE } else { begun };
+        let mut killed = false;
+        while let Ok(true) = self.reap_all() {
+            match in_time(deadline, signals.next()).await {
+                Some(Order::Interrupt | Order::Quit) if !killed => deadline = Instant::now(),
+                Some(_) => {}
+                None if killed => return tracing::error!("a killed zygote does not end"),
+                None => {
+                    self.kill_all();
+                    killed = true;
+                    deadline = Instant::now() + LAST_WAIT;
+                }
+            }
+        }
+        if self.with_hooks {
+            self.wait_for_hooks(signals).await;
+        }
+    }
+
+    /// Reaps what has ended; true while there are zygotes.
+    fn reap_all(&mut self) -> io::Result<bool> {
+        while self.reap()?.is_some() {}
+        Ok(!self.running.is_empty() || !self.asked.is_empty())
+    }
+
+    /// The hook process goes by itself when its socket is closed. What else is left are programs
+    /// that the app has started to outlive it.
+    async fn wait_for_hooks(&mut self, signals: &mut Signals) {
+        let deadline = Instant::now() + LAST_WAIT;
+        while let Ok(Children::Running) = process::next_child() {
+            if in_time(deadline, signals.next()).await.is_none() {
+                return;
+            }
+            let _ = self.reap_all();
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What happens before there is a server, in view of the user who started it.
+
+use std::sync::Arc;
+
+use crate::cli::run::RunPlan;
+use crate::config::{self, Account, Settings};
+use crate::sys::{self, User, process};
+
+use super::bind::{self, Listening};
+use super::signals::Signals;
+use super::zygotes::{self, Configured, Trouble};
+
+/// Everything a server needs that can fail.
+pub struct Prepared {
+    pub settings: Settings,
+    pub zygote: Configured,
+    /// Who server and app run as, where that is not who the keeper is.
+    pub user: Option<User>,
+    pub listening: Vec<Listening>,
+}
+
+pub enum Outcome {
+    Prepared(Box<Prepared>),
+    /// Nothing is to be served; the exit code.
+    Done(u8),
+}
+
+/// From a plan to bound addresses: starts a Python, has it evaluate the config file, checks the
+/// settings.
+///
+/// # Errors
+/// What the user has to correct.
+pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
+    process::become_subreaper()?;
+    let mut signals = Signals::new()?;
+    let Some(zygote) = signals.unless_stopped(zygotes::start(plan)).await else {
+        return Ok(Outcome::Done(0));
+    };
+    let zygote = zygote?;
+    let settings = zygote.settings.clone();
+    for warning in &zygote.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if settings.print_config {
+        print!("{}", config::print(&settings));
+    }
+    if settings.check_config || settings.print_config {
+        zygote.end().await;
+        return Ok(Outcome::Done(0));
+    }
+    let user = user_of(&settings)?;
+    if user.is_none() && process::is_root() {
+        eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
+    }
+    let listening = bind::all(&settings, user.as_ref()).map_err(|error| Trouble {
+        exit: 1,
+        text: format!("error: {error}"),
+    })?;
+    Ok(Outcome::Prepared(Box::new(Prepared {
+        settings,
+        zygote,
+        user,
+        listening,
+    })))
+}
+
+/// The user the settings name, with the group they name.
+fn user_of(settings: &Settings) -> Result<Option<User>, Trouble> {
+    let refuse = |error: std::io::Error| Trouble {
+        exit: 2,
+        text: format!("error: {error}"),
+    };
+    let text = |account: &Account| match account {
+        Account::Id(id) => id.to_string(),
+        Account::Name(name) => name.clone(),
+    };
+    let own = sys::users::own();
+    let mut user = match &settings.user {
+        Some(account) => sys::users::find_user(&text(account)).map_err(refuse)?,
+        None => own.clone(),
+    };
+    if let Some(group) = &settings.group {
+        user.gid = sys::users::find_group(&text(group)).map_err(refuse)?;
+    }
+    if (user.uid, user.gid) == (own.uid, own.gid) {
+        return Ok(None);
+    }
+    if !process::is_root() {
+        let text =
+            "error: --user and --group need root; hint: start ostler as root, or without them";
+        return Err(Trouble {
+            exit: 1,
+            text: text.to_owned(),
+        });
+    }
+    Ok(Some(user))
+}
