@@ -98,7 +98,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         python: handover.python,
     };
     let code = server.run(&mut asked).await;
-    server.end();
+    server.end().await;
     Ok(code)
 }
 
@@ -198,7 +198,10 @@ impl Server {
             } => {
                 self.handle.zygote_failed(generation, exit, text);
             }
-            FromKeeper::ZygoteExited { generation, .. } => self.handle.zygote_gone(generation),
+            // Its socket's end says the same, behind its last words.
+            FromKeeper::ZygoteExited { generation, exit } => {
+                tracing::debug!(generation, "the zygote ended: {exit}");
+            }
             FromKeeper::Zygote {
                 generation,
                 pid,
@@ -249,7 +252,10 @@ impl Server {
     }
 
     /// Ends the edge threads, then the logs: the last lines must be written.
-    fn end(&mut self) {
+    async fn end(&mut self) {
+        // The workers are gone; what they answered may still be on its way to slow clients.
+        let patience = self.settings.graceful_timeout;
+        let _ = tokio::time::timeout(patience, self.edge.peers.empty()).await;
         for thread in &mut self.threads {
             if let Some(stop) = thread.stop.take() {
                 let _ = stop.send(());

@@ -91,6 +91,8 @@ pub struct Connection {
     /// Spare memory for the frame to a worker.
     pub frame: Vec<u8>,
     pub access: Option<Arc<Mutex<AccessWriter>>>,
+    /// The response head, for the access log.
+    pub sent_head: Vec<u8>,
 }
 
 /// Serves a connection to its end.
@@ -145,6 +147,7 @@ impl Connection {
             retry_after: None,
             frame: Vec::new(),
             access,
+            sent_head: Vec::new(),
         }
     }
 

@@ -93,7 +93,7 @@ pub fn all(settings: &Settings) -> Result<Vec<Listening>, BindError> {
             }
             Bind::Fd(number) => {
                 let name = format!("fd://{number}");
-                let fd = fds::claim(*number).map_err(|cause| BindError {
+                let fd = fds::claim_listener(*number).map_err(|cause| BindError {
                     address: name.clone(),
                     cause,
                 })?;

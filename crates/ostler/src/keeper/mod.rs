@@ -19,7 +19,9 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use crate::cli::run::RunPlan;
 use crate::config::{self, Account, Settings};
 use crate::supervise::Hooks;
-use crate::sys::{self, Channel, Child, Exit, Pidfd, Signal, Spawn, User, fds, process};
+use crate::sys::{
+    self, Channel, Child, Exit, Pidfd, Signal, Spawn, User, fds, process, process::Children,
+};
 
 use bind::Listening;
 use protocol::{FromKeeper, HANDOVER_FD, Handover, ToKeeper};
@@ -51,6 +53,7 @@ struct Server {
 
 /// Runs the keeper to its end.
 pub fn run(plan: RunPlan) -> ExitCode {
+    sys::signal::unblock_all();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -359,7 +362,7 @@ impl Keeper {
             text: error.to_string(),
         };
         let mut server = None;
-        while let Some(pid) = process::next_ended_child().map_err(internal)? {
+        while let Children::Ended(pid) = process::next_child().map_err(internal)? {
             if self.zygotes.contains_key(&pid) {
                 // Whatever it left in its group (a worker's own children) must not outlive it.
                 let _ = process::kill_group(pid);
