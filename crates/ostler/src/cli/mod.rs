@@ -39,7 +39,10 @@ pub const SERVER: &str = "__server";
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     // The server is never started by a person, so it does not pay for the parser.
-    if std::env::args_os().nth(1).is_some_and(|first| first == SERVER) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == SERVER)
+    {
         return serve();
     }
     let mut command = command();
@@ -94,7 +97,9 @@ fn plan(matches: &ArgMatches) -> Result<RunPlan, Vec<ConfigError>> {
     })?;
     let around = Surroundings {
         variable: &variable,
-        names: std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
+        names: std::env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect(),
         directory,
         pid: std::process::id(),
     };

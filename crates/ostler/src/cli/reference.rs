@@ -36,8 +36,14 @@ config file cannot set it.
 pub fn run() -> String {
     let mut page = INTRODUCTION.to_owned();
     for group in TABLE.iter().filter(|group| group.heading != "Hooks") {
-        page.push_str(&format!("\n## {}\n\n| in the file | flags | default | |\n|---|---|---|---|\n", group.heading));
-        let rows = group.rows.iter().filter(|row| row.level == Level::Supported);
+        page.push_str(&format!(
+            "\n## {}\n\n| in the file | flags | default | |\n|---|---|---|---|\n",
+            group.heading
+        ));
+        let rows = group
+            .rows
+            .iter()
+            .filter(|row| row.level == Level::Supported);
         rows.for_each(|row| page.push_str(&supported(row)));
     }
     page.push_str("\n## Environment\n\n| variable | setting |\n|---|---|\n");
@@ -57,35 +63,60 @@ fn supported(row: &Setting) -> String {
         Whose::CommandLine => "command line".to_owned(),
     };
     let help = row.help.split(" [default: ").next().unwrap_or(row.help);
-    format!("| {name} | {} | {} | {} |\n", flag_list(row), default(row), escaped(help))
+    format!(
+        "| {name} | {} | {} | {} |\n",
+        flag_list(row),
+        default(row),
+        escaped(help)
+    )
 }
 
 fn flag_list(row: &Setting) -> String {
     let flags = flags::of(row);
     let short = flags.short.map(|short| format!("-{short}"));
-    let mut all: Vec<String> = short.into_iter().chain(flags.longs.iter().map(|long| (*long).to_owned())).collect();
+    let mut all: Vec<String> = short
+        .into_iter()
+        .chain(flags.longs.iter().map(|long| (*long).to_owned()))
+        .collect();
     if let Some(last) = all.last_mut().filter(|_| !flags.metavar.is_empty()) {
         let optional = matches!(row.kind, Kind::Choice(_, Some(_), _));
-        *last = if optional { format!("{last}[={}]", flags.metavar) } else { format!("{last} {}", flags.metavar) };
+        *last = if optional {
+            format!("{last}[={}]", flags.metavar)
+        } else {
+            format!("{last} {}", flags.metavar)
+        };
     }
-    all.iter().map(|flag| format!("`{flag}`")).collect::<Vec<_>>().join(" ")
+    all.iter()
+        .map(|flag| format!("`{flag}`"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn default(row: &Setting) -> String {
-    let special = row.help.split(" [default: ").nth(1).and_then(|rest| rest.strip_suffix(']'));
+    let special = row
+        .help
+        .split(" [default: ")
+        .nth(1)
+        .and_then(|rest| rest.strip_suffix(']'));
     match (special, row.kind, row.preset) {
         (Some(special), ..) => special.to_owned(),
-        (_, Kind::Size, Preset::Int(bytes)) if bytes > 0 && bytes % (1 << 20) == 0 => format!("`{}M`", bytes >> 20),
+        (_, Kind::Size, Preset::Int(bytes)) if bytes > 0 && bytes % (1 << 20) == 0 => {
+            format!("`{}M`", bytes >> 20)
+        }
         (.., Preset::Int(number)) => format!("`{number}`"),
-        (.., Preset::Word("") | Preset::Unset | Preset::Words([]) | Preset::Texts([])) => String::new(),
+        (.., Preset::Word("") | Preset::Unset | Preset::Words([]) | Preset::Texts([])) => {
+            String::new()
+        }
         (.., Preset::Word(ACCESS_LOG_FORMAT)) => "gunicorn's".to_owned(),
         (.., Preset::Word(word)) => format!("`{word}`"),
         (.., Preset::Words(words)) => format!("`{}`", words.join(",")),
         (.., Preset::Yes) => "on".to_owned(),
         (.., Preset::No) => "off".to_owned(),
-        (.., Preset::Texts(pairs)) => {
-            pairs.iter().map(|(key, value)| format!("`{key}: {value}`")).collect::<Vec<_>>().join(" ")
-        }
+        (.., Preset::Texts(pairs)) => pairs
+            .iter()
+            .map(|(key, value)| format!("`{key}: {value}`"))
+            .collect::<Vec<_>>()
+            .join(" "),
     }
 }
 
@@ -101,12 +132,23 @@ fn rest(page: &mut String) {
     page.push_str("\n## Settings of gunicorn without a meaning here\n\nThey are accepted; one warning names those that are set.\n\n");
     page.push_str("| in the file | flags | why |\n|---|---|---|\n");
     for row in flags::rows().filter(|row| row.level == Level::Moot) {
-        page.push_str(&format!("| `{}` | {} | {} |\n", row.name, flag_list(row), escaped(row.help)));
+        page.push_str(&format!(
+            "| `{}` | {} | {} |\n",
+            row.name,
+            flag_list(row),
+            escaped(row.help)
+        ));
     }
     page.push_str("\n## Settings of gunicorn that are refused\n\n| in the file | flags | why | instead |\n|---|---|---|---|\n");
     for row in flags::rows() {
         if let Level::Refused(hint) = row.level {
-            page.push_str(&format!("| `{}` | {} | {} | {} |\n", row.name, flag_list(row), escaped(row.help), escaped(hint)));
+            page.push_str(&format!(
+                "| `{}` | {} | {} | {} |\n",
+                row.name,
+                flag_list(row),
+                escaped(row.help),
+                escaped(hint)
+            ));
         }
     }
     page.push_str(
@@ -118,5 +160,7 @@ fn rest(page: &mut String) {
 
 /// Text that may stand in a cell of a Markdown table.
 fn escaped(text: &str) -> String {
-    text.replace('|', "\\|").replace('*', "\\*").replace('_', "\\_")
+    text.replace('|', "\\|")
+        .replace('*', "\\*")
+        .replace('_', "\\_")
 }
