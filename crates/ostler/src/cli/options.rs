@@ -39,6 +39,8 @@ pub fn command() -> Command {
         .help("module:callable, module:factory() or module");
     let command = Command::new("run")
         .visible_alias("gunicorn")
+        .display_name("ostler")
+        .override_usage("ostler run [OPTIONS] [APP]")
         .about(ABOUT)
         .after_help(EXAMPLES)
         .max_term_width(WIDEST)
