@@ -3,3 +3,4 @@
 pub mod files;
 pub mod h1;
 pub mod reply;
+pub mod websocket;
