@@ -1,2 +1,38 @@
 //! Developer commands. What CI runs is what a person runs.
-fn main() {}
+
+mod bench;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask tidy            the rules of the house that a compiler does not know
+cargo xtask bench [ARGS]    measure ostler beside its peers (bench/run.py --help)";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next();
+    let done = match command.as_deref() {
+        Some("tidy") => tidy::run(&root()),
+        Some("bench") => bench::run(&root(), arguments.collect()),
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The top of the repository.
+fn root() -> PathBuf {
+    let mut here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.pop();
+    here
+}

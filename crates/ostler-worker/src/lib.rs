@@ -8,11 +8,24 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 mod asgi;
+mod process;
 mod wsgi;
 
 /// The Python side, importable as `_ostler.<name>`.
 const SOURCES: &[(&str, &str)] = &[
+    ("appimport", include_str!("../py/appimport.py")),
     ("asgi", include_str!("../py/asgi.py")),
+    ("control", include_str!("../py/control.py")),
+    ("failure", include_str!("../py/failure.py")),
+    ("hijack", include_str!("../py/hijack.py")),
+    ("hooks", include_str!("../py/hooks.py")),
+    ("logs", include_str!("../py/logs.py")),
+    ("process", include_str!("../py/process.py")),
+    ("reload", include_str!("../py/reload.py")),
+    ("settings", include_str!("../py/settings.py")),
+    ("sharing", include_str!("../py/sharing.py")),
+    ("shims", include_str!("../py/shims.py")),
+    ("slots", include_str!("../py/slots.py")),
     ("worker", include_str!("../py/worker.py")),
     ("zygote", include_str!("../py/zygote.py")),
 ];
@@ -22,6 +35,7 @@ fn _ostler(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("WIRE_VERSION", ostler_wire::VERSION)?;
     wsgi::register(module)?;
     asgi::register(module)?;
+    process::register(module)?;
     let sources = PyDict::new(module.py());
     for (name, source) in SOURCES {
         sources.set_item(name, source)?;

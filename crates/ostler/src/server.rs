@@ -1,1 +1,510 @@
 //! The server process: what it holds, built in order, stopped in reverse.
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::{
+    self, AccessLogFormat, Account, ClientCertificates, HeaderMap, LogLevel, LogTarget, Settings,
+};
+use crate::edge::{self, Edge, Listener, Peers, Thread, Times};
+use crate::keeper::protocol::{FromKeeper, ServerHandover, ToKeeper};
+use crate::logs::{self, AccessLog};
+use crate::pool::{self, Pool};
+use crate::supervise::{self, Interface, Request, Supervisor, SupervisorHandle, Zygote};
+use crate::sys::{Channel, Pidfd};
+
+/// Disk that spooled bodies may take together, in bytes: 1 GiB.
+const SPOOL: u64 = 1 << 30;
+
+/// Threads that do blocking work for one edge thread: disk reads behind `wsgi.file_wrapper`.
+const BLOCKING_THREADS: usize = 8;
+
+/// An edge thread: its runtime is driven by a thread of its own until told to stop.
+struct EdgeThread {
+    handle: Handle,
+    thread: Arc<Thread>,
+    stop: Option<oneshot::Sender<()>>,
+    joined: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Runs the server that a keeper started.
+pub fn run() -> ExitCode {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build();
+    let served = match (ServerHandover::from_inherited(), runtime) {
+        (Ok(handover), Ok(runtime)) => runtime.block_on(serve(handover)),
+        (Err(error), _) | (_, Err(error)) => {
+            Err(anyhow::anyhow!("the server cannot start: {error}"))
+        }
+    };
+    match served {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
+    let settings = handover.settings;
+    let logs = Logs::open(&settings)?;
+    let threads = edge_threads(&settings, logs.access.as_ref())?;
+    let (requests, mut asked) = mpsc::unbounded_channel();
+    let hooks = match handover.hooks {
+        Some(fd) => supervise::Hooks::new(Some(Channel::new(fd)?)),
+        None => supervise::Hooks::new(None),
+    };
+    let plan = plan(&settings, threads.len());
+    let (supervisor, handle, slots) = Supervisor::new(plan.clone(), hooks, requests);
+    let handles = threads.iter().map(|thread| thread.handle.clone()).collect();
+    let pool = Pool::new(pool_limits(&settings), handle.clone(), handles);
+    let (stop, stopping) = watch::channel(false);
+    let edge = Arc::new(edge(&settings, Arc::clone(&pool), stopping)?);
+
+    tokio::spawn(Arc::clone(&pool).run(slots));
+    tokio::spawn(supervisor.run());
+    let zygote = Zygote {
+        generation: 1,
+        control: handover.zygote,
+        pidfd: handover.zygote_pidfd,
+    };
+    handle.zygote_started(zygote, plan);
+
+    let keeper = Channel::new(handover.keeper)?;
+    let mut listeners = Vec::new();
+    for (name, fd) in handover.listeners {
+        listeners.push((name, Listener::from_fd(fd)?));
+    }
+    let mut server = Server {
+        settings,
+        edge,
+        threads,
+        handle,
+        keeper,
+        stop,
+        listeners,
+        logs,
+        keeper_pid: handover.keeper_pid,
+        python: handover.python,
+    };
+    let code = server.run(&mut asked).await;
+    server.end();
+    Ok(code)
+}
+
+/// The running server, for the loop that listens to keeper and supervisor.
+struct Server {
+    settings: Settings,
+    edge: Arc<Edge>,
+    threads: Vec<EdgeThread>,
+    handle: SupervisorHandle,
+    keeper: Channel,
+    keeper_pid: u32,
+    python: String,
+    stop: watch::Sender<bool>,
+    listeners: Vec<(String, Listener)>,
+    logs: Logs,
+}
+
+impl Server {
+    async fn run(&mut self, asked: &mut mpsc::UnboundedReceiver<Request>) -> u8 {
+        if let Err(error) = self.listen() {
+            tracing::error!(%error, "cannot accept connections");
+            return 1;
+        }
+        loop {
+            tokio::select! {
+                request = asked.recv() => match request {
+                    Some(Request::StartZygote { generation }) => {
+                        let _ = self.keeper.send_json(&ToKeeper::StartZygote { generation }, &[]).await;
+                    }
+                    Some(Request::Ready { interface }) => self.announce(interface),
+                    Some(Request::Finish { code }) => return code,
+                    None => return 1,
+                },
+                message = self.keeper.recv() => match message {
+                    Ok(Some(message)) => match serde_json::from_slice(&message.bytes) {
+                        Ok(said) => self.obey(said, message.fds).await,
+                        Err(error) => tracing::error!(%error, "the keeper said what nobody understands"),
+                    },
+                    // The keeper is gone, and with it everything: the kernel ends us as well.
+                    _ => return 1,
+                },
+            }
+        }
+    }
+
+    /// Starts accepting on every edge thread.
+    fn listen(&self) -> std::io::Result<()> {
+        for (_, listener) in &self.listeners {
+            for thread in &self.threads {
+                let (edge, own) = (Arc::clone(&self.edge), Arc::clone(&thread.thread));
+                let listener = listener.try_clone()?;
+                thread.handle.spawn(async move {
+                    if let Err(error) = edge::accept(listener, edge, own).await {
+                        tracing::error!(%error, "a listener failed");
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The lines people wait for.
+    fn announce(&self, interface: Interface) {
+        let settings = &self.settings;
+        for (name, _) in &self.listeners {
+            tracing::info!("Listening at: {name} ({})", self.keeper_pid);
+        }
+        let (kind, threads) = match interface {
+            Interface::Wsgi => ("WSGI", settings.threads),
+            Interface::Asgi => ("ASGI", 1),
+        };
+        let hint = match (settings.workers, interface) {
+            (1, _) if settings.threads == 1 => "; more: --workers N, --threads N",
+            _ => "",
+        };
+        tracing::info!(
+            "{kind} app {} on Python {} ({}): {} × {}{hint}",
+            settings.app,
+            self.python,
+            settings.python.display(),
+            plural(settings.workers, "worker"),
+            plural(threads, "thread"),
+        );
+        tracing::info!("ready");
+    }
+
+    async fn obey(&mut self, said: FromKeeper, mut fds: Vec<OwnedFd>) {
+        match said {
+            FromKeeper::Stop { graceful } => self.begin_stop(graceful),
+            FromKeeper::Reload => self.handle.reload(),
+            FromKeeper::Workers { by } => self.handle.adjust(by),
+            FromKeeper::ReopenLogs => self.logs.reopen(),
+            FromKeeper::ZygoteFailed {
+                generation,
+                exit,
+                text,
+            } => {
+                self.handle.zygote_failed(generation, exit, text);
+            }
+            FromKeeper::ZygoteExited { generation, .. } => self.handle.zygote_gone(generation),
+            FromKeeper::Zygote {
+                generation,
+                pid,
+                settings,
+            } => {
+                let (Some(pidfd), Some(control)) = (fds.pop(), fds.pop()) else {
+                    return;
+                };
+                match Pidfd::from_fd(pidfd, pid) {
+                    Ok(pidfd) => {
+                        let plan = plan(&settings, self.threads.len());
+                        self.handle.zygote_started(
+                            Zygote {
+                                generation,
+                                control,
+                                pidfd,
+                            },
+                            plan,
+                        );
+                    }
+                    Err(error) => {
+                        self.handle.zygote_failed(
+                            generation,
+                            1,
+                            format!("no handle on a zygote: {error}"),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops accepting, lets requests end, then the workers.
+    fn begin_stop(&self, graceful: bool) {
+        tracing::info!(
+            "stopping: no new connections{}",
+            if graceful {
+                "; requests under way may finish"
+            } else {
+                ""
+            }
+        );
+        self.stop.send_replace(true);
+        for thread in &self.threads {
+            thread.thread.stopping.notify_waiters();
+        }
+        self.handle.stop(graceful);
+    }
+
+    /// Ends the edge threads, then the logs: the last lines must be written.
+    fn end(&mut self) {
+        for thread in &mut self.threads {
+            if let Some(stop) = thread.stop.take() {
+                let _ = stop.send(());
+            }
+        }
+        for thread in &mut self.threads {
+            if let Some(joined) = thread.joined.take() {
+                let _ = joined.join();
+            }
+        }
+        tracing::info!("stopped");
+        self.logs.close();
+    }
+}
+
+fn plural(count: u32, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+// Parts, from settings.
+
+struct Logs {
+    access: Option<AccessLog>,
+    error: logs::Sink,
+}
+
+impl Logs {
+    fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let offset = logs::local_offset();
+        let target = |target: &LogTarget| match target {
+            LogTarget::Off => None,
+            LogTarget::Standard => Some(None),
+            LogTarget::File(path) => Some(Some(path.clone())),
+        };
+        let errors = match target(&settings.error_log).flatten() {
+            Some(path) => logs::Target::Path(path),
+            None => logs::Target::Stderr,
+        };
+        let level = match settings.log_level {
+            LogLevel::Debug => logs::Level::Debug,
+            LogLevel::Info => logs::Level::Info,
+            LogLevel::Warning => logs::Level::Warning,
+            LogLevel::Error => logs::Level::Error,
+            LogLevel::Critical => logs::Level::Critical,
+        };
+        let error = logs::error_sink(&errors, offset)?;
+        let colours = logs::wants_colours(&errors, std::env::var_os("NO_COLOR").as_deref());
+        logs::start(level, error.clone(), offset, colours);
+        let access = match target(&settings.access_log) {
+            None => None,
+            Some(path) => {
+                let format = match &settings.access_log_format {
+                    AccessLogFormat::Json => logs::Format::Json,
+                    AccessLogFormat::Atoms(atoms) => logs::Format::compile(atoms)?,
+                };
+                let target = path.map_or(logs::Target::Stdout, logs::Target::Path);
+                Some(AccessLog::open(format, &target, offset)?)
+            }
+        };
+        Ok(Self { access, error })
+    }
+
+    fn reopen(&self) {
+        self.error.reopen();
+        if let Some(access) = &self.access {
+            access.sink().reopen();
+        }
+    }
+
+    fn close(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        if let Some(access) = &self.access {
+            access.sink().close(PATIENCE);
+        }
+        self.error.close(PATIENCE);
+    }
+}
+
+/// The edge threads: half the cores, so that workers have the rest; one on small machines.
+fn edge_threads(
+    settings: &Settings,
+    access: Option<&AccessLog>,
+) -> anyhow::Result<Vec<EdgeThread>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = settings
+        .edge_threads
+        .map_or((cores / 4).max(1), |count| count as usize);
+    let memory = edge::files::TOTAL_BYTES / count;
+    (0..count)
+        .map(|index| EdgeThread::start(index, memory, access))
+        .collect()
+}
+
+impl EdgeThread {
+    fn start(index: usize, file_memory: usize, access: Option<&AccessLog>) -> anyhow::Result<Self> {
+        let runtime: Runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_name(format!("edge-{index}-disk"))
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let joined = std::thread::Builder::new()
+            .name(format!("edge-{index}"))
+            .spawn(move || {
+                let _ = runtime.block_on(stopped);
+                // What still runs is cut off; the drain before this waited for it long enough.
+                runtime.shutdown_timeout(Duration::from_millis(100));
+            })?;
+        let thread = Thread::new(index, file_memory, access);
+        Ok(Self {
+            handle,
+            thread,
+            stop: Some(stop),
+            joined: Some(joined),
+        })
+    }
+}
+
+fn pool_limits(settings: &Settings) -> pool::Limits {
+    pool::Limits {
+        line_length: settings.line_length as usize,
+        line_timeout: settings.line_timeout,
+        streams_per_worker: settings.worker_connections,
+        max_requests: settings.max_requests.unwrap_or(0),
+        max_requests_jitter: settings.max_requests_jitter,
+        ..pool::Limits::default()
+    }
+}
+
+fn edge(
+    settings: &Settings,
+    pool: Arc<Pool>,
+    stopping: watch::Receiver<bool>,
+) -> anyhow::Result<Edge> {
+    const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+    let times = Times {
+        head: settings.header_timeout.unwrap_or(FOREVER),
+        idle: settings.keepalive.unwrap_or(Duration::ZERO),
+        body_grace: settings.body_timeout.unwrap_or(FOREVER),
+        min_rate: settings.minimum_rate.unwrap_or(1),
+        write_stall: settings.write_timeout.unwrap_or(FOREVER),
+        response: settings.timeout.unwrap_or(FOREVER),
+        ..Times::default()
+    };
+    let statics = settings
+        .static_files
+        .iter()
+        .map(|files| edge::files::Route {
+            prefix: Some(files.prefix.clone()),
+            directory: files.directory.clone(),
+            public: true,
+        });
+    let tls = match &settings.tls {
+        None => None,
+        Some(tls) => {
+            let (client_ca, client_required) = match &tls.clients {
+                ClientCertificates::NotAsked => (None, false),
+                ClientCertificates::Optional(path) => (Some(path.clone()), false),
+                ClientCertificates::Required(path) => (Some(path.clone()), true),
+            };
+            let files = edge::tls::Files {
+                certificate: tls.certfile.clone(),
+                key: tls.keyfile.clone(),
+                client_ca,
+                client_required,
+            };
+            Some(edge::tls::config(&files)?.into())
+        }
+    };
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
+    Ok(Edge {
+        pool,
+        peers: Peers::new(settings.max_connections_per_address.unwrap_or(0) as usize),
+        statics: edge::files::Statics::open(statics.collect())?,
+        tls,
+        limits: edge::h1::head::Limits {
+            line: settings.limit_request_line as usize,
+            fields: settings.limit_request_fields as usize,
+            field: settings.limit_request_field_size as usize,
+            refuse_underscores: settings.header_map == HeaderMap::Refuse,
+            ..edge::h1::head::Limits::default()
+        },
+        times,
+        forwarding: edge::Forwarding::new(
+            settings.forwarded_allow_ips.clone(),
+            settings.secure_scheme_headers.clone(),
+        ),
+        body_limit: settings.limit_request_body.unwrap_or(0),
+        request_buffering: settings.request_buffering,
+        response_buffering: settings.response_buffering,
+        root: settings.root_path.clone(),
+        spool: Arc::new(edge::Budget::new(
+            settings
+                .tmp_upload_dir
+                .clone()
+                .unwrap_or_else(std::env::temp_dir),
+            SPOOL,
+        )),
+        stopping,
+        next_id: AtomicU64::new(u64::from_le_bytes(seed)),
+    })
+}
+
+/// What the supervisor is to run: the `load` message and how many of it.
+fn plan(settings: &Settings, edge_threads: usize) -> supervise::Plan {
+    let user = settings.user.as_ref().map(|account| match account {
+        Account::Id(id) => id.to_string(),
+        Account::Name(name) => name.clone(),
+    });
+    let user = user.and_then(|name| crate::sys::users::find_user(&name).ok());
+    let group = settings.group.as_ref().and_then(|account| match account {
+        Account::Id(id) => Some(*id),
+        Account::Name(name) => crate::sys::users::find_group(name).ok(),
+    });
+    let seconds = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64());
+    let load = json!({
+        "type": "load",
+        "app": settings.app,
+        "interface": settings.interface,
+        "preload": settings.preload,
+        "chdir": settings.chdir,
+        "env": settings.env.iter().cloned().collect::<std::collections::HashMap<_, _>>(),
+        "pythonpath": settings.pythonpath,
+        "user": user.as_ref().map(|user| user.uid),
+        "group": group.or(user.as_ref().map(|user| user.gid)),
+        "groups": user.map(|user| user.groups).unwrap_or_default(),
+        "umask": settings.umask,
+        "workers": settings.workers,
+        "threads": settings.threads,
+        "timeout": seconds(settings.timeout),
+        "graceful_timeout": settings.graceful_timeout.as_secs_f64(),
+        "proc_name": settings.proc_name,
+        "error_log": crate::keeper::error_log_path(settings),
+        "capture_output": settings.capture_output,
+        "websocket_threads": settings.websocket_threads,
+        "lifespan": settings.lifespan,
+        "loop": settings.event_loop,
+        "root_path": settings.root_path,
+        "reload": settings.reload,
+        "reload_extra_files": settings.reload_extra_files,
+        "cfg": config::effective(settings),
+        "max_body_inline": 65536,
+    });
+    supervise::Plan {
+        policy: supervise::Policy {
+            workers: settings.workers,
+            graceful: settings.graceful_timeout,
+            stop_first: settings.single_process,
+        },
+        load,
+        threads: settings.threads,
+        edge_threads: edge_threads as u32,
+        memory_soft: settings.memory_soft,
+        memory_hard: settings.memory_hard,
+    }
+}

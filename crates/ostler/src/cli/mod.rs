@@ -1,5 +1,103 @@
 //! The command line: one file per subcommand; no logic of its own.
 
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod options;
+mod python;
+pub mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+use crate::config::ConfigError;
+use crate::{keeper, server};
+use run::{RunPlan, Surroundings};
+
+/// The exit code for a command line or settings that cannot be served.
+const USAGE: u8 = 2;
+
+/// The word by which the keeper starts its server.
+const SERVER: &str = "__server";
+
+const SHORT_HELP: &str = "\
+{name} {version}
+{about}
+
+Usage: {usage}
+
+Commands:
+{subcommands}
+
+ostler run app:app      serves the callable `app` of app.py on 127.0.0.1:8000
+ostler run --help       has all the options
+";
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    // The server process is this program under another name for nobody but the keeper.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == SERVER)
+    {
+        return server::run();
+    }
+    let mut command = command();
+    let matches = match command.try_get_matches_from_mut(std::env::args_os()) {
+        Ok(matches) => matches,
+        Err(answer) => {
+            // Help and versions are "errors" of clap as well, with exit code 0. A closed pipe changes nothing.
+            drop(answer.print());
+            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    match matches.subcommand() {
+        Some(("run", matches)) => match plan(matches) {
+            Ok(plan) => keeper::run(plan),
+            Err(errors) => refuse(&errors),
+        },
+        _ => {
+            drop(command.print_help());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// All commands.
+fn command() -> Command {
+    Command::new("ostler")
+        .about("Puts a Python web app in production and keeps it there")
+        .version(env!("CARGO_PKG_VERSION"))
+        .help_template(SHORT_HELP)
+        .disable_help_subcommand(true)
+        .subcommand(options::command())
+}
+
+fn plan(matches: &ArgMatches) -> Result<RunPlan, Vec<ConfigError>> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let directory = run::current_directory(variable("PWD").as_deref()).map_err(|error| {
+        vec![ConfigError {
+            what: "the current directory cannot be used".to_owned(),
+            seen: error.to_string(),
+            hint: "start ostler in a directory that exists".to_owned(),
+        }]
+    })?;
+    let around = Surroundings {
+        variable: &variable,
+        names: std::env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect(),
+        directory,
+        pid: std::process::id(),
+    };
+    run::plan(matches, &around)
+}
+
+/// Says all that is wrong, each on a line of its own.
+pub fn refuse(errors: &[ConfigError]) -> ExitCode {
+    let mut out = std::io::stderr().lock();
+    for error in errors {
+        // Nobody can be told when standard error is closed.
+        drop(writeln!(out, "error: {error}"));
+    }
+    ExitCode::from(USAGE)
 }

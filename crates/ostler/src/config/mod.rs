@@ -1,1 +1,36 @@
 //! Text → what was written → checked settings. Knows no sockets and starts nothing.
+//!
+//! [`table::TABLE`] is the one list of settings. [`Written`] holds what the command line, `GUNICORN_CMD_ARGS` and the
+//! environment say; the config file is Python, is evaluated in the zygote, and arrives here as JSON. [`finish`] lays
+//! the sources over each other (defaults, environment, file, `GUNICORN_CMD_ARGS`, command line: as gunicorn does),
+//! checks everything and yields [`Settings`], or every error at once.
+
+pub mod bind;
+pub mod dotenv;
+pub mod flags;
+pub mod network;
+pub mod settings;
+pub mod table;
+pub mod units;
+pub mod words;
+pub mod written;
+
+mod assemble;
+mod error;
+mod layers;
+mod report;
+mod unknown;
+mod value;
+mod worker_class;
+
+pub use assemble::finish;
+pub use bind::Bind;
+pub use error::ConfigError;
+pub use layers::check_early;
+#[cfg(test)]
+pub use network::Network;
+pub use network::Trust;
+pub use report::{effective, print};
+pub use settings::*;
+pub use unknown::hook_warnings;
+pub use written::Written;

@@ -1,6 +1,178 @@
 //! A network connection → a request with a known route → a response.
+//!
+//! The edge knows HTTP, clients and limits. It knows nothing of processes: a worker is a lease of
+//! the pool. Read `handle.rs` for the request line, `connection.rs` for what surrounds it.
 
+mod answer;
+mod body;
+mod buffer;
+mod connection;
+mod deadline;
+mod ending;
 pub mod files;
+mod forwarded;
 pub mod h1;
+mod handle;
+mod io;
+mod listen;
+mod outgoing;
+mod peers;
+mod reason;
+mod relay;
 pub mod reply;
-pub mod websocket;
+mod row;
+mod spool;
+pub mod tls;
+mod tunnel;
+mod websocket;
+mod worker_file;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, watch};
+use tokio_rustls::TlsAcceptor;
+
+use crate::logs::{AccessLog, AccessWriter};
+use crate::pool::Pool;
+
+pub use connection::Peer;
+pub use forwarded::Forwarding;
+pub use listen::{Listener, run as accept};
+pub use peers::Peers;
+pub use spool::Budget;
+
+/// How long a client may take for each step.
+#[derive(Debug, Clone)]
+pub struct Times {
+    /// The TLS handshake: 10 s.
+    pub handshake: Duration,
+    /// A whole request head, from its first byte: 10 s.
+    pub head: Duration,
+    /// Between two requests: 75 s, longer than the 60 s after which load balancers close, so that
+    /// they never reuse a connection that we are closing.
+    pub idle: Duration,
+    /// An idle connection keeps its buffers this long: 2 s.
+    pub release: Duration,
+    /// A body may be slower than `min_rate` for this long: 10 s.
+    pub body_grace: Duration,
+    /// Bytes per second that a body must average after its grace: 500.
+    pub min_rate: u64,
+    /// A client that takes none of its response for this long is given up: 30 s.
+    pub write_stall: Duration,
+    /// Reading what a client still sends when its answer is complete: 1 s.
+    pub linger: Duration,
+    /// From dispatch to the response head: 30 s.
+    pub response: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            release: Duration::from_secs(2),
+            body_grace: Duration::from_secs(10),
+            min_rate: 500,
+            write_stall: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
+            response: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Everything the edge threads share.
+pub struct Edge {
+    pub pool: Arc<Pool>,
+    pub peers: Arc<Peers>,
+    pub statics: files::Statics,
+    pub tls: Option<TlsAcceptor>,
+    pub limits: h1::head::Limits,
+    pub times: Times,
+    pub forwarding: forwarded::Forwarding,
+    /// Bytes a request body may have; 0 is no limit.
+    pub body_limit: u64,
+    /// Collect a request body before a synchronous app is called.
+    pub request_buffering: bool,
+    /// Take a response off its worker as fast as it comes.
+    pub response_buffering: bool,
+    /// `SCRIPT_NAME` / `root_path` that every request carries.
+    pub root: String,
+    pub spool: Arc<Budget>,
+    /// True once no new connection is accepted.
+    pub stopping: watch::Receiver<bool>,
+    /// Numbers requests; starts at a random place so that ids differ between runs.
+    pub next_id: AtomicU64,
+}
+
+impl Edge {
+    fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.clone()
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    fn trusts(&self, peer: &Peer) -> bool {
+        self.forwarding.trusts(peer.address)
+    }
+
+    fn request_id(&self) -> u64 {
+        // Scrambled, so that an id tells nobody how many requests there were.
+        self.next_id
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+}
+
+/// What the connections of one edge thread share.
+pub struct Thread {
+    /// Number of the thread, from 0.
+    pub index: usize,
+    /// Guards the date line, made anew once a second.
+    date: Mutex<(u64, [u8; 29])>,
+    /// Guards this thread's static files in memory.
+    pub files: Mutex<files::FileCache>,
+    /// Wakes idle connections when the server stops.
+    pub stopping: Notify,
+    /// Formats this thread's rows; guards its buffer.
+    access: Option<Arc<Mutex<AccessWriter>>>,
+}
+
+impl Thread {
+    /// `file_memory` is this thread's share of the memory for static files, in bytes.
+    pub fn new(index: usize, file_memory: usize, access: Option<&AccessLog>) -> Arc<Self> {
+        Arc::new(Self {
+            index,
+            date: Mutex::new((0, h1::date::imf_fixdate(0))),
+            files: Mutex::new(files::FileCache::new(file_memory)),
+            stopping: Notify::new(),
+            access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
+        })
+    }
+
+    /// The value of a `Date` field now.
+    fn date(&self) -> [u8; 29] {
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs());
+        let mut date = lock(&self.date);
+        if date.0 != seconds {
+            *date = (seconds, h1::date::imf_fixdate(seconds));
+        }
+        date.1
+    }
+}
+
+/// Locks plain data that a panicking holder leaves usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Microseconds since `start`.
+fn micros_since(start: Instant) -> u64 {
+    start.elapsed().as_micros() as u64
+}

@@ -1,1 +1,637 @@
-//! A request → a free slot.
+//! A request → a free slot: lease, wait in line, give back.
+//!
+//! The pool knows which slots of the live version are free and who waits. It neither starts nor
+//! stops workers (the supervisor does, and tells the pool through [`SlotEvent`]s) and never looks
+//! into a request.
+//!
+//! A slot has a home edge thread. There is a free list per thread and one line: a thread leases its
+//! own slots first, last used first, so that the rest stay cold; a slot of another thread changes
+//! home. A returned slot goes to the head of the line, wherever that request lives: no request
+//! waits while a slot that may serve it is free.
+
+mod channel;
+mod slot;
+mod worker;
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::supervise::{Interface, PoolState, SlotEvent, SupervisorHandle, WorkerId};
+
+pub use channel::Channel;
+pub use slot::{Fault, Frame, Slot};
+pub use worker::Worker;
+
+/// Bounds of the line and of what a worker may serve.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Requests that may wait. The default is 1,000: at 10 ms each through one slot, ten seconds.
+    pub line_length: usize,
+    /// Bytes of buffered requests that may wait. The default is 64 MiB.
+    pub line_bytes: usize,
+    /// How long a request may wait. The default is 30 s.
+    pub line_timeout: Duration,
+    /// Concurrent requests on one event loop.
+    pub streams_per_worker: u32,
+    /// Requests after which a worker is replaced; 0 is never.
+    pub max_requests: u64,
+    /// Up to this many requests are added to `max_requests`, differently for each worker, so that
+    /// workers do not leave together.
+    pub max_requests_jitter: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            line_length: 1000,
+            line_bytes: 64 << 20,
+            line_timeout: Duration::from_secs(30),
+            streams_per_worker: 1000,
+            max_requests: 0,
+            max_requests_jitter: 0,
+        }
+    }
+}
+
+/// Why no slot was leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The line holds as many requests or bytes as it may.
+    LineFull,
+    /// The deadline passed while waiting.
+    LineTimeout,
+    /// The app's workers keep dying; try again in `retry_after` seconds.
+    CrashLooping { retry_after: u32 },
+    /// The server is stopping.
+    Stopping,
+}
+
+/// A slot or a stream, as it comes out of the line.
+pub enum Grant {
+    Slot(Slot),
+    Stream(channel::Stream),
+}
+
+impl Grant {
+    fn worker(&self) -> &Arc<Worker> {
+        match self {
+            Self::Slot(slot) => &slot.worker,
+            Self::Stream(stream) => stream.worker(),
+        }
+    }
+
+    /// The stream id that frames of this exchange carry; 0 on a slot.
+    pub fn stream_id(&self) -> u32 {
+        match self {
+            Self::Slot(_) => 0,
+            Self::Stream(stream) => stream.id(),
+        }
+    }
+
+    /// Sends the first bytes of `frames`, `passed` with them; returns how many went. Frames with
+    /// body bytes go by [`Grant::poll_credit`] first.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &[u8],
+        passed: Option<BorrowedFd<'_>>,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Slot(slot) => slot.poll_send(cx, frames, passed),
+            Self::Stream(stream) => Poll::Ready(stream.send(frames, passed).map(|()| frames.len())),
+        }
+    }
+
+    /// How many of `wanted` body bytes may be sent now. A slot's own socket holds its sender back.
+    pub fn poll_credit(&self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Fault>> {
+        match self {
+            Self::Slot(_) => Poll::Ready(Ok(wanted)),
+            Self::Stream(stream) => stream.poll_credit(cx, wanted),
+        }
+    }
+
+    /// Ready when the worker's next frame is there.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        match self {
+            Self::Slot(slot) => slot.poll_frame(cx),
+            Self::Stream(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    /// The frame that [`Grant::poll_frame`] announced.
+    pub fn take(&mut self) -> Result<Frame<'_>, Fault> {
+        match self {
+            Self::Slot(slot) => slot.take(),
+            Self::Stream(stream) => stream.take(),
+        }
+    }
+
+    /// Sends all of `frames`.
+    pub async fn send(
+        &mut self,
+        frames: &[u8],
+        mut passed: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < frames.len() {
+            sent += poll_fn(|cx| self.poll_send(cx, &frames[sent..], passed)).await?;
+            passed = None;
+        }
+        Ok(())
+    }
+}
+
+struct Waiter {
+    thread: usize,
+    bytes: usize,
+    grant: oneshot::Sender<Grant>,
+}
+
+struct State {
+    serving: PoolState,
+    generation: u64,
+    /// Idle slots by home thread; slots that no thread has used yet sit in the last list.
+    free: Vec<Vec<Slot>>,
+    /// Channels of event loops by edge thread.
+    channels: Vec<Vec<Arc<Channel>>>,
+    line: VecDeque<Waiter>,
+    line_bytes: usize,
+    workers: HashMap<WorkerId, Arc<Worker>>,
+    /// Workers of a generation that is not switched to yet.
+    parked: Vec<SlotEvent>,
+}
+
+/// All slots of the live version.
+pub struct Pool {
+    /// Guards the free lists and the line together: an idle slot and a request that waits for one
+    /// never coexist.
+    state: Mutex<State>,
+    limits: Limits,
+    supervisor: SupervisorHandle,
+    /// The app runs on event loops.
+    streams: AtomicBool,
+    /// Requests served and retries made, for the retry budget.
+    leases: AtomicU64,
+    retries: AtomicU64,
+    /// The edge threads' runtimes: a channel must be registered on its own.
+    threads: Vec<Handle>,
+}
+
+impl Pool {
+    pub fn new(limits: Limits, supervisor: SupervisorHandle, threads: Vec<Handle>) -> Arc<Self> {
+        let count = threads.len();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                serving: PoolState::Starting,
+                generation: 0,
+                free: (0..=count).map(|_| Vec::new()).collect(),
+                channels: (0..count).map(|_| Vec::new()).collect(),
+                line: VecDeque::new(),
+                line_bytes: 0,
+                workers: HashMap::new(),
+                parked: Vec::new(),
+            }),
+            limits,
+            supervisor,
+            streams: AtomicBool::new(false),
+            leases: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            threads,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change below leaves the state whole before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leases a slot to a request on edge thread `thread`, or waits in line for one. `bytes` is
+    /// what the request holds in memory meanwhile.
+    pub async fn lease(self: &Arc<Self>, thread: usize, bytes: usize) -> Result<Lease, Refused> {
+        let mut waiting = {
+            let mut state = self.state();
+            if let Some(grant) = state.take_free(thread, self.limits.streams_per_worker) {
+                drop(state);
+                return self.begin(grant, thread);
+            }
+            state.refusal()?;
+            if state.line.len() >= self.limits.line_length
+                || state.line_bytes + bytes > self.limits.line_bytes
+            {
+                return Err(Refused::LineFull);
+            }
+            let (grant, place) = oneshot::channel();
+            state.line.push_back(Waiter {
+                thread,
+                bytes,
+                grant,
+            });
+            state.line_bytes += bytes;
+            Waiting {
+                pool: self,
+                place,
+                served: false,
+            }
+        };
+        match tokio::time::timeout(self.limits.line_timeout, &mut waiting.place).await {
+            Ok(Ok(grant)) => {
+                waiting.served = true;
+                self.begin(grant, thread)
+            }
+            Ok(Err(_line_was_cleared)) => {
+                waiting.served = true;
+                Err(self.state().refusal().err().unwrap_or(Refused::Stopping))
+            }
+            Err(_elapsed) => Err(Refused::LineTimeout),
+        }
+    }
+
+    fn begin(self: &Arc<Self>, mut grant: Grant, thread: usize) -> Result<Lease, Refused> {
+        if let Grant::Slot(slot) = &mut grant
+            && let Err(error) = slot.move_to(thread)
+        {
+            // Only a full descriptor table can refuse the registration.
+            tracing::error!(%error, "a slot could not be watched; its worker is replaced");
+            self.supervisor
+                .misbehaved(slot.worker.id, format!("slot lost: {error}"));
+            return Err(Refused::LineFull);
+        }
+        grant.worker().lease_began();
+        self.leases.fetch_add(1, Ordering::Relaxed);
+        Ok(Lease {
+            pool: Arc::clone(self),
+            grant: Some(grant),
+        })
+    }
+
+    /// Whether the app runs on event loops, so that bodies may stream to it.
+    pub fn streams(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Takes one retry from the budget: at most a tenth of all requests are asked twice, so that a
+    /// dying app is not asked twice as often as a living one.
+    pub fn may_retry(&self) -> bool {
+        let retries = self.retries.load(Ordering::Relaxed);
+        let allowed = retries < 10 + self.leases.load(Ordering::Relaxed) / 10;
+        if allowed {
+            self.retries.fetch_add(1, Ordering::Relaxed);
+        }
+        allowed
+    }
+
+    /// Applies what the supervisor reports, until it ends.
+    pub async fn run(self: Arc<Self>, mut events: mpsc::Receiver<SlotEvent>) {
+        while let Some(event) = events.recv().await {
+            self.apply(event);
+        }
+    }
+
+    fn apply(self: &Arc<Self>, event: SlotEvent) {
+        match event {
+            SlotEvent::WorkerReady { generation, .. } if self.parks(generation) => {
+                self.state().parked.push(event);
+            }
+            SlotEvent::WorkerReady {
+                worker,
+                pid,
+                interface,
+                sockets,
+                ..
+            } => {
+                let worker = Arc::new(Worker::new(worker, pid));
+                self.state().workers.insert(worker.id, Arc::clone(&worker));
+                match interface {
+                    Interface::Wsgi => sockets
+                        .into_iter()
+                        .for_each(|socket| self.offer(Slot::new(Arc::clone(&worker), socket))),
+                    Interface::Asgi => {
+                        self.streams.store(true, Ordering::Relaxed);
+                        self.connect(&worker, sockets);
+                    }
+                }
+            }
+            SlotEvent::SlotAdded { worker, socket } => {
+                let known = self.state().workers.get(&worker).cloned();
+                if let Some(worker) = known.filter(|worker| !worker.is_draining()) {
+                    self.offer(Slot::new(worker, socket));
+                }
+            }
+            SlotEvent::Draining { worker } => self.drain(worker),
+            SlotEvent::Gone { worker, how } => {
+                self.drain(worker);
+                let gone = self.state().workers.remove(&worker);
+                if let Some(gone) = gone {
+                    gone.exited(how);
+                }
+            }
+            SlotEvent::GenerationSwitched { generation } => {
+                let parked = {
+                    let mut state = self.state();
+                    state.generation = generation;
+                    std::mem::take(&mut state.parked)
+                };
+                parked.into_iter().for_each(|event| self.apply(event));
+            }
+            SlotEvent::State(serving) => self.enter(serving),
+        }
+    }
+
+    /// True for a worker of a generation that does not serve yet.
+    fn parks(&self, generation: u64) -> bool {
+        let current = self.state().generation;
+        current != 0 && generation > current
+    }
+
+    fn enter(&self, serving: PoolState) {
+        let mut state = self.state();
+        state.serving = serving;
+        if matches!(
+            serving,
+            PoolState::CrashLooping { .. } | PoolState::Stopping
+        ) && state.workers.is_empty()
+        {
+            // Dropping the senders tells every waiting request.
+            state.line.clear();
+            state.line_bytes = 0;
+        }
+    }
+
+    /// Takes a worker's idle slots out; those in use follow as their requests end.
+    fn drain(&self, id: WorkerId) {
+        let (idle, channels) = {
+            let mut state = self.state();
+            let Some(worker) = state.workers.get(&id).cloned() else {
+                return;
+            };
+            worker.drain();
+            let mut idle = Vec::new();
+            for list in &mut state.free {
+                idle.extend(list.extract_if(.., |slot| slot.worker.id == id));
+            }
+            let mut channels = Vec::new();
+            for list in &mut state.channels {
+                channels.extend(list.extract_if(.., |channel| channel.worker.id == id));
+            }
+            (idle, channels)
+        };
+        drop(idle);
+        for channel in channels {
+            channel.drain();
+        }
+    }
+
+    /// Registers an event loop's sockets, one per edge thread, each on its own.
+    fn connect(self: &Arc<Self>, worker: &Arc<Worker>, sockets: Vec<OwnedFd>) {
+        for (thread, (handle, socket)) in self.threads.iter().zip(sockets).enumerate() {
+            let (pool, worker) = (Arc::clone(self), Arc::clone(worker));
+            handle.spawn(async move {
+                let channel = match Channel::new(Arc::clone(&worker), socket) {
+                    Ok(channel) => Arc::new(channel),
+                    Err(error) => {
+                        return pool
+                            .supervisor
+                            .misbehaved(worker.id, format!("no channel: {error}"));
+                    }
+                };
+                tokio::spawn(Arc::clone(&channel).write_loop());
+                tokio::spawn(Arc::clone(&channel).ping_loop());
+                pool.state().channels[thread].push(Arc::clone(&channel));
+                pool.serve_line_from_channels();
+                let fault = channel.read_loop().await;
+                pool.lost_channel(&worker, thread, &fault);
+            });
+        }
+    }
+
+    fn lost_channel(&self, worker: &Arc<Worker>, thread: usize, fault: &Fault) {
+        self.state().channels[thread].retain(|channel| channel.worker.id != worker.id);
+        if let Fault::Wire(_) | Fault::Descriptor = fault {
+            self.supervisor.misbehaved(worker.id, fault.to_string());
+        }
+    }
+
+    /// Gives an idle slot to the head of the line, or to the free list.
+    fn offer(&self, slot: Slot) {
+        let mut grant = Grant::Slot(slot);
+        let mut state = self.state();
+        while let Some(waiter) = state.next_waiter() {
+            match waiter.grant.send(grant) {
+                Ok(()) => return,
+                Err(back) => grant = back,
+            }
+        }
+        if let Grant::Slot(slot) = grant {
+            let list = slot.home().unwrap_or(self.threads.len());
+            state.free[list].push(slot);
+        }
+    }
+
+    /// Lets waiting requests onto event loops that have room.
+    fn serve_line_from_channels(&self) {
+        let mut state = self.state();
+        while let Some(thread) = state.line.front().map(|waiter| waiter.thread) {
+            let Some(stream) = state.open_stream(thread, self.limits.streams_per_worker) else {
+                return;
+            };
+            let Some(waiter) = state.next_waiter() else {
+                return;
+            };
+            // A request that has left the line drops its stream, which cancels nothing: no frame
+            // of it was sent.
+            let _ = waiter.grant.send(Grant::Stream(stream));
+        }
+    }
+
+    /// Books a finished request and replaces a worker that has served its share.
+    fn ended(&self, worker: &Worker) {
+        let served = worker.lease_ended();
+        if self.limits.max_requests > 0 && served == self.share(worker) {
+            self.supervisor
+                .recycle(worker.id, format!("served {served} requests"));
+        }
+    }
+
+    /// The number of requests after which `worker` is replaced.
+    fn share(&self, worker: &Worker) -> u64 {
+        // Fibonacci hashing of the worker's number: spread evenly, the same on every call.
+        let spread = worker.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        self.limits.max_requests + spread % (self.limits.max_requests_jitter + 1)
+    }
+}
+
+/// A request in line. Dropped unserved (its deadline passed, its client left), it gives up its
+/// place, and a slot that reached it in the same moment goes on to the next.
+struct Waiting<'a> {
+    pool: &'a Arc<Pool>,
+    place: oneshot::Receiver<Grant>,
+    served: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.served {
+            return;
+        }
+        self.place.close();
+        match self.place.try_recv() {
+            Ok(Grant::Slot(slot)) => self.pool.offer(slot),
+            Ok(Grant::Stream(_)) => {}
+            Err(_) => self.pool.state().forget_leavers(),
+        }
+    }
+}
+
+impl State {
+    /// Whether requests are turned away without waiting.
+    fn refusal(&self) -> Result<(), Refused> {
+        match self.serving {
+            PoolState::CrashLooping { retry_after } => Err(Refused::CrashLooping { retry_after }),
+            PoolState::Stopping if self.workers.is_empty() => Err(Refused::Stopping),
+            PoolState::Stopping | PoolState::Starting | PoolState::Serving => Ok(()),
+        }
+    }
+
+    fn forget_leavers(&mut self) {
+        let mut freed = 0;
+        self.line.retain(|waiter| {
+            let waits = !waiter.grant.is_closed();
+            freed += if waits { 0 } else { waiter.bytes };
+            waits
+        });
+        self.line_bytes -= freed.min(self.line_bytes);
+    }
+
+    fn take_free(&mut self, thread: usize, streams_per_worker: u32) -> Option<Grant> {
+        if let Some(slot) = self.free[thread].pop() {
+            return Some(Grant::Slot(slot));
+        }
+        if let Some(slot) = self.free.iter_mut().rev().find_map(Vec::pop) {
+            return Some(Grant::Slot(slot));
+        }
+        self.open_stream(thread, streams_per_worker)
+            .map(Grant::Stream)
+    }
+
+    /// A stream on the least busy event loop that has room.
+    fn open_stream(&self, thread: usize, per_worker: u32) -> Option<channel::Stream> {
+        self.channels[thread]
+            .iter()
+            .filter(|channel| channel.worker.in_flight() < per_worker)
+            .min_by_key(|channel| channel.worker.in_flight())
+            .map(Channel::open)
+    }
+
+    fn next_waiter(&mut self) -> Option<Waiter> {
+        let waiter = self.line.pop_front()?;
+        self.line_bytes -= waiter.bytes.min(self.line_bytes);
+        Some(waiter)
+    }
+}
+
+/// A request's hold on a slot. Given back by [`Lease::give_back`] when the exchange ended cleanly;
+/// dropped otherwise, which gives the slot up: its worker sees the socket's end.
+pub struct Lease {
+    pool: Arc<Pool>,
+    grant: Option<Grant>,
+}
+
+impl Lease {
+    pub fn worker(&self) -> &Arc<Worker> {
+        self.grant
+            .as_ref()
+            .expect("a lease holds its grant until it is dropped")
+            .worker()
+    }
+
+    /// The slot or stream.
+    pub fn grant(&mut self) -> &mut Grant {
+        self.grant
+            .as_mut()
+            .expect("a lease holds its grant until it is dropped")
+    }
+
+    /// Ends the lease with the slot ready for the next request.
+    pub fn give_back(mut self) {
+        let Some(grant) = self.grant.take() else {
+            return;
+        };
+        let worker = Arc::clone(grant.worker());
+        match grant {
+            Grant::Slot(mut slot) if slot.is_clean() && !worker.is_draining() => {
+                slot.shrink();
+                self.pool.offer(slot);
+            }
+            Grant::Slot(slot) if !slot.is_clean() => {
+                let text = "it sent more than the response".to_owned();
+                self.pool.supervisor.misbehaved(worker.id, text);
+            }
+            Grant::Slot(_) => {}
+            Grant::Stream(stream) => drop(stream),
+        }
+        self.pool.ended(&worker);
+        self.pool.serve_line_from_channels();
+    }
+
+    /// Takes the slot out of the pool for good: it has become a tunnel.
+    pub fn into_tunnel(mut self) -> Option<(Tunnel, OwnedFd, Vec<u8>)> {
+        let grant = self.grant.take()?;
+        let tunnel = Tunnel {
+            pool: Arc::clone(&self.pool),
+            worker: Arc::clone(grant.worker()),
+        };
+        match grant {
+            Grant::Slot(slot) => slot.into_socket().map(|(fd, rest)| (tunnel, fd, rest)),
+            Grant::Stream(_) => None,
+        }
+    }
+
+    /// The worker did not answer in time: it takes nothing new and is replaced.
+    ///
+    /// On an event loop only the request's task is cancelled, as long as the loop answers.
+    pub fn timed_out(self) {
+        if let Some(Grant::Stream(stream)) = &self.grant
+            && stream.silent() < channel::DEAF
+        {
+            return;
+        }
+        self.pool.supervisor.timed_out(self.worker().id);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(grant) = self.grant.take() {
+            let worker = Arc::clone(grant.worker());
+            let gave_up_slot = matches!(grant, Grant::Slot(_));
+            drop(grant);
+            self.pool.ended(&worker);
+            if gave_up_slot && !worker.is_draining() {
+                self.pool
+                    .supervisor
+                    .recycle(worker.id, "a slot was given up".to_owned());
+            }
+        }
+    }
+}
+
+/// A hijacked slot: counts as a request of its worker until the tunnel ends.
+pub struct Tunnel {
+    pool: Arc<Pool>,
+    worker: Arc<Worker>,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.pool.ended(&self.worker);
+    }
+}

@@ -1,1 +1,16 @@
-//! HTTP/1.1: the strict parser of requests and the encoder of responses. No I/O.
+//! HTTP/1.1: the strict parser of requests and the encoder of responses. Pure: bytes in, values out;
+//! no I/O, no clock, no knowledge of routes or workers.
+//!
+//! In call order: [`head`] turns the bytes before the empty line into a checked [`head::Head`] (with
+//! [`target`] and [`host`] for its two addresses), [`chunked`] takes a chunked body apart, and
+//! [`response`] frames what the app answered (with [`date`]). [`names`] and [`bytes`] hold the byte
+//! classes and header names that all of them share.
+
+pub mod bytes;
+pub mod chunked;
+pub mod date;
+pub mod head;
+pub mod host;
+pub mod names;
+pub mod response;
+pub mod target;

@@ -1,4 +1,5 @@
-//! The opening handshake (RFC 6455 section 4.2) of an HTTP/1.1 request whose head is parsed.
+//! The opening handshake (RFC 6455 section 4.2) of an HTTP/1.1 request whose head is parsed; and
+//! whether a WSGI app that speaks the protocol itself has answered one.
 
 use std::fmt;
 
@@ -108,6 +109,22 @@ pub fn accept_key(key: &[u8]) -> String {
     hash.update(key);
     hash.update(GUID);
     base64(hash.finish().as_ref())
+}
+
+/// Whether an app's raw response head switches to the protocol that the client asked for.
+pub fn is_switch(head: &[u8], key: &[u8]) -> bool {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut fields);
+    if !matches!(response.parse(head), Ok(httparse::Status::Complete(_)))
+        || response.code != Some(101)
+    {
+        return false;
+    }
+    let expected = accept_key(key);
+    response.headers.iter().any(|field| {
+        field.name.eq_ignore_ascii_case("sec-websocket-accept")
+            && field.value.trim_ascii() == expected.as_bytes()
+    })
 }
 
 /// Base64 with padding (RFC 4648 section 4).
@@ -254,5 +271,21 @@ mod tests {
         )];
         let answer = check("GET", &offer).expect("good").extensions();
         assert!(answer.is_some_and(|answer| answer.starts_with("permessage-deflate; ")));
+    }
+
+    #[test]
+    fn only_the_right_answer_switches() {
+        let head = |status: &str, accept: &str| {
+            format!(
+                "HTTP/1.1 {status}\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+            )
+            .into_bytes()
+        };
+        let key = b"dGhlIHNhbXBsZSBub25jZQ==";
+        let good = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+        assert!(is_switch(&head("101 Switching Protocols", good), key));
+        assert!(!is_switch(&head("200 OK", good), key));
+        assert!(!is_switch(&head("101 Switching Protocols", "AAAA"), key));
+        assert!(!is_switch(b"nonsense\r\n\r\n", key));
     }
 }

@@ -1,0 +1,100 @@
+"""From rounds to RESULTS.md. The numbers themselves are kept in results.json, so that one comparison
+can be measured anew without the others."""
+
+from __future__ import annotations
+
+import json
+import time
+from statistics import median
+
+import load
+import machine
+import stacks
+
+RESULTS = stacks.HERE / "RESULTS.md"
+NUMBERS = stacks.HERE / "results.json"
+
+
+def load_numbers() -> dict:
+    return json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
+
+
+def summary(kept: dict[str, list[load.Round]], memory: dict[str, int], dropped: list[str]) -> dict:
+    rows = {}
+    for name, rounds in kept.items():
+        row = {"rounds": len(rounds), "pss_mib": memory[name] / 1024}
+        for measure in ("requests_s", "p50_us", "p99_us", "cpu_us"):
+            values = [getattr(one, measure) for one in rounds]
+            row[measure] = {"median": median(values), "least": min(values), "most": max(values)} if values else None
+        rows[name] = row
+    return {"rows": rows, "figures": {}, "dropped": dropped}
+
+
+def write(results: dict) -> None:
+    NUMBERS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    RESULTS.write_text("\n".join(page(results)) + "\n")
+
+
+def page(results: dict) -> list[str]:
+    from comparisons import COMPARISONS
+
+    said = ", ".join(f"{name} {version}" for name, version in stacks.versions().items())
+    lines = [
+        "# Measured",
+        "Written by `make bench`. Medians over interleaved rounds, with the least and the most in brackets. CPU is user + system time of",
+        "every server process (nginx too) per request; memory is PSS of all of them after the rounds. How the peers are set up: `peers/README.md`.",
+        "",
+        f"Machine: {machine.description()}. Versions: {said}.",
+    ]
+    for comparison in COMPARISONS:
+        if comparison.name in results:
+            lines += ["", *section(comparison, results[comparison.name])]
+    return lines
+
+
+def section(comparison, result: dict) -> list[str]:
+    lines = [f"## {comparison.name}: {comparison.title}", f"{result['date']}, {result.get('setting', '')}".rstrip(", ")]
+    if result["rows"]:
+        lines += ["", "| | req/s | p50 ms | p99 ms | CPU µs/request | PSS MiB | rounds |", "|---|---|---|---|---|---|---|"]
+        for name, row in result["rows"].items():
+            cells = [spread(row["requests_s"], 1, 0), spread(row["p50_us"], 1e3, 2), spread(row["p99_us"], 1e3, 2),
+                     spread(row["cpu_us"], 1, 1), f"{row['pss_mib']:.0f}", str(row["rounds"])]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for name, value in result["figures"].items():
+        lines.append(f"- {name}: {value:.1f}")
+    goals = [line for goal in comparison.goals if (line := judged(goal, result))]
+    if goals:
+        lines += ["", "| goal | bound | reached | |", "|---|---|---|---|", *goals]
+    if result["dropped"]:
+        lines += ["", f"{len(result['dropped'])} rounds did not count: " + "; ".join(result["dropped"][:10])]
+    return lines
+
+
+def spread(values: dict | None, unit: float, digits: int) -> str:
+    if values is None:
+        return "none counted"
+    middle, least, most = (f"{values[key] / unit:,.{digits}f}" for key in ("median", "least", "most"))
+    return f"{middle} [{least}–{most}]"
+
+
+NAMES = {"cpu_us": "CPU per request", "requests_s": "req/s", "p99_us": "p99"}
+
+
+def judged(goal, result: dict) -> str | None:
+    """One row of the table of goals; None when a side was not measured."""
+    if not goal.peer:
+        if goal.measure not in result["figures"]:
+            return None
+        reached, what = result["figures"][goal.measure], goal.measure
+    else:
+        ours, theirs = (result["rows"].get(name, {}).get(goal.measure) for name in ("ostler", goal.peer))
+        if not ours or not theirs:
+            return None
+        reached, what = ours["median"] / theirs["median"], f"{NAMES[goal.measure]} ÷ {goal.peer}"
+    met = reached >= goal.bound if goal.at_least else reached <= goal.bound
+    bound = f"{'≥' if goal.at_least else '≤'} {goal.bound:g}" + (f" (aim: {goal.aim})" if goal.aim else "")
+    return f"| {what} | {bound} | {reached:.2f} | {'met' if met else '**not met**'} |"
+
+
+def today() -> str:
+    return time.strftime("%Y-%m-%d")

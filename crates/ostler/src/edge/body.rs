@@ -1,0 +1,213 @@
+//! Reading a request body: its framing, its limits, and where it waits for the app.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use super::Times;
+use super::buffer::Buffer;
+use super::h1::chunked;
+use super::h1::head::Framing;
+use super::io::Io;
+use super::reason::Reason;
+use super::spool::{Budget, SpoolError, SpoolFile};
+
+/// Bytes of a request body that are kept in memory; a longer one is spooled.
+pub const IN_MEMORY: usize = 64 * 1024;
+
+/// Decodes a body from a connection, piece by piece.
+pub struct BodyReader {
+    framing: Decoder,
+    /// Bytes decoded so far.
+    received: u64,
+    /// Bytes allowed; 0 is no limit.
+    limit: u64,
+    started: Instant,
+}
+
+enum Decoder {
+    Done,
+    Length(u64),
+    Chunked(chunked::Decoder),
+}
+
+impl BodyReader {
+    /// Refuses at once a length that is over `limit` (bytes, 0 for none).
+    pub fn new(framing: Framing, limit: u64, now: Instant) -> Result<Self, Reason> {
+        let framing = match framing {
+            Framing::None | Framing::Length(0) => Decoder::Done,
+            Framing::Length(len) if limit > 0 && len > limit => return Err(Reason::BodyTooLarge),
+            Framing::Length(len) => Decoder::Length(len),
+            Framing::Chunked => Decoder::Chunked(chunked::Decoder::default()),
+        };
+        Ok(Self {
+            framing,
+            received: 0,
+            limit,
+            started: now,
+        })
+    }
+
+    pub fn is_done(&self) -> bool {
+        matches!(self.framing, Decoder::Done)
+    }
+
+    /// When the body must have got further: a grace, then a minimum average rate, so that any
+    /// honest upload may take as long as it needs.
+    pub fn deadline(&self, times: &Times) -> Instant {
+        let earned = Duration::from_micros(self.received * 1_000_000 / times.min_rate.max(1));
+        self.started + times.body_grace + earned
+    }
+
+    /// Appends decoded bytes to `out`: ready after at least one byte, or when the body is whole.
+    pub fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+        buffer: &mut Buffer,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<(), Reason>> {
+        let before = out.len();
+        while !self.is_done() && out.len() == before {
+            if buffer.is_empty() {
+                match ready!(buffer.poll_fill(cx, io)) {
+                    Ok(0) | Err(_) => return Poll::Ready(Err(Reason::BodyIncomplete)),
+                    Ok(_) => {}
+                }
+            }
+            self.decode(buffer, out)?;
+            self.received += (out.len() - before) as u64;
+            if self.limit > 0 && self.received > self.limit {
+                return Poll::Ready(Err(Reason::BodyTooLarge));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn decode(&mut self, buffer: &mut Buffer, out: &mut Vec<u8>) -> Result<(), Reason> {
+        match &mut self.framing {
+            Decoder::Done => {}
+            Decoder::Length(left) => {
+                let data = buffer.data();
+                let count = data.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                out.extend_from_slice(&data[..count]);
+                buffer.consume(count);
+                *left -= count as u64;
+                if *left == 0 {
+                    self.framing = Decoder::Done;
+                }
+            }
+            Decoder::Chunked(decoder) => {
+                let decoded = decoder.decode(buffer.data(), out)?;
+                buffer.consume(decoded.consumed);
+                if decoded.done {
+                    self.framing = Decoder::Done;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A whole request body.
+#[derive(Debug, Default)]
+pub enum Body {
+    #[default]
+    None,
+    Memory(Vec<u8>),
+    File(SpoolFile),
+}
+
+impl Body {
+    /// Bytes of the body.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File(file) => file.len(),
+        }
+    }
+
+    /// Bytes it holds in memory.
+    pub fn memory(&self) -> usize {
+        match self {
+            Self::None | Self::File(_) => 0,
+            Self::Memory(bytes) => bytes.len(),
+        }
+    }
+
+    /// The piece of the body in memory; empty for a spooled one.
+    pub fn inline(&self) -> &[u8] {
+        match self {
+            Self::Memory(bytes) => bytes,
+            Self::None | Self::File(_) => &[],
+        }
+    }
+}
+
+/// Collects a whole body.
+pub struct Collector {
+    memory: Vec<u8>,
+    file: Option<SpoolFile>,
+    budget: Arc<Budget>,
+}
+
+impl Collector {
+    pub fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            memory: Vec::new(),
+            file: None,
+            budget: Arc::clone(budget),
+        }
+    }
+
+    /// Where the next piece is appended.
+    pub fn space(&mut self) -> &mut Vec<u8> {
+        &mut self.memory
+    }
+
+    /// Moves what no longer fits in memory to the spool file.
+    pub fn settle(&mut self) -> Result<(), Reason> {
+        if self.memory.len() <= IN_MEMORY {
+            return Ok(());
+        }
+        self.spill()
+    }
+
+    fn spill(&mut self) -> Result<(), Reason> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(SpoolFile::create(&self.budget).map_err(spool_refused)?),
+        };
+        file.append(&self.memory).map_err(spool_refused)?;
+        self.memory.clear();
+        Ok(())
+    }
+
+    /// The whole body.
+    pub fn finish(mut self) -> Result<Body, Reason> {
+        if self.file.is_some() && !self.memory.is_empty() {
+            self.spill()?;
+        }
+        Ok(match self.file {
+            Some(file) => Body::File(file),
+            None if self.memory.is_empty() => Body::None,
+            None => Body::Memory(self.memory),
+        })
+    }
+}
+
+fn spool_refused(error: SpoolError) -> Reason {
+    match error {
+        SpoolError::Full => Reason::SpoolFull,
+        SpoolError::Io(error) => {
+            tracing::error!(%error, "cannot spool a request body; hint: is the disk full?");
+            if error.kind() == io::ErrorKind::StorageFull {
+                Reason::SpoolFull
+            } else {
+                Reason::Internal
+            }
+        }
+    }
+}

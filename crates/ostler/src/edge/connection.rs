@@ -1,0 +1,323 @@
+//! One client connection: heads in, exchanges one after the other, a clean end.
+
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt;
+
+use crate::logs::AccessWriter;
+
+use super::buffer::Buffer;
+use super::deadline::{Deadline, Elapsed};
+use super::h1::head::{Head, Progress, parse};
+use super::io::Io;
+use super::outgoing::Outgoing;
+use super::peers::Place;
+use super::reason::Reason;
+use super::row::Row;
+use super::{Edge, Thread};
+
+/// Bytes of unread request body that are read and dropped so that the connection can be used again
+/// or the client sees the answer (threats E-05).
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// Who is on the other end, as the kernel says it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// `None` on a UNIX socket.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+    pub local_port: u16,
+}
+
+impl Peer {
+    pub fn tcp(address: IpAddr, port: u16, local_port: u16) -> Self {
+        Self {
+            address: Some(address),
+            port,
+            local_port,
+        }
+    }
+
+    pub fn unix() -> Self {
+        Self {
+            address: None,
+            port: 0,
+            local_port: 0,
+        }
+    }
+}
+
+/// What becomes of a connection after an exchange; of two, the later one in this list stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum After {
+    /// The next request may come.
+    KeepAlive,
+    /// The answer says `Connection: close`, or the framing is lost.
+    Close,
+    /// The response could not be finished: the client must not take it for whole.
+    Abort,
+    /// The connection has become a tunnel, and the tunnel is over.
+    Gone,
+}
+
+/// The client is gone or takes nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientGone;
+
+/// A connection and the buffers it reuses from request to request.
+pub struct Connection {
+    pub io: Io,
+    pub peer: Peer,
+    pub edge: Arc<Edge>,
+    pub thread: Arc<Thread>,
+    place: Place,
+    pub buffer: Buffer,
+    pub head: Head,
+    pub out: Outgoing,
+    pub deadline: Deadline,
+    /// The request under way.
+    pub row: Row,
+    /// Its client's address, when there is a log to write it to.
+    pub remote: Option<Vec<u8>>,
+    pub https: bool,
+    /// Its body has been read to the end.
+    pub body_read: bool,
+    /// Seconds for `Retry-After` of the answer being made.
+    pub retry_after: Option<u32>,
+    /// Spare memory for the frame to a worker.
+    pub frame: Vec<u8>,
+    pub access: Option<Arc<Mutex<AccessWriter>>>,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, place: Place) {
+    let mut connection = Connection::new(io, peer, edge, thread, place);
+    let after = loop {
+        match connection.next_head().await {
+            Next::Head => {}
+            Next::Refused(reason) => break connection.refuse_head(reason).await,
+            Next::End => return,
+        }
+        match connection.exchange().await {
+            After::KeepAlive => {}
+            after => break after,
+        }
+    };
+    connection.end(after).await;
+}
+
+/// Answers a connection that has no place (too many of its address) and closes it.
+pub async fn refuse(io: Io, edge: Arc<Edge>, thread: Arc<Thread>, peer: Peer) {
+    if let Some(place) = edge.peers.seat(None) {
+        let mut connection = Connection::new(io, peer, edge, thread, place);
+        let after = connection.refuse_head(Reason::TooManyConnections).await;
+        connection.end(after).await;
+    }
+}
+
+enum Next {
+    Head,
+    Refused(Reason),
+    End,
+}
+
+impl Connection {
+    fn new(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, place: Place) -> Self {
+        let access = thread.access.clone();
+        Self {
+            io,
+            peer,
+            edge,
+            thread,
+            place,
+            buffer: Buffer::default(),
+            head: Head::default(),
+            out: Outgoing::default(),
+            deadline: Deadline::new(Instant::now()),
+            row: Row::default(),
+            remote: None,
+            https: false,
+            body_read: false,
+            retry_after: None,
+            frame: Vec::new(),
+            access,
+        }
+    }
+
+    /// Waits for a request and reads its head.
+    async fn next_head(&mut self) -> Next {
+        if self.buffer.is_empty() && !self.wait_for_request().await {
+            return Next::End;
+        }
+        self.place.busy();
+        let mut limit_set = false;
+        loop {
+            match parse(self.buffer.data(), &self.edge.limits, &mut self.head) {
+                Ok(Progress::Complete { consumed }) => {
+                    self.buffer.consume(consumed);
+                    return Next::Head;
+                }
+                Ok(Progress::Partial) => {}
+                Err(reason) => return Next::Refused(reason),
+            }
+            if !limit_set {
+                // The whole head has this long, however it is cut into packets (threats E-15).
+                self.deadline.set(Instant::now() + self.edge.times.head);
+                limit_set = true;
+            }
+            let (buffer, io) = (&mut self.buffer, &mut self.io);
+            match self
+                .deadline
+                .bound(poll_fn(|cx| buffer.poll_fill(cx, io)))
+                .await
+            {
+                Ok(Ok(0) | Err(_)) if self.buffer.is_empty() => return Next::End,
+                Ok(Ok(0)) => return Next::Refused(Reason::HeadIncomplete),
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return Next::End,
+                Err(Elapsed) => return Next::Refused(Reason::HeadTimeout),
+            }
+        }
+    }
+
+    /// Waits for the first byte of a request; false when the connection should end without a word
+    /// (the client left, it was idle for too long, the server stops, its address needs the place).
+    async fn wait_for_request(&mut self) -> bool {
+        self.place.idle();
+        let now = Instant::now();
+        let idle = now + self.edge.times.idle;
+        // Most clients that come back do so at once. One that does not costs no buffer.
+        let first_look = (now + self.edge.times.release).min(idle);
+        match self.first_byte(first_look).await {
+            Some(came) => came,
+            None if first_look == idle => false,
+            None => {
+                self.buffer.release();
+                self.out.release();
+                self.head = Head::default();
+                self.frame = Vec::new();
+                self.first_byte(idle).await.unwrap_or(false)
+            }
+        }
+    }
+
+    /// `None` when `until` passed first.
+    async fn first_byte(&mut self, until: Instant) -> Option<bool> {
+        self.deadline.set(until);
+        let (buffer, io, deadline) = (&mut self.buffer, &mut self.io, &mut self.deadline);
+        let (stopping, seat) = (&self.thread.stopping, &self.place.seat);
+        let mut leave = std::pin::pin!(seat.asked_to_leave());
+        let mut stop = std::pin::pin!(stopping.notified());
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = poll_when_readable(cx, io, buffer) {
+                return Poll::Ready(Some(matches!(read, Ok(1..))));
+            }
+            if leave.as_mut().poll(cx).is_ready() || stop.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Some(false));
+            }
+            deadline.poll(cx).map(|Elapsed| None)
+        })
+        .await
+    }
+
+    /// Sends what is in `out`, all of it, as long as the client keeps taking it.
+    pub async fn flush(&mut self) -> Result<(), ClientGone> {
+        self.deadline
+            .set(Instant::now() + self.edge.times.write_stall);
+        loop {
+            let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
+            let wrote = poll_fn(|cx| match out.poll_write(cx, io) {
+                Poll::Ready(result) => Poll::Ready(Ok(result)),
+                Poll::Pending => deadline.poll(cx).map(Err),
+            });
+            match wrote.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(Elapsed) => return Err(ClientGone),
+            }
+            if self.out.is_empty() {
+                self.out.refill()?;
+                if self.out.is_empty() {
+                    return Ok(());
+                }
+            }
+            self.deadline
+                .set(Instant::now() + self.edge.times.write_stall);
+        }
+    }
+
+    /// Reads and drops what the client still sends of a body, within bounds; false when there is
+    /// more than that, so that the connection cannot be used again.
+    pub async fn drop_rest(&mut self, mut body: super::body::BodyReader) -> bool {
+        self.deadline.set(Instant::now() + self.edge.times.linger);
+        let mut dropped = Vec::new();
+        while !body.is_done() && dropped.len() <= LINGER_BYTES {
+            let (io, buffer) = (&mut self.io, &mut self.buffer);
+            let piece = poll_fn(|cx| body.poll_piece(cx, io, buffer, &mut dropped));
+            if !matches!(self.deadline.bound(piece).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+        body.is_done()
+    }
+
+    /// Closes the connection so that the client gets the last answer: our side first, then what
+    /// the client still sends is read for a moment, since closing over unread bytes resets the
+    /// connection (RFC 9112 section 9.6).
+    async fn end(mut self, after: After) {
+        match after {
+            After::Gone | After::KeepAlive => return,
+            After::Abort => {
+                self.abort();
+                return;
+            }
+            After::Close => {}
+        }
+        self.deadline.set(Instant::now() + self.edge.times.linger);
+        if !matches!(self.deadline.bound(self.io.shutdown()).await, Ok(Ok(()))) {
+            return;
+        }
+        let mut dropped = 0;
+        while dropped <= LINGER_BYTES {
+            let rest = self.buffer.data().len();
+            self.buffer.consume(rest);
+            let (buffer, io) = (&mut self.buffer, &mut self.io);
+            match self
+                .deadline
+                .bound(poll_fn(|cx| buffer.poll_fill(cx, io)))
+                .await
+            {
+                Ok(Ok(count @ 1..)) => dropped += count,
+                _ => return,
+            }
+        }
+    }
+
+    /// Resets the connection: a response that ends without its last chunk or byte must not look
+    /// like one that ended well to a client that reads until the end.
+    fn abort(&mut self) {
+        if let Io::Tcp(stream) = &self.io {
+            let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+/// Reads into `buffer` without giving it memory before there is something to read.
+fn poll_when_readable(
+    cx: &mut Context<'_>,
+    io: &mut Io,
+    buffer: &mut Buffer,
+) -> Poll<std::io::Result<usize>> {
+    if !buffer.has_memory() {
+        match io {
+            Io::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
+            Io::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
+            // rustls holds its own buffers; ours is small beside them.
+            Io::Tls(_) => {}
+        }
+    }
+    buffer.poll_fill(cx, io)
+}

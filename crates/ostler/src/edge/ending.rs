@@ -1,0 +1,103 @@
+//! What is done when a request ends: its line in the log, and what its worker did to it.
+
+use std::time::{Duration, SystemTime};
+
+use crate::logs::Row as LogRow;
+use crate::pool::{Fault, Lease};
+
+use super::connection::Connection;
+use super::h1::response::ResponseContext;
+use super::micros_since;
+use super::relay::drain;
+
+impl Connection {
+    /// What the response encoder must know of the request.
+    pub fn response_context(&self, body_len: Option<u64>) -> ResponseContext {
+        ResponseContext {
+            request_version: self.head.version(),
+            method_is_head: self.head.method() == b"HEAD",
+            keep_alive: self.keeps_alive(),
+            date: self.thread.date(),
+            body_len,
+        }
+    }
+
+    /// Hands the request's row to the access log.
+    pub fn log(&mut self) {
+        let Some(access) = &self.access else { return };
+        let row = &self.row;
+        let took = micros_since(row.started);
+        let address = self
+            .peer
+            .address
+            .map(|address| address.to_string())
+            .unwrap_or_default();
+        let remote = self.remote.as_deref().unwrap_or(address.as_bytes());
+        let head = &self.head;
+        let header = |name: &[u8]| head.field(name);
+        let micros = |us: u64| (us > 0).then(|| Duration::from_micros(us));
+        let none = |_: &[u8]| None;
+        let row = LogRow {
+            at: SystemTime::now(),
+            remote,
+            method: head.method(),
+            target: head.target(),
+            path: head.path(),
+            query: head.query(),
+            protocol: if head.version() < 11 {
+                b"HTTP/1.0"
+            } else {
+                b"HTTP/1.1"
+            },
+            scheme: if self.https { "https" } else { "http" },
+            host: head.host(),
+            status: row.status,
+            sent: row.sent,
+            took: Duration::from_micros(took),
+            queue: row.worker.map(|_| Duration::from_micros(row.queue_us)),
+            app: micros(row.app_us),
+            write: micros(took.saturating_sub(row.queue_us + row.app_us))
+                .filter(|_| row.app_us > 0),
+            worker: row.worker.and_then(|pid| u32::try_from(pid).ok()),
+            id: row.id,
+            reason: row.reason.map(|reason| reason.code()).or(row.refusal),
+            request_header: &header,
+            response_header: &none,
+            variable: &none,
+        };
+        super::lock(access).write(&row);
+    }
+
+    /// Says in the log how a worker was lost under this request; true when it crashed on a signal.
+    pub async fn mourn(&self, lease: &Lease, fault: &Fault) -> bool {
+        let worker = lease.worker();
+        let exit = worker.exit().await;
+        let how = exit.map_or_else(|| fault.to_string(), |exit| exit.to_string());
+        tracing::error!(
+            pid = worker.pid,
+            method = %String::from_utf8_lossy(self.head.method()),
+            path = %String::from_utf8_lossy(self.head.path()),
+            request = %crate::logs::request_id(self.row.id),
+            "the worker was lost while it served a request: {how}"
+        );
+        exit.is_some_and(|exit| exit.by_signal())
+    }
+
+    /// Names the request that took too long; the stacks of its worker follow in the error log.
+    pub fn log_timeout(&self, lease: &Lease) {
+        tracing::error!(
+            pid = lease.worker().pid,
+            method = %String::from_utf8_lossy(self.head.method()),
+            path = %String::from_utf8_lossy(self.head.path()),
+            request = %crate::logs::request_id(self.row.id),
+            "no response within {} s (--timeout)",
+            self.edge.times.response.as_secs()
+        );
+    }
+
+    /// Lets the worker finish a response that nobody reads, apart from this connection.
+    pub fn drain_later(&self, lease: Lease) {
+        let limit = self.edge.times.response.max(Duration::from_secs(30));
+        tokio::spawn(drain(lease, limit));
+    }
+}

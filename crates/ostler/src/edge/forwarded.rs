@@ -1,0 +1,300 @@
+//! Who sent a request, as far as the peers that pass it on can be believed (threats E-09).
+//!
+//! An app may rely on the address, scheme and host it gets: what strangers write about themselves in
+//! `X-Forwarded-*` and its like never arrives; what trusted proxies write is read right to left.
+
+use std::net::IpAddr;
+
+use ostler_wire::RequestEncoder;
+
+use super::connection::Peer;
+use super::h1::bytes::trim;
+use super::h1::head::Head;
+use super::h1::names;
+use super::reason::Reason;
+use crate::config::Trust;
+
+/// Whom to believe, and what a trusted proxy says when the client spoke TLS to it.
+#[derive(Debug, Clone)]
+pub struct Forwarding {
+    trust: Trust,
+    /// Lower-case header name and the value that means https.
+    secure: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// The client behind a request.
+#[derive(Debug)]
+pub struct Sender {
+    address: String,
+    port: u16,
+    https: Option<bool>,
+    trusted: bool,
+}
+
+impl Forwarding {
+    pub fn new(trust: Trust, secure: impl IntoIterator<Item = (String, String)>) -> Self {
+        let lower = |name: String| name.to_ascii_lowercase().replace('_', "-").into_bytes();
+        Self {
+            trust,
+            secure: secure
+                .into_iter()
+                .map(|(name, value)| (lower(name), value.into_bytes()))
+                .collect(),
+        }
+    }
+
+    /// Whether a peer's word counts. A peer on a UNIX socket was let in by the file's mode.
+    pub fn trusts(&self, address: Option<IpAddr>) -> bool {
+        match (&self.trust, address) {
+            (Trust::Everyone, _) | (_, None) => true,
+            (Trust::Networks(networks), Some(address)) => {
+                networks.iter().any(|network| network.contains(address))
+            }
+        }
+    }
+
+    /// Finds the client that `peer` speaks for.
+    ///
+    /// # Errors
+    /// A trusted proxy that contradicts itself about the scheme.
+    pub fn resolve(&self, peer: &Peer, head: &Head) -> Result<Sender, Reason> {
+        let own = |trusted| Sender {
+            address: peer
+                .address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+            port: peer.port,
+            https: None,
+            trusted,
+        };
+        if !self.trusts(peer.address) {
+            return Ok(own(false));
+        }
+        let mut sender = own(true);
+        if let Some(chain) = head.field(b"x-forwarded-for")
+            && let Some(address) = self.client(chain)
+        {
+            sender.address = address.to_string();
+            sender.port = 0;
+        }
+        for (name, secure) in &self.secure {
+            if let Some(value) = head.field(name) {
+                let says = value.eq_ignore_ascii_case(secure);
+                if sender.https.is_some_and(|before| before != says) {
+                    return Err(Reason::SchemeConflict);
+                }
+                sender.https = Some(says);
+            }
+        }
+        Ok(sender)
+    }
+
+    /// The last address in the chain that is no trusted proxy; the first one when all are.
+    fn client(&self, chain: &[u8]) -> Option<IpAddr> {
+        let mut client = None;
+        for text in chain.split(|&byte| byte == b',').rev() {
+            let text = std::str::from_utf8(trim(text)).ok()?;
+            let text = text
+                .strip_prefix('[')
+                .and_then(|text| text.strip_suffix(']'))
+                .unwrap_or(text);
+            // What a trusted proxy passed on unread ends what can be believed.
+            let Ok(address) = text.parse::<IpAddr>() else {
+                return client;
+            };
+            client = Some(address.to_canonical());
+            if !self.trusts(client) {
+                return client;
+            }
+        }
+        client
+    }
+}
+
+impl Sender {
+    /// Textual; empty behind a UNIX socket.
+    pub fn address(&self) -> &[u8] {
+        self.address.as_bytes()
+    }
+
+    /// 0 when a proxy stands between.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The client spoke TLS, to us or to a trusted proxy.
+    pub fn https(&self, tls: bool) -> bool {
+        self.https.unwrap_or(tls)
+    }
+
+    /// The name and port by which the client reached us.
+    pub fn server<'h>(&self, head: &'h Head, peer: &Peer, https: bool) -> (&'h [u8], u16) {
+        let default = if https { 443 } else { 80 };
+        let port = match (head.port(), head.host()) {
+            (Some(port), _) => port,
+            (None, b"") if peer.local_port != 0 => peer.local_port,
+            (None, _) => default,
+        };
+        (head.host(), port)
+    }
+
+    /// Writes the fields that the app gets: the client's own without what strangers may not say,
+    /// duplicates joined, and ours about who is asking.
+    pub fn fields(&self, head: &Head, https: bool, encoder: &mut RequestEncoder<'_>) {
+        let said = || head.fields().filter(|(id, name, _)| !says_who(*id, name));
+        if has_duplicates(said()) {
+            for (id, name, value) in joined(said()) {
+                encoder.field_with_id(id, name, &value);
+            }
+        } else {
+            for (id, name, value) in said() {
+                encoder.field_with_id(id, name, value);
+            }
+        }
+        if head.is_websocket() {
+            encoder.field_with_id(names::CONNECTION, b"connection", b"Upgrade");
+            encoder.field_with_id(names::UPGRADE, b"upgrade", b"websocket");
+        }
+        if self.trusted {
+            self.pass_on(head, https, encoder);
+        }
+    }
+
+    /// A trusted proxy's word goes on, in our hand. Without a proxy `REMOTE_ADDR`, the scheme and
+    /// `Host` say the same, and an app that has no proxy must not be told of one.
+    fn pass_on(&self, head: &Head, https: bool, encoder: &mut RequestEncoder<'_>) {
+        const KNOWN: [(u8, &[u8]); 4] = [
+            (names::X_FORWARDED_FOR, b"x-forwarded-for"),
+            (names::X_FORWARDED_HOST, b"x-forwarded-host"),
+            (names::X_FORWARDED_PORT, b"x-forwarded-port"),
+            (names::FORWARDED, b"forwarded"),
+        ];
+        for (id, name) in KNOWN {
+            if let Some(value) = head.field(name) {
+                encoder.field_with_id(id, name, value);
+            }
+        }
+        if head.field(b"x-forwarded-for").is_some() || self.https.is_some() {
+            let scheme: &[u8] = if https { b"https" } else { b"http" };
+            encoder.field_with_id(names::X_FORWARDED_PROTO, b"x-forwarded-proto", scheme);
+            encoder.field_with_id(names::X_REAL_IP, b"x-real-ip", self.address.as_bytes());
+        }
+    }
+}
+
+/// Fields by which somebody says who the client is, or speaks in our name.
+fn says_who(id: u8, name: &[u8]) -> bool {
+    matches!(id, names::FORWARDED | names::X_REAL_IP | names::X_SCHEME)
+        || name.starts_with(b"x-forwarded-")
+        || name.starts_with(b"x-ostler-")
+        || name == b"x-client-ip"
+}
+
+/// Known names are told by a bit each; the few unknown ones are compared.
+fn has_duplicates<'h>(fields: impl Iterator<Item = (u8, &'h [u8], &'h [u8])> + Clone) -> bool {
+    let mut known = 0u64;
+    for (index, (id, name, _)) in fields.clone().enumerate() {
+        if id == 0 {
+            if fields
+                .clone()
+                .take(index)
+                .any(|(_, earlier, _)| earlier == name)
+            {
+                return true;
+            }
+        } else if known & (1 << id) != 0 {
+            return true;
+        } else {
+            known |= 1 << id;
+        }
+    }
+    false
+}
+
+/// Values of one name in one field, in order (RFC 9110 section 5.3); cookies by `; ` (RFC 6265
+/// section 5.4).
+fn joined<'h>(
+    fields: impl Iterator<Item = (u8, &'h [u8], &'h [u8])>,
+) -> Vec<(u8, &'h [u8], Vec<u8>)> {
+    let mut all: Vec<(u8, &[u8], Vec<u8>)> = Vec::new();
+    for (id, name, value) in fields {
+        match all.iter_mut().find(|(_, earlier, _)| *earlier == name) {
+            None => all.push((id, name, value.to_vec())),
+            Some((_, _, before)) => {
+                before.extend_from_slice(if id == names::COOKIE { b"; " } else { b", " });
+                before.extend_from_slice(value);
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::h1::head::{Limits, parse};
+    use super::*;
+    use crate::config::Network;
+    use ostler_wire::{RequestHead, frame};
+
+    fn sent(peer: &str, trust: Trust, fields: &str) -> (String, bool, Vec<(String, String)>) {
+        let input = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let mut head = Head::default();
+        parse(input.as_bytes(), &Limits::default(), &mut head).expect("a good head");
+        let address: IpAddr = peer.parse().expect("an address");
+        let peer = Peer::tcp(address, 5, 80);
+        let secure = [("X-FORWARDED-PROTO".to_owned(), "https".to_owned())];
+        let sender = Forwarding::new(trust, secure)
+            .resolve(&peer, &head)
+            .expect("no conflict");
+        let mut wire = Vec::new();
+        let mut encoder = RequestEncoder::new(&mut wire, 0, &RequestHead::EMPTY);
+        sender.fields(&head, sender.https(false), &mut encoder);
+        encoder.finish(b"");
+        let (_, payload, _) = frame(&wire).expect("frame").expect("whole");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let head = RequestHead::decode(payload).expect("head");
+        let fields = head
+            .fields()
+            .map(|field| (text(field.name), text(field.value)))
+            .collect();
+        (text(sender.address()), sender.https(false), fields)
+    }
+
+    fn only(address: &str) -> Trust {
+        Trust::Networks(vec![Network {
+            address: address.parse().expect("an address"),
+            prefix: 32,
+        }])
+    }
+
+    const LIES: &str = "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Ostler-User: root\r\nX-Client-IP: 9.9.9.9\r\n";
+
+    #[test]
+    fn what_strangers_say_about_themselves_never_arrives() {
+        let (address, https, fields) = sent("1.2.3.4", only("127.0.0.1"), LIES);
+        assert_eq!((address.as_str(), https), ("1.2.3.4", false));
+        assert_eq!(fields, [("host".to_owned(), "a".to_owned())]);
+    }
+
+    #[test]
+    fn a_trusted_chain_is_read_from_the_right() {
+        let chain = "X-Forwarded-For: 9.9.9.9, 8.8.8.8, 127.0.0.1\r\nX-Forwarded-Proto: https\r\n";
+        let (address, https, fields) = sent("127.0.0.1", only("127.0.0.1"), chain);
+        assert_eq!((address.as_str(), https), ("8.8.8.8", true));
+        assert!(fields.contains(&("x-forwarded-proto".to_owned(), "https".to_owned())));
+        assert!(fields.contains(&("x-real-ip".to_owned(), "8.8.8.8".to_owned())));
+        let (address, _, _) = sent("5.5.5.5", Trust::Everyone, chain);
+        assert_eq!(address, "9.9.9.9");
+    }
+
+    #[test]
+    fn duplicates_are_joined_cookies_their_own_way() {
+        let (_, _, fields) = sent(
+            "1.2.3.4",
+            only("127.0.0.1"),
+            "Cookie: a=1\r\nX-A: 1\r\nCookie: b=2\r\nX-A: 2\r\n",
+        );
+        assert!(fields.contains(&("cookie".to_owned(), "a=1; b=2".to_owned())));
+        assert!(fields.contains(&("x-a".to_owned(), "1, 2".to_owned())));
+    }
+}

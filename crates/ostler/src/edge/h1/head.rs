@@ -1,0 +1,753 @@
+//! The request head, strictly: bytes in, a checked [`Head`] or the reason to refuse it out.
+//!
+//! The raw bytes are checked first (bare CR and LF, NUL, controls), because a tokeniser forgives what
+//! others read differently; then `httparse` cuts them; then framing, host and target are decided
+//! once, for everybody behind us (threats 0.1, E-01 to E-10).
+
+use super::bytes::{decimal, find_control, is_token, trim};
+use super::host::Authority;
+use super::names;
+use super::target::{Form, Target};
+use crate::edge::reason::Reason;
+
+/// How long a head and its parts may be.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of the request line: 8 KiB.
+    pub line: usize,
+    /// Header fields: 100.
+    pub fields: usize,
+    /// Bytes of one field, name and value: 8,190.
+    pub field: usize,
+    /// Bytes of the whole head: 32 KiB, at most [`HEAD_MAX`].
+    pub total: usize,
+    /// Refuse names with `_` instead of leaving them out.
+    pub refuse_underscores: bool,
+}
+
+/// The longest head that any setting allows, in bytes: a worker's frame holds texts up to 64 KiB.
+pub const HEAD_MAX: usize = 60 * 1024;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            line: 8192,
+            fields: 100,
+            field: 8190,
+            total: 32 * 1024,
+            refuse_underscores: false,
+        }
+    }
+}
+
+/// What [`parse`] made of the bytes so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The head's end is not there yet.
+    Partial,
+    /// The head took this many bytes.
+    Complete { consumed: usize },
+}
+
+/// Where the body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Framing {
+    #[default]
+    None,
+    /// Bytes.
+    Length(u64),
+    Chunked,
+}
+
+/// One header field as ranges into the head's bytes.
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    id: u8,
+    /// Hop-by-hop, or named in `Connection`: for us alone.
+    hop: bool,
+    name: (u16, u16),
+    value: (u16, u16),
+}
+
+/// A checked request head; reused from request to request.
+#[derive(Debug, Default)]
+pub struct Head {
+    bytes: Vec<u8>,
+    method: (u16, u16),
+    target_at: (u16, u16),
+    target: Target,
+    fields: Vec<Field>,
+    version: u8,
+    framing: Framing,
+    keep_alive: bool,
+    expect_continue: bool,
+    websocket: bool,
+    host: Vec<u8>,
+    port: Option<u16>,
+    /// How far an incomplete head was searched for its end.
+    searched: usize,
+    /// Names with `_` that were left out.
+    dropped: u32,
+}
+
+impl Head {
+    fn text(&self, (from, to): (u16, u16)) -> &[u8] {
+        &self.bytes[usize::from(from)..usize::from(to)]
+    }
+
+    /// As sent; a token.
+    pub fn method(&self) -> &[u8] {
+        self.text(self.method)
+    }
+
+    /// As sent.
+    pub fn target(&self) -> &[u8] {
+        self.text(self.target_at)
+    }
+
+    /// Percent-decoded, dot segments resolved.
+    pub fn path(&self) -> &[u8] {
+        self.target.path(self.text(self.target_at))
+    }
+
+    /// Raw, without the `?`.
+    pub fn query(&self) -> &[u8] {
+        self.target.query(self.text(self.target_at))
+    }
+
+    /// 10 or 11; 0 before the first head.
+    pub fn version(&self) -> u8 {
+        self.version
+    }
+
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    pub fn keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    pub fn expect_continue(&self) -> bool {
+        self.expect_continue
+    }
+
+    /// A WebSocket opening handshake (RFC 6455 section 4.2.1).
+    pub fn is_websocket(&self) -> bool {
+        self.websocket
+    }
+
+    /// The host asked for: lower case, without port and trailing dot.
+    pub fn host(&self) -> &[u8] {
+        &self.host
+    }
+
+    /// The port in the host, if one was written.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Asking twice does no more than asking once (RFC 9110 section 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        matches!(
+            self.method(),
+            b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE" | b"TRACE"
+        )
+    }
+
+    /// The value of the first field with this lower-case name.
+    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        let id = names::find(name);
+        let is = |field: &&Field| field.id == id && (id != 0 || self.text(field.name) == name);
+        self.fields
+            .iter()
+            .find(is)
+            .map(|field| self.text(field.value))
+    }
+
+    /// Fields that are for the app, in order: id, lower-case name, value. Not hop-by-hop ones.
+    pub fn fields(&self) -> impl Iterator<Item = (u8, &[u8], &[u8])> + Clone {
+        let for_app = self.fields.iter().filter(|field| !field.hop);
+        for_app.map(|field| (field.id, self.text(field.name), self.text(field.value)))
+    }
+}
+
+/// Reads one head from the start of `buf`. After [`Progress::Partial`] call it again with the same
+/// bytes and more.
+///
+/// # Errors
+/// The reason to refuse; `head` is then not to be used.
+pub fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Progress, Reason> {
+    // One empty line before the request is forgiven (RFC 9112 section 2.2).
+    let skip = if buf.starts_with(b"\r\n") { 2 } else { 0 };
+    let buf = &buf[skip..];
+    let from = head.searched.min(buf.len()).saturating_sub(3);
+    let Some(end) = memchr::memmem::find(&buf[from..], b"\r\n\r\n").map(|at| from + at + 4) else {
+        check_partial(buf, limits)?;
+        head.searched = buf.len();
+        return Ok(Progress::Partial);
+    };
+    head.searched = 0;
+    let total = limits.total.min(HEAD_MAX);
+    check_lengths(&buf[..end], limits)?;
+    if end > total {
+        return Err(Reason::HeadTooLarge);
+    }
+    head.bytes.clear();
+    head.bytes.extend_from_slice(&buf[..end]);
+    head.read(limits)?;
+    Ok(Progress::Complete {
+        consumed: skip + end,
+    })
+}
+
+/// What can be refused before the head is whole: waiting longer would help nobody.
+fn check_partial(buf: &[u8], limits: &Limits) -> Result<(), Reason> {
+    if let [0x16, 0x03, ..] = buf {
+        return Err(Reason::TlsOnPlain);
+    }
+    if buf.starts_with(b"PRI * HTTP/2.0\r\n") {
+        return Err(Reason::Http2Preface);
+    }
+    let line = memchr::memchr(b'\n', buf);
+    if line.unwrap_or(buf.len()) > limits.line + 1 {
+        return Err(Reason::RequestLineTooLong);
+    }
+    if let Some(at) = line
+        && (at == 0 || buf[at - 1] != b'\r')
+    {
+        return Err(Reason::BareLf);
+    }
+    // Fields are judged when the head is whole; but an end of lines in bare LF never comes.
+    if memchr::memmem::find(buf, b"\n\n").is_some() {
+        return Err(Reason::BareLf);
+    }
+    match buf.len() > limits.total.min(HEAD_MAX) {
+        true => Err(Reason::HeadTooLarge),
+        false => Ok(()),
+    }
+}
+
+/// Raw bytes: each line ends in CRLF, nothing else is a CR, LF, NUL or control, and none is longer
+/// than allowed.
+fn check_lengths(head: &[u8], limits: &Limits) -> Result<(), Reason> {
+    let mut rest = head;
+    let mut first = true;
+    while let Some(at) = memchr::memchr(b'\n', rest) {
+        if at == 0 || rest[at - 1] != b'\r' {
+            return Err(Reason::BareLf);
+        }
+        let line = &rest[..at - 1];
+        if let Some(bad) = find_control(line) {
+            return Err(match line[bad] {
+                0 => Reason::Nul,
+                b'\r' => Reason::BareCr,
+                _ => Reason::Control,
+            });
+        }
+        match first {
+            true if line.len() > limits.line => return Err(Reason::RequestLineTooLong),
+            false if line.len() > limits.field => return Err(Reason::FieldTooLong),
+            false
+                if line
+                    .first()
+                    .is_some_and(|byte| matches!(byte, b' ' | b'\t')) =>
+            {
+                return Err(Reason::ObsFold);
+            }
+            _ => first = false,
+        }
+        rest = &rest[at + 1..];
+    }
+    Ok(())
+}
+
+impl Head {
+    fn read(&mut self, limits: &Limits) -> Result<(), Reason> {
+        if self.bytes.starts_with(b"PRI * HTTP/2.0\r\n") {
+            return Err(Reason::Http2Preface);
+        }
+        let line_end = memchr::memmem::find(&self.bytes, b"\r\n").ok_or(Reason::RequestLine)?;
+        self.read_line(line_end)?;
+        self.read_fields(line_end + 2, limits)?;
+        self.decide_host()?;
+        self.decide_framing()?;
+        self.decide_connection()
+    }
+
+    /// `method SP target SP version`, one space each.
+    fn read_line(&mut self, end: usize) -> Result<(), Reason> {
+        let line = &self.bytes[..end];
+        let first = memchr::memchr(b' ', line).ok_or(Reason::RequestLine)?;
+        let second =
+            memchr::memchr(b' ', &line[first + 1..]).ok_or(Reason::RequestLine)? + first + 1;
+        let (method, target, version) = (
+            &line[..first],
+            &line[first + 1..second],
+            &line[second + 1..],
+        );
+        if !is_token(method) {
+            return Err(Reason::MethodToken);
+        }
+        self.version = match version {
+            b"HTTP/1.1" => 11,
+            b"HTTP/1.0" => 10,
+            [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+                if major.is_ascii_digit() && minor.is_ascii_digit() =>
+            {
+                return Err(Reason::Version);
+            }
+            _ => return Err(Reason::RequestLine),
+        };
+        if matches!(method, b"CONNECT" | b"TRACE") {
+            return Err(Reason::Method);
+        }
+        if target.is_empty() || target.contains(&b'\t') {
+            return Err(Reason::Target);
+        }
+        self.target.parse(target, method == b"OPTIONS")?;
+        self.method = (0, first as u16);
+        self.target_at = (first as u16 + 1, second as u16);
+        Ok(())
+    }
+
+    /// Cuts the fields, lower-cases their names in place, and leaves out what never reaches an app.
+    fn read_fields(&mut self, from: usize, limits: &Limits) -> Result<(), Reason> {
+        self.fields.clear();
+        self.dropped = 0;
+        let mut at = from;
+        while self.bytes[at] != b'\r' {
+            let length = memchr::memchr(b'\r', &self.bytes[at..]).ok_or(Reason::FieldLine)?;
+            let line = &self.bytes[at..at + length];
+            let colon = memchr::memchr(b':', line).ok_or(Reason::FieldLine)?;
+            let name = &line[..colon];
+            if !is_token(name) {
+                return Err(match name {
+                    [.., b' ' | b'\t'] => Reason::SpaceBeforeColon,
+                    _ => Reason::FieldName,
+                });
+            }
+            let value = trim(&line[colon + 1..]);
+            let value_at = at + (value.as_ptr() as usize - line.as_ptr() as usize);
+            let value_at = (value_at as u16, (value_at + value.len()) as u16);
+            self.bytes[at..at + colon].make_ascii_lowercase();
+            self.add_field(at, colon, value_at, limits)?;
+            at += length + 2;
+        }
+        Ok(())
+    }
+
+    fn add_field(
+        &mut self,
+        at: usize,
+        len: usize,
+        value: (u16, u16),
+        limits: &Limits,
+    ) -> Result<(), Reason> {
+        let name = &self.bytes[at..at + len];
+        if name.contains(&b'_') {
+            // Frameworks turn `-` into `_`: two spellings of one name would meet different checks.
+            self.dropped += 1;
+            return if limits.refuse_underscores {
+                Err(Reason::UnderscoreName)
+            } else {
+                Ok(())
+            };
+        }
+        if name == b"proxy" {
+            // httpoxy, CVE-2016-5385: it would become the variable HTTP_PROXY.
+            self.dropped += 1;
+            return Ok(());
+        }
+        let id = names::find(name);
+        let name_at = (at as u16, (at + len) as u16);
+        if self.fields.len() >= limits.fields {
+            return Err(Reason::TooManyFields);
+        }
+        let duplicate = matches!(id, names::CONTENT_TYPE | names::AUTHORIZATION)
+            && self.fields.iter().any(|field| field.id == id);
+        if duplicate {
+            return Err(Reason::FieldDuplicate);
+        }
+        let hop = matches!(
+            id,
+            names::CONNECTION
+                | names::KEEP_ALIVE
+                | names::TE
+                | names::TRANSFER_ENCODING
+                | names::UPGRADE
+                | names::EXPECT
+                | names::CONTENT_LENGTH
+        ) || matches!(name, b"trailer" | b"proxy-connection" | b"http2-settings");
+        self.fields.push(Field {
+            id,
+            hop,
+            name: name_at,
+            value,
+        });
+        Ok(())
+    }
+
+    /// All values of a known field.
+    fn values(&self, id: u8) -> impl Iterator<Item = &[u8]> {
+        self.fields
+            .iter()
+            .filter(move |field| field.id == id)
+            .map(|field| self.text(field.value))
+    }
+
+    /// Exactly one valid host; an absolute target must name the same one (threats E-08).
+    fn decide_host(&mut self) -> Result<(), Reason> {
+        let mut hosts = self.values(names::HOST);
+        let written = hosts.next();
+        if hosts.next().is_some() {
+            return Err(Reason::HostDuplicate);
+        }
+        drop(hosts);
+        let (mut host, mut port) = (Vec::new(), None);
+        match written {
+            None if self.version >= 11 => return Err(Reason::HostMissing),
+            None => {}
+            Some(text) => {
+                let authority = Authority::parse(text).ok_or(Reason::HostInvalid)?;
+                if let Form::Absolute { https } = self.target.form() {
+                    let default = if https { 443 } else { 80 };
+                    let asked = Authority::parse(self.target.authority(self.target()))
+                        .ok_or(Reason::HostInvalid)?;
+                    if !asked.matches(&authority, default) {
+                        return Err(Reason::HostMismatch);
+                    }
+                }
+                host.extend_from_slice(authority.host);
+                host.make_ascii_lowercase();
+                port = authority.port;
+            }
+        }
+        (self.host, self.port) = (host, port);
+        Ok(())
+    }
+
+    /// Where the body ends (RFC 9112 section 6.3), without the forgiving parts of it.
+    fn decide_framing(&mut self) -> Result<(), Reason> {
+        let mut lengths = self.values(names::CONTENT_LENGTH);
+        let mut codings = self.values(names::TRANSFER_ENCODING);
+        let (length, coding) = (lengths.next(), codings.next());
+        let (more_lengths, more_codings) = (lengths.next().is_some(), codings.next().is_some());
+        drop((lengths, codings));
+        self.framing = match (length, coding) {
+            (Some(_), Some(_)) => return Err(Reason::ClAndTe),
+            _ if more_lengths => return Err(Reason::ClDuplicate),
+            _ if more_codings => return Err(Reason::TeDuplicate),
+            (None, None) => Framing::None,
+            (Some(length), None) => match decimal(length) {
+                Some(length) if length <= i64::MAX as u64 => Framing::Length(length),
+                _ => return Err(Reason::ClInvalid),
+            },
+            (None, Some(_)) if self.version < 11 => return Err(Reason::TeInOldVersion),
+            (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
+            (None, Some(coding)) => {
+                const KNOWN: [&[u8]; 6] = [
+                    b"gzip",
+                    b"x-gzip",
+                    b"deflate",
+                    b"compress",
+                    b"x-compress",
+                    b"identity",
+                ];
+                let known = KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known));
+                return Err(if known {
+                    Reason::TeUnsupported
+                } else {
+                    Reason::TeInvalid
+                });
+            }
+        };
+        Ok(())
+    }
+
+    fn decide_connection(&mut self) -> Result<(), Reason> {
+        let (mut close, mut keep, mut upgrade) = (false, false, false);
+        let mut named = Vec::new();
+        for value in self.values(names::CONNECTION) {
+            for option in value.split(|&byte| byte == b',').map(trim) {
+                match option {
+                    b"" => {}
+                    option if option.eq_ignore_ascii_case(b"close") => close = true,
+                    option if option.eq_ignore_ascii_case(b"keep-alive") => keep = true,
+                    option if option.eq_ignore_ascii_case(b"upgrade") => upgrade = true,
+                    option if !is_token(option) => return Err(Reason::ConnectionInvalid),
+                    option => named.push(option.to_ascii_lowercase()),
+                }
+            }
+        }
+        for name in &named {
+            self.hop_by_request(name)?;
+        }
+        self.keep_alive = !close && (self.version >= 11 || keep);
+        let mut expects = self.values(names::EXPECT);
+        let expect = expects.next();
+        let unknown = expect.is_some_and(|value| !value.eq_ignore_ascii_case(b"100-continue"))
+            || expects.next().is_some();
+        drop(expects);
+        if unknown {
+            return Err(Reason::Expect);
+        }
+        self.expect_continue = expect.is_some() && self.version >= 11;
+        self.websocket = upgrade
+            && self.version >= 11
+            && self.method() == b"GET"
+            && self.framing == Framing::None
+            && self
+                .values(names::UPGRADE)
+                .any(|value| value.eq_ignore_ascii_case(b"websocket"))
+            && self.values(names::SEC_WEBSOCKET_KEY).count() == 1;
+        Ok(())
+    }
+
+    /// A field that `Connection` names ends here; but a client may not take away what apps and
+    /// proxies rely on (threats E-10).
+    fn hop_by_request(&mut self, name: &[u8]) -> Result<(), Reason> {
+        const KEPT: [&[u8]; 9] = [
+            b"host",
+            b"authorization",
+            b"cookie",
+            b"content-length",
+            b"content-type",
+            b"transfer-encoding",
+            b"forwarded",
+            b"x-real-ip",
+            b"x-api-key",
+        ];
+        if KEPT.contains(&name)
+            || name.starts_with(b"x-forwarded-")
+            || name.starts_with(b"x-ostler-")
+        {
+            return Err(Reason::ConnectionNames);
+        }
+        for index in 0..self.fields.len() {
+            if self.text(self.fields[index].name) == name {
+                self.fields[index].hop = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Parses `input` arriving in pieces of `step` bytes.
+    fn verdict(input: &[u8], step: usize) -> Result<(Head, usize), Reason> {
+        let mut head = Head::default();
+        let mut end = 0;
+        loop {
+            end = (end + step).min(input.len());
+            match parse(&input[..end], &Limits::default(), &mut head)? {
+                Progress::Complete { consumed } => return Ok((head, consumed)),
+                Progress::Partial if end == input.len() => return Err(Reason::HeadIncomplete),
+                Progress::Partial => {}
+            }
+        }
+    }
+
+    fn check(input: &str, expected: Result<Framing, Reason>) {
+        for step in [1, 2, 5, input.len()] {
+            let seen = verdict(input.as_bytes(), step).map(|(head, _)| head.framing());
+            assert_eq!(seen, expected, "{input:?} by {step}");
+        }
+    }
+
+    #[test]
+    fn good_requests_are_understood() {
+        check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::None));
+        check("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::None));
+        check("GET / HTTP/1.0\r\n\r\n", Ok(Framing::None));
+        check(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
+            Ok(Framing::Length(5)),
+        );
+        check(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
+            Ok(Framing::Chunked),
+        );
+        check(
+            "GET http://a:80/x HTTP/1.1\r\nHost: A\r\n\r\n",
+            Ok(Framing::None),
+        );
+        check("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::None));
+    }
+
+    #[test]
+    fn ambiguous_framing_is_refused() {
+        let post = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        for (fields, reason) in [
+            (
+                "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                Reason::ClAndTe,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+                Reason::ClAndTe,
+            ),
+            (
+                "Content-Length: 5\r\nContent-Length: 5\r\n",
+                Reason::ClDuplicate,
+            ),
+            ("Content-Length: 5, 5\r\n", Reason::ClInvalid),
+            ("Content-Length: +5\r\n", Reason::ClInvalid),
+            ("Content-Length: -5\r\n", Reason::ClInvalid),
+            ("Content-Length: 0x5\r\n", Reason::ClInvalid),
+            ("Content-Length: 5_0\r\n", Reason::ClInvalid),
+            ("Content-Length:\r\n", Reason::ClInvalid),
+            ("Content-Length: 9223372036854775808\r\n", Reason::ClInvalid),
+            (
+                "Content-Length: 99999999999999999999\r\n",
+                Reason::ClInvalid,
+            ),
+            ("Transfer-Encoding: chunked, chunked\r\n", Reason::TeInvalid),
+            (
+                "Transfer-Encoding: identity, chunked\r\n",
+                Reason::TeInvalid,
+            ),
+            ("Transfer-Encoding: ,chunked\r\n", Reason::TeInvalid),
+            ("Transfer-Encoding: xchunked\r\n", Reason::TeInvalid),
+            ("Transfer-Encoding: chunked;q=1\r\n", Reason::TeInvalid),
+            ("Transfer-Encoding: \u{b}chunked\r\n", Reason::Control),
+            ("Transfer-Encoding: gzip\r\n", Reason::TeUnsupported),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                Reason::TeDuplicate,
+            ),
+            ("Transfer-Encoding : chunked\r\n", Reason::SpaceBeforeColon),
+            (" Transfer-Encoding: chunked\r\n", Reason::ObsFold),
+            ("X: y\r\n z\r\n", Reason::ObsFold),
+            ("X\r\n", Reason::FieldLine),
+            (": x\r\n", Reason::FieldName),
+            ("X: a\rb\r\n", Reason::BareCr),
+            ("X: a\nb\r\n", Reason::BareLf),
+            ("X: a\0b\r\n", Reason::Nul),
+            (
+                "Content-Type: a\r\nContent-Type: b\r\n",
+                Reason::FieldDuplicate,
+            ),
+            ("Connection: X-Forwarded-For\r\n", Reason::ConnectionNames),
+            ("Connection: authorization\r\n", Reason::ConnectionNames),
+            ("Expect: 200-ok\r\n", Reason::Expect),
+        ] {
+            check(&post(fields), Err(reason));
+        }
+        check(
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Err(Reason::TeInOldVersion),
+        );
+    }
+
+    #[test]
+    fn hosts_targets_methods_and_versions_are_checked() {
+        for (input, reason) in [
+            ("GET / HTTP/1.1\r\n\r\n", Reason::HostMissing),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", Reason::HostInvalid),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+                Reason::HostDuplicate,
+            ),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", Reason::HostInvalid),
+            ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", Reason::HostInvalid),
+            (
+                "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+                Reason::HostMismatch,
+            ),
+            ("GET foo HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Target),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Target),
+            ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Fragment),
+            ("GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Escape),
+            ("GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", Reason::EscapedNul),
+            ("GET /../x HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Traversal),
+            (
+                "GET /%2e%2e/x HTTP/1.1\r\nHost: a\r\n\r\n",
+                Reason::Traversal,
+            ),
+            ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Method),
+            ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Method),
+            ("G@T / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::MethodToken),
+            ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", Reason::Version),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", Reason::Version),
+            ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", Reason::RequestLine),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::RequestLine),
+            ("GET /\r\nHost: a\r\n\r\n", Reason::RequestLine),
+            ("GET / HTTP/1.1\nHost: a\r\n\r\n", Reason::BareLf),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Reason::Http2Preface),
+        ] {
+            let seen = verdict(input.as_bytes(), input.len()).map(|(head, _)| head.framing());
+            assert_eq!(seen, Err(reason), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn limits_hold_whole_and_in_pieces() {
+        let line = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(8300));
+        let field = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n",
+            "a".repeat(8300)
+        );
+        let many = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "x: y\r\n".repeat(100)
+        );
+        let total = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            format!("x: {}\r\n", "y".repeat(8000)).repeat(5)
+        );
+        for (input, reason) in [
+            (line, Reason::RequestLineTooLong),
+            (field, Reason::FieldTooLong),
+            (many, Reason::TooManyFields),
+            (total, Reason::HeadTooLarge),
+        ] {
+            for step in [977, input.len()] {
+                let seen = verdict(input.as_bytes(), step).map(|(head, _)| head.framing());
+                assert_eq!(seen, Err(reason));
+            }
+        }
+    }
+
+    #[test]
+    fn names_with_underscores_and_proxy_never_arrive_and_hop_by_hop_fields_are_ours() {
+        let input = b"GET /a%20b?q=1 HTTP/1.1\r\nHOST: Ex.com.:8080\r\nX_Forwarded_For: 1\r\nProxy: p\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nX-Kept:  v \r\n\r\nrest";
+        let (head, consumed) = verdict(input, input.len()).expect("good");
+        assert_eq!(consumed, input.len() - 4);
+        assert_eq!((head.host(), head.port()), (&b"ex.com"[..], Some(8080)));
+        assert_eq!((head.path(), head.query()), (&b"/a b"[..], &b"q=1"[..]));
+        assert!(!head.keep_alive());
+        let names: Vec<_> = head
+            .fields()
+            .map(|(_, name, value)| (name, value))
+            .collect();
+        assert_eq!(
+            names,
+            [(&b"host"[..], &b"Ex.com.:8080"[..]), (b"x-kept", b"v")]
+        );
+    }
+
+    #[test]
+    fn a_websocket_handshake_is_known() {
+        let input = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        assert!(verdict(input, input.len()).expect("good").0.is_websocket());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(input in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = parse(&input, &Limits::default(), &mut Head::default());
+        }
+
+        #[test]
+        fn mutated_requests_never_panic(at in 0usize..90, byte in any::<u8>()) {
+            let mut input = b"POST /a/b?c HTTP/1.1\r\nHost: example.com\r\nContent-Length: 3\r\nConnection: close\r\nCookie: a=b\r\n\r\n".to_vec();
+            input[at] = byte;
+            let _ = parse(&input, &Limits::default(), &mut Head::default());
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The request line: what happens to a request, step by step, from its whole head to its last byte.
+
+use std::future::poll_fn;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use ostler_wire::{BodyKind, RequestEncoder, RequestHead};
+
+use crate::pool::{Fault, Lease, Refused};
+
+use super::body::{Body, BodyReader, Collector, IN_MEMORY};
+use super::connection::{After, Connection};
+use super::deadline::Elapsed;
+use super::forwarded::Sender;
+use super::h1::head::Framing;
+use super::reason::Reason;
+use super::relay::{Failure, Relay, Relayed, Upload};
+use super::row::Row;
+
+impl Connection {
+    /// One request, whose head is in `self.head`, to its end.
+    pub async fn exchange(&mut self) -> After {
+        self.row = Row {
+            id: self.edge.request_id(),
+            ..Row::default()
+        };
+        self.body_read = false;
+        let after = match self.line().await {
+            Ok(after) => after,
+            Err(reason) => self.answer(reason).await,
+        };
+        let after = match self.flush().await {
+            Ok(()) => after,
+            Err(_gone) => After::Abort,
+        };
+        self.log();
+        self.out.shrink();
+        match after {
+            After::KeepAlive if !self.head.keep_alive() || self.edge.is_stopping() => After::Close,
+            after => after,
+        }
+    }
+
+    /// connection → head → forwarded → static file? → body → lease → worker → response.
+    async fn line(&mut self) -> Result<After, Reason> {
+        let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
+        self.https = sender.https(self.io.is_tls());
+        self.remote = (self.access.is_some()).then(|| sender.address().to_vec());
+        if let Some(after) = self.serve_static().await? {
+            return Ok(after);
+        }
+        let mut reader =
+            BodyReader::new(self.head.framing(), self.edge.body_limit, Instant::now())?;
+        self.invite_body(&reader).await?;
+        if self.streams_body() {
+            return self.ask_streaming(&sender, reader).await;
+        }
+        let body = self.collect(&mut reader).await?;
+        self.ask(&sender, body).await
+    }
+
+    /// A body streams to an event loop, unless it is small and complete soon anyway.
+    fn streams_body(&self) -> bool {
+        let small = match self.head.framing() {
+            Framing::None => true,
+            Framing::Length(length) => length <= IN_MEMORY as u64,
+            Framing::Chunked => false,
+        };
+        !small && (self.edge.pool.streams() || !self.edge.request_buffering)
+    }
+
+    /// Tells a client that asked first to send its body (RFC 9110 section 10.1.1).
+    async fn invite_body(&mut self, reader: &BodyReader) -> Result<(), Reason> {
+        if self.head.expect_continue() && !reader.is_done() && self.buffer.is_empty() {
+            self.out
+                .bytes()
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.flush().await.map_err(|_| Reason::ClientGone)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the whole body before an app is called: a slow client never holds a worker.
+    async fn collect(&mut self, reader: &mut BodyReader) -> Result<Body, Reason> {
+        if reader.is_done() {
+            self.body_read = true;
+            return Ok(Body::None);
+        }
+        let mut collector = Collector::new(&self.edge.spool);
+        while !reader.is_done() {
+            self.deadline.set(reader.deadline(&self.edge.times));
+            let (io, buffer) = (&mut self.io, &mut self.buffer);
+            let piece = poll_fn(|cx| reader.poll_piece(cx, io, buffer, collector.space()));
+            match self.deadline.bound(piece).await {
+                Ok(piece) => piece?,
+                Err(Elapsed) => return Err(Reason::BodyTooSlow),
+            }
+            collector.settle()?;
+        }
+        self.body_read = true;
+        collector.finish()
+    }
+
+    /// Asks a worker, once more when the first one died and nothing is lost by it.
+    async fn ask(&mut self, sender: &Sender, body: Body) -> Result<After, Reason> {
+        let mut retried = false;
+        loop {
+            let mut lease = self.lease(body.memory()).await?;
+            let dispatched = Instant::now();
+            let failure = match self.send(&mut lease, sender, &body).await {
+                Err(_closed) => Failure::Lost(Fault::Closed),
+                Ok(()) => {
+                    let mut relay = Relay::new(self, None, dispatched);
+                    match relay.run(&mut lease).await {
+                        Relayed::Failed(failure) => failure,
+                        relayed => return self.finish(relayed, lease).await,
+                    }
+                }
+            };
+            match self.after_failure(failure, lease, retried).await {
+                Some(reason) => return Err(reason),
+                None => retried = true,
+            }
+        }
+    }
+
+    /// Asks a worker while the body is still coming in. Nothing can be sent twice.
+    async fn ask_streaming(
+        &mut self,
+        sender: &Sender,
+        reader: BodyReader,
+    ) -> Result<After, Reason> {
+        let mut lease = self.lease(0).await?;
+        let dispatched = Instant::now();
+        let frame = self.request_frame(&mut lease, sender, &Body::None, BodyKind::Stream);
+        if lease.grant().send(&frame, None).await.is_err() {
+            return Err(Reason::WorkerDied);
+        }
+        let mut relay = Relay::new(self, Some(Upload::new(reader)), dispatched);
+        let relayed = relay.run(&mut lease).await;
+        let rest = relay.into_upload().map(Upload::into_body);
+        let after = match relayed {
+            Relayed::Failed(failure) => {
+                return Err(self
+                    .after_failure(failure, lease, true)
+                    .await
+                    .unwrap_or(Reason::WorkerDied));
+            }
+            relayed => self.finish(relayed, lease).await?,
+        };
+        match rest {
+            Some(rest) if !rest.is_done() => {
+                self.flush().await.map_err(|_| Reason::ClientGone)?;
+                Ok(if self.drop_rest(rest).await {
+                    after
+                } else {
+                    After::Close
+                })
+            }
+            _ => Ok(after),
+        }
+    }
+
+    /// Waits for a slot.
+    async fn lease(&mut self, bytes: usize) -> Result<Lease, Reason> {
+        let asked = Instant::now();
+        let lease = self.edge.pool.lease(self.thread.index, bytes).await;
+        self.row.queue_us += asked.elapsed().as_micros() as u64;
+        let lease = lease.map_err(|refused| match refused {
+            Refused::LineFull => Reason::LineFull,
+            Refused::LineTimeout => Reason::LineTimeout,
+            Refused::CrashLooping { retry_after } => {
+                self.retry_after = Some(retry_after);
+                Reason::CrashLooping
+            }
+            Refused::Stopping => Reason::Stopping,
+        })?;
+        self.row.worker = Some(lease.worker().pid);
+        Ok(lease)
+    }
+
+    /// Sends the whole request to the worker.
+    async fn send(
+        &mut self,
+        lease: &mut Lease,
+        sender: &Sender,
+        body: &Body,
+    ) -> std::io::Result<()> {
+        let (kind, file) = match body {
+            Body::None => (BodyKind::None, None),
+            Body::Memory(_) => (BodyKind::Inline, None),
+            Body::File(file) => (BodyKind::File, Some(file.read_only()?)),
+        };
+        let frame = self.request_frame(lease, sender, body, kind);
+        let sent = lease
+            .grant()
+            .send(&frame, file.as_ref().map(AsFd::as_fd))
+            .await;
+        self.frame = frame;
+        sent
+    }
+
+    /// Builds the request frame in the connection's spare buffer.
+    fn request_frame(
+        &mut self,
+        lease: &mut Lease,
+        sender: &Sender,
+        body: &Body,
+        kind: BodyKind,
+    ) -> Vec<u8> {
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        let content_length = match (kind, self.head.framing()) {
+            (BodyKind::Stream, Framing::Length(length)) => Some(length),
+            (BodyKind::Stream | BodyKind::None, _) => None,
+            (BodyKind::Inline | BodyKind::File, _) => Some(body.len()),
+        };
+        let https = sender.https(self.io.is_tls());
+        let (server, server_port) = sender.server(&self.head, &self.peer, https);
+        let mut head = RequestHead::EMPTY;
+        head.version = self.head.version();
+        head.body = kind;
+        head.https = https;
+        head.websocket = self.head.is_websocket();
+        head.content_length = content_length;
+        head.queue_us = self.row.queue_us.min(u64::from(u32::MAX)) as u32;
+        head.id = self.row.id;
+        head.client_port = sender.port();
+        head.server_port = server_port;
+        head.client = sender.address();
+        head.server = server;
+        head.method = self.head.method();
+        head.raw_target = self.head.target();
+        head.root = self.edge.root.as_bytes();
+        head.path = self.head.path();
+        head.query = self.head.query();
+        let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
+        sender.fields(&self.head, https, &mut encoder);
+        encoder.finish(body.inline());
+        frame
+    }
+
+    /// Ends an exchange whose response has begun or became something else.
+    async fn finish(&mut self, relayed: Relayed, lease: Lease) -> Result<After, Reason> {
+        match relayed {
+            Relayed::Whole(after) => {
+                lease.give_back();
+                Ok(after)
+            }
+            Relayed::Internal(private) => {
+                self.drain_later(lease);
+                self.serve_internal(private).await
+            }
+            Relayed::Hijacked => Ok(self.tunnel(lease).await),
+            Relayed::WebSocket => {
+                self.drain_later(lease);
+                Err(Reason::WebSocketVersion)
+            }
+            Relayed::Broken(reason) => {
+                self.row.reason = Some(reason);
+                match reason {
+                    Reason::WorkerDied => drop(self.mourn(&lease, &Fault::Closed).await),
+                    _ => self.drain_later(lease),
+                }
+                // What the client has is whole up to here; the end it waits for never comes.
+                let _ = self.flush().await;
+                Ok(After::Abort)
+            }
+            Relayed::Failed(_) => Ok(After::Abort),
+        }
+    }
+
+    /// Decides what follows when a worker gave no response: `None` is to ask another one.
+    async fn after_failure(
+        &mut self,
+        failure: Failure,
+        lease: Lease,
+        retried: bool,
+    ) -> Option<Reason> {
+        match failure {
+            Failure::TimedOut => {
+                self.log_timeout(&lease);
+                lease.timed_out();
+                Some(Reason::WorkerTimeout)
+            }
+            Failure::App => {
+                lease.give_back();
+                Some(Reason::AppError)
+            }
+            Failure::BadResponse(reason) => {
+                tracing::error!(
+                    reason = reason.code(),
+                    path = %String::from_utf8_lossy(self.head.path()),
+                    "the app's response cannot be sent: {}", reason.text()
+                );
+                self.drain_later(lease);
+                Some(reason)
+            }
+            Failure::Upload(reason) => {
+                self.drain_later(lease);
+                Some(reason)
+            }
+            Failure::ClientGone => {
+                self.drain_later(lease);
+                Some(Reason::ClientGone)
+            }
+            Failure::Lost(fault) => {
+                let alone = lease.worker().in_flight() == 1;
+                let crashed = self.mourn(&lease, &fault).await;
+                let again = !retried
+                    && self.head.is_idempotent()
+                    && !(crashed && alone)
+                    && self.edge.pool.may_retry();
+                if again {
+                    None
+                } else {
+                    Some(Reason::WorkerDied)
+                }
+            }
+        }
+    }
+}

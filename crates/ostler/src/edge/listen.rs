@@ -1,0 +1,159 @@
+//! Accepting connections: one listening descriptor per address, accepted from by every edge thread.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::{self, Peer};
+use super::io::Io;
+use super::{Edge, Thread};
+
+/// How long to leave the listener alone when the process has no descriptor left.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// A listening socket, already bound by the keeper.
+pub enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listener {
+    /// Tells the two kinds apart by the socket's own address.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let family = rustix::net::getsockname(&fd)?.address_family();
+        let listener = match family {
+            rustix::net::AddressFamily::UNIX => Self::Unix(fd.into()),
+            _ => Self::Tcp(fd.into()),
+        };
+        match &listener {
+            Self::Tcp(listener) => listener.set_nonblocking(true)?,
+            Self::Unix(listener) => listener.set_nonblocking(true)?,
+        }
+        Ok(listener)
+    }
+
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
+            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+        })
+    }
+}
+
+/// Accepts on one listener until the edge stops, one task per connection.
+pub async fn run(listener: Listener, edge: Arc<Edge>, thread: Arc<Thread>) -> io::Result<()> {
+    let mut stopping = edge.stopping();
+    let accepting = async {
+        match listener {
+            Listener::Tcp(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                let local = listener.local_addr()?;
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, peer)) => tcp(stream, peer, local, &edge, &thread),
+                        Err(error) => refused(&error).await,
+                    }
+                }
+            }
+            Listener::Unix(listener) => {
+                let listener = UnixListener::from_std(listener)?;
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => unix(stream, &edge, &thread),
+                        Err(error) => refused(&error).await,
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        result = accepting => result,
+        _ = stopping.wait_for(|stopping| *stopping) => Ok(()),
+    }
+}
+
+/// An accept that failed. A client that left again costs nothing; a full descriptor table is waited
+/// out, because the connection stays in the backlog and accept would fail at once again.
+async fn refused(error: &io::Error) {
+    const EMFILE: i32 = libc::EMFILE;
+    const ENFILE: i32 = libc::ENFILE;
+    if matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    ) {
+        tracing::error!(%error, "cannot accept a connection; hint: raise the descriptor limit (ulimit -n)");
+        tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+    }
+}
+
+fn tcp(
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    edge: &Arc<Edge>,
+    thread: &Arc<Thread>,
+) {
+    // Every answer is written whole: waiting for an acknowledgement only delays its last segment.
+    let _ = stream.set_nodelay(true);
+    let address = canonical(peer.ip());
+    let local = match local.ip().is_unspecified() {
+        true => stream.local_addr().unwrap_or(local),
+        false => local,
+    };
+    let peer = Peer::tcp(address, peer.port(), local.port());
+    let counted = (!edge.trusts(&peer)).then_some(address);
+    let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
+    let Some(place) = edge.peers.seat(counted) else {
+        tokio::spawn(connection::refuse(Io::Tcp(stream), edge, thread, peer));
+        return;
+    };
+    match edge.tls.clone() {
+        None => drop(tokio::spawn(connection::serve(
+            Io::Tcp(stream),
+            peer,
+            edge,
+            thread,
+            place,
+        ))),
+        Some(acceptor) => drop(tokio::spawn(async move {
+            if let Some(io) = handshake(stream, acceptor, &edge).await {
+                connection::serve(io, peer, edge, thread, place).await;
+            }
+        })),
+    }
+}
+
+/// The TLS handshake, bounded in time; a failure is the client's affair and closes the connection.
+async fn handshake(stream: TcpStream, acceptor: TlsAcceptor, edge: &Edge) -> Option<Io> {
+    match tokio::time::timeout(edge.times.handshake, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(Io::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            None
+        }
+        Err(_elapsed) => None,
+    }
+}
+
+fn unix(stream: UnixStream, edge: &Arc<Edge>, thread: &Arc<Thread>) {
+    let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
+    if let Some(place) = edge.peers.seat(None) {
+        tokio::spawn(connection::serve(
+            Io::Unix(stream),
+            Peer::unix(),
+            edge,
+            thread,
+            place,
+        ));
+    }
+}
+
+/// An IPv4 client of a dual-stack listener is an IPv4 client.
+fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}

@@ -1,0 +1,147 @@
+//! Who is connected: the cap on connections per address, and closing idle ones when we stop.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+/// Open connections by address. Shared by all edge threads.
+#[derive(Debug)]
+pub struct Peers {
+    /// Connections that one address may hold; 0 is no limit.
+    cap: usize,
+    started: Instant,
+    /// Guards the connections of each address.
+    open: Mutex<HashMap<IpAddr, Vec<Arc<Seat>>>>,
+}
+
+/// What the rest of the server may know of one open connection.
+#[derive(Debug)]
+pub struct Seat {
+    /// Milliseconds since the server's start at which the connection became idle; `BUSY` while a
+    /// request is under way.
+    idle_since: AtomicU64,
+    leave: Notify,
+}
+
+const BUSY: u64 = u64::MAX;
+
+impl Seat {
+    /// Asks an idle connection to close; resolves in the connection that was asked.
+    pub async fn asked_to_leave(&self) {
+        self.leave.notified().await;
+    }
+}
+
+/// A connection's place among those of its address; gives it up when dropped.
+#[derive(Debug)]
+pub struct Place {
+    peers: Arc<Peers>,
+    /// `None` for an address that is not counted.
+    address: Option<IpAddr>,
+    pub seat: Arc<Seat>,
+}
+
+impl Peers {
+    pub fn new(cap: usize) -> Arc<Self> {
+        Arc::new(Self {
+            cap,
+            started: Instant::now(),
+            open: Mutex::default(),
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<Arc<Seat>>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Seats a new connection. `counted` is its address when the cap applies to it (a peer that is
+    /// no trusted proxy). At the cap the address's oldest idle connection is asked to leave; `None`
+    /// when every one of them is busy.
+    pub fn seat(self: &Arc<Self>, counted: Option<IpAddr>) -> Option<Place> {
+        let seat = Arc::new(Seat {
+            idle_since: AtomicU64::new(BUSY),
+            leave: Notify::new(),
+        });
+        let address = counted.filter(|_| self.cap > 0);
+        if let Some(address) = address {
+            let mut open = self.open();
+            let seats = open.entry(address).or_default();
+            if seats.len() >= self.cap {
+                let oldest = (0..seats.len())
+                    .min_by_key(|&index| seats[index].idle_since.load(Ordering::Relaxed))
+                    .filter(|&index| seats[index].idle_since.load(Ordering::Relaxed) != BUSY)?;
+                // It leaves the count at once, so that the next one asked is another.
+                seats.swap_remove(oldest).leave.notify_one();
+            }
+            seats.push(Arc::clone(&seat));
+        }
+        Some(Place {
+            peers: Arc::clone(self),
+            address,
+            seat,
+        })
+    }
+}
+
+impl Place {
+    /// Marks the connection as waiting for a request.
+    pub fn idle(&self) {
+        self.seat
+            .idle_since
+            .store(self.peers.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Marks the connection as serving one.
+    pub fn busy(&self) {
+        self.seat.idle_since.store(BUSY, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(address) = self.address else { return };
+        let mut open = self.peers.open();
+        if let Some(seats) = open.get_mut(&address) {
+            seats.retain(|seat| !Arc::ptr_eq(seat, &self.seat));
+            if seats.is_empty() {
+                open.remove(&address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
+
+    #[test]
+    fn at_the_cap_the_oldest_idle_connection_leaves() {
+        let peers = Peers::new(2);
+        let first = peers.seat(Some(A)).expect("room");
+        let second = peers.seat(Some(A)).expect("room");
+        assert!(peers.seat(Some(A)).is_none(), "both are busy");
+        second.idle();
+        let _third = peers.seat(Some(A)).expect("the idle one makes room");
+        assert!(peers.seat(Some(A)).is_none());
+        drop(first);
+        assert!(peers.seat(Some(A)).is_some());
+    }
+
+    #[test]
+    fn uncounted_peers_and_no_cap_are_never_refused() {
+        let peers = Peers::new(1);
+        let _places: Vec<_> = (0..10).map(|_| peers.seat(None).expect("room")).collect();
+        let free = Peers::new(0);
+        let _more: Vec<_> = (0..10).map(|_| free.seat(Some(A)).expect("room")).collect();
+    }
+}

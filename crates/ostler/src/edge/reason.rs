@@ -1,0 +1,353 @@
+//! Why ostler itself refuses or ends a request, in one enum, and what each reason means on the wire
+//! and in the log. It knows nothing of connections, templates or log formats.
+
+#![allow(
+    dead_code,
+    reason = "the list of reasons is whole; some belong to what is served next"
+)]
+
+use std::fmt;
+
+/// Who has to act so that the same request succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The client, or whoever stands between it and us.
+    Visitor,
+    /// The author of the app.
+    App,
+    /// Who runs this server: capacity, routes, limits.
+    Operator,
+    /// The authors of ostler, or the machine below it.
+    Ours,
+}
+
+/// One reason for an answer, or an end, that the app did not give. The variants are ordered by who
+/// must act; the table in [`Reason::facts`] says everything else about each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    // The visitor: bytes that no HTTP/1.1 client sends in a head (RFC 9112 sections 2.2, 3 and 5).
+    BareLf,
+    BareCr,
+    Nul,
+    Control,
+    TlsOnPlain,
+    PlainOnTls,
+    RequestLine,
+    MethodToken,
+    Version,
+    Http2Preface,
+    FieldLine,
+    FieldName,
+    SpaceBeforeColon,
+    ObsFold,
+
+    // The visitor: the head is too large.
+    RequestLineTooLong,
+    FieldTooLong,
+    TooManyFields,
+    HeadTooLarge,
+
+    // The visitor: the method and the target (RFC 9112 section 3.2).
+    Method,
+    Target,
+    Fragment,
+    Escape,
+    EscapedNul,
+    Traversal,
+
+    // The visitor: whom the request is for.
+    HostMissing,
+    HostDuplicate,
+    HostInvalid,
+    HostMismatch,
+
+    // The visitor: where the body ends (RFC 9112 section 6.3).
+    ClAndTe,
+    ClDuplicate,
+    ClInvalid,
+    TeDuplicate,
+    TeInvalid,
+    TeUnsupported,
+    TeInOldVersion,
+
+    // The visitor: other fields.
+    ConnectionInvalid,
+    ConnectionNames,
+    UnderscoreName,
+    FieldDuplicate,
+    Expect,
+    UpgradeInvalid,
+    WebSocketVersion,
+    SchemeConflict,
+    PrefixMismatch,
+
+    // The visitor: the body.
+    ChunkSize,
+    ChunkExtension,
+    ChunkExtensionTooLong,
+    ChunkEnd,
+    TrailerInvalid,
+    TrailerForbidden,
+    TrailerTooLarge,
+    BodyTooLarge,
+    BodyTooSlow,
+    BodyIncomplete,
+
+    // The visitor: time and presence.
+    HeadTimeout,
+    HeadIncomplete,
+    IdleTimeout,
+    WriteTimeout,
+    TlsHandshake,
+    ClientGone,
+    TooManyConnections,
+
+    // The visitor: what was asked for.
+    NotFound,
+    MethodNotAllowed,
+    PreconditionFailed,
+    RangeUnsatisfiable,
+    Misdirected,
+
+    // The author of the app.
+    AppError,
+    BadResponse,
+    ResponseShort,
+    ResponseAborted,
+    WorkerDied,
+    WorkerTimeout,
+    CrashLooping,
+
+    // The operator.
+    NoRoute,
+    LineFull,
+    LineBytes,
+    LineTimeout,
+    Starting,
+    Stopping,
+    Overloaded,
+    SpoolFull,
+
+    // Us, or the machine below us.
+    BadFrame,
+    SpoolFailed,
+    Internal,
+}
+
+/// Everything that is fixed about a reason.
+struct Facts {
+    status: u16,
+    code: &'static str,
+    layer: &'static str,
+    fault: Fault,
+    closes: bool,
+    retry_after: Option<u32>,
+    text: &'static str,
+}
+
+/// The client's bytes cannot be trusted from here on, or it took too long: answer and close.
+const fn refuse(status: u16, code: &'static str, text: &'static str) -> Facts {
+    Facts {
+        status,
+        code,
+        layer: "edge",
+        fault: Fault::Visitor,
+        closes: true,
+        retry_after: None,
+        text,
+    }
+}
+
+/// The request was understood; ostler answers in the app's place and the connection lives on.
+const fn answer(
+    status: u16,
+    code: &'static str,
+    layer: &'static str,
+    fault: Fault,
+    text: &'static str,
+) -> Facts {
+    Facts {
+        layer,
+        fault,
+        closes: false,
+        ..refuse(status, code, text)
+    }
+}
+
+/// The same request may succeed in `seconds`.
+const fn later(
+    seconds: u32,
+    code: &'static str,
+    layer: &'static str,
+    fault: Fault,
+    text: &'static str,
+) -> Facts {
+    Facts {
+        retry_after: Some(seconds),
+        ..answer(503, code, layer, fault, text)
+    }
+}
+
+/// A response that was begun cannot be ended cleanly: the connection is cut, so that the client can
+/// see that bytes are missing.
+const fn cut(
+    status: u16,
+    code: &'static str,
+    layer: &'static str,
+    fault: Fault,
+    text: &'static str,
+) -> Facts {
+    Facts {
+        layer,
+        fault,
+        ..refuse(status, code, text)
+    }
+}
+
+impl Reason {
+    /// HTTP status of the answer. 499 marks a request whose client was gone, so that none was sent.
+    pub const fn status(self) -> u16 {
+        self.facts().status
+    }
+
+    /// A stable, machine-readable name for logs, counters and JSON answers.
+    pub const fn code(self) -> &'static str {
+        self.facts().code
+    }
+
+    /// Which part of the line stopped the request: `edge`, `line`, `worker` or `app`.
+    pub const fn layer(self) -> &'static str {
+        self.facts().layer
+    }
+
+    pub const fn fault(self) -> Fault {
+        self.facts().fault
+    }
+
+    /// Whether the connection is closed after the answer. Where it is not, the rest of an unread
+    /// request body still decides (`peers/threats.md` E-05).
+    pub const fn closes(self) -> bool {
+        self.facts().closes
+    }
+
+    /// Seconds for `Retry-After`, where trying again soon makes sense.
+    pub const fn retry_after(self) -> Option<u32> {
+        self.facts().retry_after
+    }
+
+    /// One sentence for the visitor. It never tells more than the visitor may know.
+    pub const fn text(self) -> &'static str {
+        self.facts().text
+    }
+
+    // One line per reason. It is longer than a function should be because it is a table.
+    #[rustfmt::skip]
+    const fn facts(self) -> Facts {
+        use Fault::{App, Operator, Ours, Visitor};
+        match self {
+            Self::BareLf => refuse(400, "bare-lf", "A line of the request head ends in LF without CR."),
+            Self::BareCr => refuse(400, "bare-cr", "The request head holds a CR that is not followed by LF."),
+            Self::Nul => refuse(400, "nul", "The request head holds a NUL byte."),
+            Self::Control => refuse(400, "control-byte", "The request head holds a control byte."),
+            Self::TlsOnPlain => refuse(400, "tls-on-plain", "A TLS handshake was sent to a port that speaks plain HTTP."),
+            Self::PlainOnTls => refuse(400, "plain-on-tls", "A plain HTTP request was sent to a port that speaks TLS."),
+            Self::RequestLine => refuse(400, "request-line", "The request line is not `METHOD target HTTP/1.1`."),
+            Self::MethodToken => refuse(400, "method-token", "The method is not a name in upper case."),
+            Self::Version => refuse(505, "version", "This server speaks HTTP/1.1 and HTTP/1.0 here."),
+            Self::Http2Preface => refuse(505, "http2-preface", "This port does not speak HTTP/2 without TLS."),
+            Self::FieldLine => refuse(400, "field-line", "A header line has no colon."),
+            Self::FieldName => refuse(400, "field-name", "A header name holds a character that it cannot have."),
+            Self::SpaceBeforeColon => refuse(400, "space-before-colon", "White space stands between a header name and its colon."),
+            Self::ObsFold => refuse(400, "obs-fold", "A header value is folded over two lines."),
+
+            Self::RequestLineTooLong => refuse(414, "request-line-too-long", "The request line is too long."),
+            Self::FieldTooLong => refuse(431, "field-too-long", "A header field is too long."),
+            Self::TooManyFields => refuse(431, "too-many-fields", "The request has too many header fields."),
+            Self::HeadTooLarge => refuse(431, "head-too-large", "The request head is too large."),
+
+            Self::Method => refuse(405, "method", "This method is not served here."),
+            Self::Target => refuse(400, "target", "The request target is not a path or an http URL."),
+            Self::Fragment => refuse(400, "fragment", "The request target holds a `#`."),
+            Self::Escape => refuse(400, "escape", "The path holds a `%` that is not followed by two hex digits."),
+            Self::EscapedNul => refuse(400, "escaped-nul", "The path holds `%00`."),
+            Self::Traversal => refuse(400, "traversal", "The path leads above its root."),
+
+            Self::HostMissing => refuse(400, "host-missing", "The request names no host."),
+            Self::HostDuplicate => refuse(400, "host-duplicate", "The request has more than one Host field."),
+            Self::HostInvalid => refuse(400, "host-invalid", "The Host field is not a host name."),
+            Self::HostMismatch => refuse(400, "host-mismatch", "The request target and the Host field name different hosts."),
+
+            Self::ClAndTe => refuse(400, "cl-and-te", "The request has both Content-Length and Transfer-Encoding."),
+            Self::ClDuplicate => refuse(400, "cl-duplicate", "The request has more than one Content-Length field."),
+            Self::ClInvalid => refuse(400, "cl-invalid", "The Content-Length is not a number."),
+            Self::TeDuplicate => refuse(400, "te-duplicate", "The request has more than one Transfer-Encoding field."),
+            Self::TeInvalid => refuse(400, "te-invalid", "The Transfer-Encoding is not `chunked`."),
+            Self::TeUnsupported => refuse(501, "te-unsupported", "This transfer coding is not supported."),
+            Self::TeInOldVersion => refuse(400, "te-in-old-version", "An HTTP/1.0 request cannot have a Transfer-Encoding."),
+
+            Self::ConnectionInvalid => refuse(400, "connection-invalid", "The Connection field is not a list of names."),
+            Self::ConnectionNames => refuse(400, "connection-names", "The Connection field names a field that is not the connection's."),
+            Self::UnderscoreName => refuse(400, "underscore-name", "A header name holds an underscore."),
+            Self::FieldDuplicate => refuse(400, "field-duplicate", "A header field that may occur once occurs twice."),
+            Self::Expect => refuse(417, "expect", "The only expectation served is `100-continue`."),
+            Self::UpgradeInvalid => refuse(400, "upgrade-invalid", "The WebSocket handshake is not complete."),
+            Self::WebSocketVersion => refuse(426, "websocket-version", "The WebSocket version served is 13."),
+            Self::SchemeConflict => refuse(400, "scheme-conflict", "The proxy's fields name two different schemes."),
+            Self::PrefixMismatch => refuse(400, "prefix-mismatch", "The path does not begin with the prefix that the proxy named."),
+
+            Self::ChunkSize => refuse(400, "chunk-size", "A chunk size is not a hexadecimal number."),
+            Self::ChunkExtension => refuse(400, "chunk-extension", "A chunk extension holds a byte that it cannot have."),
+            Self::ChunkExtensionTooLong => refuse(400, "chunk-extension-too-long", "The chunk extensions are too long."),
+            Self::ChunkEnd => refuse(400, "chunk-end", "A chunk does not end where its size says."),
+            Self::TrailerInvalid => refuse(400, "trailer-invalid", "A trailer line is not a header field."),
+            Self::TrailerForbidden => refuse(400, "trailer-forbidden", "A trailer field may only occur in the head."),
+            Self::TrailerTooLarge => refuse(431, "trailer-too-large", "The trailer section is too large."),
+            Self::BodyTooLarge => refuse(413, "body-too-large", "The request body is too large."),
+            Self::BodyTooSlow => refuse(408, "body-too-slow", "The request body came too slowly."),
+            Self::BodyIncomplete => refuse(400, "body-incomplete", "The connection ended before the request body did."),
+
+            Self::HeadTimeout => refuse(408, "head-timeout", "The request head took too long."),
+            Self::HeadIncomplete => refuse(400, "head-incomplete", "The connection ended before the request head did."),
+            Self::IdleTimeout => refuse(408, "idle-timeout", "The connection was idle for too long."),
+            Self::WriteTimeout => cut(499, "write-timeout", "edge", Visitor, "The client stopped reading."),
+            Self::TlsHandshake => cut(400, "tls-handshake", "edge", Visitor, "The TLS handshake failed."),
+            Self::ClientGone => cut(499, "client-gone", "edge", Visitor, "The client closed the connection."),
+            Self::TooManyConnections => refuse(503, "too-many-connections", "This address has too many open connections."),
+
+            Self::NotFound => answer(404, "not-found", "edge", Visitor, "There is nothing at this address."),
+            Self::MethodNotAllowed => answer(405, "method-not-allowed", "edge", Visitor, "This address does not serve this method."),
+            Self::PreconditionFailed => answer(412, "precondition-failed", "edge", Visitor, "A precondition of the request does not hold."),
+            Self::RangeUnsatisfiable => answer(416, "range-unsatisfiable", "edge", Visitor, "The requested range lies outside the file."),
+            Self::Misdirected => answer(421, "misdirected", "edge", Visitor, "This connection does not serve this host."),
+
+            Self::AppError => answer(500, "app-error", "app", App, "The app failed to answer this request."),
+            Self::BadResponse => answer(500, "bad-response", "app", App, "The app gave an answer that cannot be sent."),
+            Self::ResponseShort => cut(502, "response-short", "app", App, "The app sent less than it announced."),
+            Self::ResponseAborted => cut(502, "response-aborted", "app", App, "The app failed while it was answering."),
+            Self::WorkerDied => answer(502, "worker-died", "worker", App, "The process that served this request ended."),
+            Self::WorkerTimeout => answer(504, "worker-timeout", "worker", App, "The app took too long to answer."),
+            Self::CrashLooping => later(5, "crash-looping", "worker", App, "The app does not stay up; it is being restarted."),
+
+            Self::NoRoute => answer(404, "no-route", "edge", Operator, "No site is served under this name."),
+            Self::LineFull => later(1, "line-full", "line", Operator, "Too many requests are waiting."),
+            Self::LineBytes => later(1, "line-bytes", "line", Operator, "Too much data is waiting."),
+            Self::LineTimeout => later(1, "line-timeout", "line", Operator, "No worker became free in time."),
+            Self::Starting => later(1, "starting", "worker", Operator, "The app is starting."),
+            Self::Stopping => Facts { closes: true, ..later(5, "stopping", "edge", Operator, "The server is stopping.") },
+            Self::Overloaded => Facts { closes: true, ..later(5, "overloaded", "edge", Operator, "The server has too many open connections.") },
+            Self::SpoolFull => Facts { closes: true, ..later(5, "spool-full", "edge", Operator, "The server has no room for this request body.") },
+
+            Self::BadFrame => answer(502, "bad-frame", "worker", Ours, "The process that served this request answered out of order."),
+            Self::SpoolFailed => Facts { closes: true, ..answer(500, "spool-failed", "edge", Ours, "The request body could not be stored.") },
+            Self::Internal => Facts { closes: true, ..answer(500, "internal", "edge", Ours, "The server made a mistake.") },
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl std::error::Error for Reason {}

@@ -1,0 +1,66 @@
+//! A file that an app answers with (`wsgi.file_wrapper`, `http.response.pathsend`).
+//!
+//! The descriptor comes from the worker and is not trusted: it may be a pipe, a device or a file on
+//! a file system that never answers. It is looked at and read on the blocking pool, never on an
+//! edge thread, and only a regular file is taken.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use ostler_wire::FileHead;
+
+/// Bytes read at once.
+const PIECE: u64 = 256 * 1024;
+
+/// A regular file, clamped to what it holds.
+pub struct WorkerFile {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl WorkerFile {
+    /// `None` for anything but a regular file.
+    pub async fn open(file: OwnedFd, range: FileHead) -> Option<Self> {
+        let opened = tokio::task::spawn_blocking(move || {
+            let file = File::from(file);
+            let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            Some((file, metadata.len()))
+        });
+        let (file, len) = opened.await.ok()??;
+        let at = range.offset.min(len);
+        let end = at.saturating_add(range.len).min(len);
+        Some(Self {
+            file: Arc::new(file),
+            at,
+            end,
+        })
+    }
+
+    /// The next piece, until the end of the range or of the file.
+    pub async fn next(&mut self) -> Option<io::Result<Vec<u8>>> {
+        let wanted = (self.end - self.at).min(PIECE) as usize;
+        if wanted == 0 {
+            return None;
+        }
+        let (file, at) = (Arc::clone(&self.file), self.at);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; wanted];
+            let count = file.read_at(&mut piece, at)?;
+            piece.truncate(count);
+            Ok(piece)
+        });
+        match read.await {
+            Ok(Ok(piece)) if piece.is_empty() => None,
+            Ok(Ok(piece)) => {
+                self.at += piece.len() as u64;
+                Some(Ok(piece))
+            }
+            Ok(Err(error)) => Some(Err(error)),
+            Err(_) => Some(Err(io::ErrorKind::Other.into())),
+        }
+    }
+}

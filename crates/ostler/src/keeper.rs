@@ -1,1 +1,0 @@
-//! The keeper process: holds listeners, starts and reaps every other process.

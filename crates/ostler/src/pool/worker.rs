@@ -1,0 +1,79 @@
+//! What the pool knows of one worker process. It never signals or starts one: that is the
+//! supervisor's part.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::supervise::{Exit, WorkerId};
+
+/// How long to wait for the kernel's word on a worker whose socket is at its end. The pidfd fires
+/// within microseconds of the last descriptor closing; a worker that only closed a socket and lives
+/// on is what this bound is for.
+const DEATH_WAIT: Duration = Duration::from_millis(500);
+
+/// One worker, shared by its slots, its channels and the requests it serves.
+#[derive(Debug)]
+pub struct Worker {
+    pub id: WorkerId,
+    pub pid: i32,
+    /// Set once; a draining worker is leased no more.
+    draining: AtomicBool,
+    in_flight: AtomicU32,
+    served: AtomicU64,
+    exit: OnceLock<Exit>,
+    gone: Notify,
+}
+
+impl Worker {
+    pub fn new(id: WorkerId, pid: i32) -> Self {
+        Self {
+            id,
+            pid,
+            draining: AtomicBool::new(false),
+            in_flight: AtomicU32::new(0),
+            served: AtomicU64::new(0),
+            exit: OnceLock::new(),
+            gone: Notify::new(),
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests that this worker is serving now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lease_began(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a finished request; gives how many there were.
+    pub(super) fn lease_ended(&self) -> u64 {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.served.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn exited(&self, exit: Exit) {
+        let _ = self.exit.set(exit);
+        self.gone.notify_waiters();
+    }
+
+    /// How the process ended; `None` when it is alive after [`DEATH_WAIT`].
+    pub async fn exit(&self) -> Option<Exit> {
+        let gone = self.gone.notified();
+        if self.exit.get().is_none() {
+            let _ = tokio::time::timeout(DEATH_WAIT, gone).await;
+        }
+        self.exit.get().cloned()
+    }
+}

@@ -1,0 +1,157 @@
+//! Descriptors: socket pairs, inherited ones, sealed memory files.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::fd::{AsFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use rustix::{
+    fs::{MemfdFlags, SealFlags},
+    io::FdFlags,
+    net::{AddressFamily, SocketFlags, SocketType},
+};
+
+/// A pair of connected `SOCK_SEQPACKET` sockets: one message in, the same message out.
+pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    pair(SocketType::SEQPACKET)
+}
+
+/// A pair of connected `SOCK_STREAM` sockets, both blocking.
+pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    pair(SocketType::STREAM)
+}
+
+fn pair(kind: SocketType) -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        kind,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Makes every further read and write of this open file description return at once.
+pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(fd, true)?)
+}
+
+/// Takes possession of a descriptor this process was started with, and keeps it from our own
+/// children. Fails when nothing is open under that number.
+///
+/// The caller answers for the number being one that it was promised (`LISTEN_FDS`, `fd://N`, our
+/// own start protocol) and for claiming each number once: two owners would close it twice.
+pub fn claim(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the borrow lasts for this one call, which asks the kernel whether the number is
+    // open and touches no memory.
+    rustix::io::fcntl_getfd(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })?;
+    // SAFETY: the number is open (just asked), and by this function's contract nobody else in
+    // this process owns it.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
+    Ok(owned)
+}
+
+/// An anonymous file in memory that holds `bytes` and that nobody can change any more.
+/// `name` is what `/proc/PID/maps` shows.
+pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = match rustix::fs::memfd_create(name, sealable() | MemfdFlags::EXEC) {
+        // Kernels before 6.3 do not know the flag, and give executable files without it.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, sealable())?,
+        other => other?,
+    };
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    file.seek(SeekFrom::Start(0))?;
+    let fd = OwnedFd::from(file);
+    rustix::fs::fcntl_add_seals(
+        &fd,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(fd)
+}
+
+fn sealable() -> MemfdFlags {
+    MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING
+}
+
+/// Reads a file descriptor from its start to its end; more than `limit` bytes is an error.
+pub fn read_all(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::from(fd);
+    file.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "file longer than agreed",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Registers a descriptor with the runtime of the calling thread.
+///
+/// # Errors
+/// Outside a runtime this panics; a full epoll set is an error.
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the `AsyncFd` and given back only by `into_inner`, which
+    // ends the registration first, so it stays open for as long as it is registered.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_sealed_file_keeps_its_bytes_and_refuses_new_ones() {
+        let fd = sealed("test", b"horses").expect("memfd");
+        let mut writer = File::from(fd.try_clone().expect("dup"));
+        assert_eq!(
+            writer
+                .write_all(b"mules")
+                .expect_err("sealed")
+                .raw_os_error(),
+            Some(libc::EPERM)
+        );
+        assert_eq!(
+            read_all(fd.try_clone().expect("dup"), 6).expect("read"),
+            b"horses"
+        );
+        assert!(read_all(fd, 5).is_err(), "longer than agreed");
+    }
+
+    #[test]
+    fn claiming_a_closed_number_is_an_error() {
+        assert_eq!(
+            claim(-1).expect_err("negative").raw_os_error(),
+            Some(libc::EBADF)
+        );
+        assert_eq!(
+            claim(1_000_000).expect_err("closed").raw_os_error(),
+            Some(libc::EBADF)
+        );
+    }
+
+    #[test]
+    fn a_claimed_descriptor_is_not_inherited() {
+        let (one, _other) = stream_pair().expect("pair");
+        let inheritable = rustix::io::dup(&one).expect("dup");
+        let number = std::os::fd::IntoRawFd::into_raw_fd(inheritable);
+        let owned = claim(number).expect("open");
+        assert_eq!(owned.as_raw_fd(), number);
+        assert!(
+            rustix::io::fcntl_getfd(&owned)
+                .expect("flags")
+                .contains(FdFlags::CLOEXEC)
+        );
+    }
+}

@@ -1,0 +1,276 @@
+"""`--static PREFIX=DIR`: what is sent, what is saved, what is never shown."""
+
+import gzip
+import os
+import time
+from email.utils import formatdate, parsedate_to_datetime
+
+import pytest
+
+HELLO = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "8")])
+    return [b"from app"]
+"""
+TEXT = b"abcdefghijklmnopqrstuvwxyz" * 40
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    root = folder / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "text.txt").write_bytes(TEXT)
+    (root / "sub" / "page.html").write_bytes(b"<p>page")
+    (root / "large.bin").write_bytes(bytes(range(256)) * 4096)
+    (root / "empty").write_bytes(b"")
+    (root / "script.js").write_bytes(b"let a = 1;" * 100)
+    (root / "script.js.gz").write_bytes(gzip.compress(b"let a = 1;" * 100))
+    (root / "script.js.br").write_bytes(b"brotli, or so it says")
+    (root / "sp ace é.txt").write_bytes(b"odd name")
+    (folder / "outside.txt").write_bytes(b"outside")
+    (root / "out").symlink_to(folder / "outside.txt")
+    (root / "up").symlink_to(folder)
+    (root / "inside").symlink_to("text.txt")
+    for hidden in (".env", ".git/config", "sub/.hidden"):
+        path = root / hidden
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"secret")
+    (root / ".well-known").mkdir()
+    (root / ".well-known" / "security.txt").write_bytes(b"contact")
+    os.mkfifo(root / "pipe")
+    return root
+
+
+@pytest.fixture(scope="module")
+def site(module_host, files):
+    return module_host("app:app", "--static", f"/static={files}", source=HELLO)
+
+
+@pytest.mark.smoke
+def test_file_is_sent_with_its_type_and_validators(site):
+    answer = site.get("/static/text.txt")
+    assert answer.status == 200 and answer.body == TEXT
+    assert answer.header("Content-Type").startswith("text/plain")
+    assert answer.header("Accept-Ranges") == "bytes"
+    assert answer.header("ETag") and parsedate_to_datetime(answer.header("Last-Modified"))
+    assert site.get("/static/sub/page.html").header("Content-Type").startswith("text/html")
+    assert site.get("/static/script.js").header("Content-Type").startswith(("text/javascript", "application/javascript"))
+
+
+def test_large_and_empty_files(site, files):
+    assert site.get("/static/large.bin").body == (files / "large.bin").read_bytes()
+    empty = site.get("/static/empty")
+    assert empty.status == 200 and empty.header("Content-Length") == "0"
+
+
+def test_head_says_the_same_without_a_body(site):
+    head, got = site.request("HEAD", "/static/text.txt"), site.get("/static/text.txt")
+    assert head.status == 200 and head.body == b""
+    assert [head.header(n) for n in ("Content-Length", "ETag", "Content-Type")] == [got.header(n) for n in ("Content-Length", "ETag", "Content-Type")]
+
+
+def test_name_in_percent_escapes(site):
+    assert site.get("/static/sp%20ace%20%C3%A9.txt").body == b"odd name"
+
+
+def test_what_is_no_file_below_the_prefix_is_404_or_the_apps(site):
+    assert site.get("/static/nothing.txt").status == 404
+    assert site.get("/static/sub").status in (301, 308, 404)
+    assert site.get("/staticky").body == b"from app"
+    assert site.get("/").body == b"from app"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_only_get_and_head(site, method):
+    answer = site.request(method, "/static/text.txt")
+    assert answer.status == 405 and "GET" in answer.header("Allow")
+
+
+# Conditions
+
+
+def test_if_none_match(site):
+    tag = site.get("/static/text.txt").header("ETag")
+    for value in (tag, f'"other", {tag}', "*", f"W/{tag.removeprefix('W/')}"):
+        answer = site.get("/static/text.txt", {"If-None-Match": value})
+        assert answer.status == 304 and answer.body == b"" and answer.header("ETag") == tag
+    assert site.get("/static/text.txt", {"If-None-Match": '"other"'}).status == 200
+
+
+def test_if_modified_since(site):
+    when = site.get("/static/text.txt").header("Last-Modified")
+    assert site.get("/static/text.txt", {"If-Modified-Since": when}).status == 304
+    assert site.get("/static/text.txt", {"If-Modified-Since": formatdate(0, usegmt=True)}).status == 200
+    assert site.get("/static/text.txt", {"If-Modified-Since": "yesterday"}).status == 200
+    both = {"If-Modified-Since": when, "If-None-Match": '"other"'}
+    assert site.get("/static/text.txt", both).status == 200, "If-None-Match decides alone"
+
+
+def test_if_match_and_if_unmodified_since(site):
+    assert site.get("/static/text.txt", {"If-Match": '"other"'}).status == 412
+    assert site.get("/static/text.txt", {"If-Unmodified-Since": formatdate(0, usegmt=True)}).status == 412
+
+
+def test_changed_file_is_seen_within_a_second(site, files):
+    changing = files / "changing.txt"
+    changing.write_bytes(b"one")
+    assert site.get("/static/changing.txt").body == b"one"
+    changing.write_bytes(b"two, longer")
+    deadline = time.monotonic() + 2.5
+    while (body := site.get("/static/changing.txt").body) != b"two, longer":
+        assert body == b"one" and time.monotonic() < deadline
+
+
+# Ranges
+
+
+@pytest.mark.parametrize(
+    "asked, expected, said",
+    [
+        ("bytes=0-4", TEXT[0:5], f"bytes 0-4/{len(TEXT)}"),
+        ("bytes=5-5", TEXT[5:6], f"bytes 5-5/{len(TEXT)}"),
+        ("bytes=1000-", TEXT[1000:], f"bytes 1000-1039/{len(TEXT)}"),
+        ("bytes=-10", TEXT[-10:], f"bytes 1030-1039/{len(TEXT)}"),
+        ("bytes=-99999", TEXT, f"bytes 0-1039/{len(TEXT)}"),
+        ("bytes=1000-99999", TEXT[1000:], f"bytes 1000-1039/{len(TEXT)}"),
+    ],
+)
+def test_single_range(site, asked, expected, said):
+    answer = site.get("/static/text.txt", {"Range": asked})
+    assert answer.status == 206 and answer.body == expected and answer.header("Content-Range") == said
+
+
+@pytest.mark.parametrize("asked", ["bytes=2000-", "bytes=1040-1050", "bytes=-0"])
+def test_range_beyond_the_end_is_416(site, asked):
+    answer = site.get("/static/text.txt", {"Range": asked})
+    assert answer.status == 416 and answer.header("Content-Range") == f"bytes */{len(TEXT)}"
+
+
+@pytest.mark.parametrize("asked", ["bytes=5-4", "bytes=a-b", "lines=1-2", "bytes=", "bytes=1", "bytes=1-2-3"])
+def test_range_that_is_none_is_ignored(site, asked):
+    answer = site.get("/static/text.txt", {"Range": asked})
+    assert answer.status == 200 and answer.body == TEXT
+
+
+def test_several_ranges(site):
+    answer = site.get("/static/text.txt", {"Range": "bytes=0-1,100-101,-2"})
+    assert answer.status == 206
+    kind = answer.header("Content-Type")
+    assert kind.startswith("multipart/byteranges; boundary=")
+    parts = answer.body.split(b"--" + kind.partition("boundary=")[2].strip('"').encode())
+    assert len(parts) == 5 and parts[-1].strip() == b"--"
+    for part, body, where in zip(parts[1:], (TEXT[0:2], TEXT[100:102], TEXT[-2:]), ("0-1", "100-101", "1038-1039")):
+        head, _, content = part.partition(b"\r\n\r\n")
+        assert f"bytes {where}/{len(TEXT)}".encode() in head and content == body + b"\r\n"
+
+
+@pytest.mark.parametrize("asked", ["bytes=" + ",".join(f"{n}-{n}" for n in range(0, 400, 20)), "bytes=" + "0-," * 1000 + "0-"])
+def test_bomb_of_ranges_gets_the_file_once(site, asked):
+    answer = site.get("/static/text.txt", {"Range": asked})
+    assert answer.status in (200, 400, 431) and len(answer.body) <= len(TEXT) + 1000
+
+
+def test_if_range(site):
+    tag = site.get("/static/text.txt").header("ETag")
+    assert site.get("/static/text.txt", {"Range": "bytes=0-1", "If-Range": tag}).status in (200, 206)
+    assert site.get("/static/text.txt", {"Range": "bytes=0-1", "If-Range": '"other"'}).status == 200
+
+
+def test_range_of_a_large_file(site, files):
+    answer = site.get("/static/large.bin", {"Range": "bytes=500000-900000"})
+    assert answer.status == 206 and answer.body == (files / "large.bin").read_bytes()[500000:900001]
+
+
+# Encodings that lie beside the file
+
+
+@pytest.mark.parametrize("accept, encoding", [("gzip", "gzip"), ("br, gzip", "br"), ("gzip;q=1, br;q=0", "gzip"), ("identity", None), ("gzip;q=0", None), (None, None)])
+def test_precompressed_neighbour(site, files, accept, encoding):
+    answer = site.get("/static/script.js", {"Accept-Encoding": accept} if accept else {})
+    assert answer.header("Content-Encoding") == encoding
+    assert "accept-encoding" in (answer.header("Vary") or "").lower()
+    suffix = {"gzip": ".gz", "br": ".br", None: ""}[encoding]
+    assert answer.body == (files / f"script.js{suffix}").read_bytes()
+    assert "javascript" in answer.header("Content-Type")
+
+
+def test_etag_differs_by_encoding(site):
+    plain, packed = site.get("/static/script.js"), site.get("/static/script.js", {"Accept-Encoding": "gzip"})
+    assert plain.header("ETag") != packed.header("ETag")
+
+
+# Ways out
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../outside.txt", "/static/..%2foutside.txt", "/static/%2e%2e/outside.txt", "/static/%2e%2e%2foutside.txt",
+        "/static/sub/../../outside.txt", "/static/..%5coutside.txt", "/static/..\\outside.txt", "/static//../outside.txt",
+        "/static/....//outside.txt", "/static/%252e%252e/outside.txt", "/static/..;/outside.txt", "/static/%c0%ae%c0%ae/outside.txt",
+        "/static/out", "/static/up/outside.txt", "/static/text.txt%00.html", "/static/%00", "/static/sub%2fpage.html%00",
+        "/static/.env", "/static/.git/config", "/static/sub/.hidden", "/static/%2eenv", "/static/.%65nv", "/static/./.env", "/static/sub/..%2f.env",
+        "/static/pipe", "/static/", "/static", "/static/text.txt/", "/static/text.txt/more", "//static/../outside.txt", "/static/" + "a" * 300,
+        "/static/" + "a/" * 2000,
+    ],
+)
+def test_no_way_out(site, path):
+    answer = site.get(path)
+    assert b"outside" not in answer.body and b"secret" not in answer.body
+    assert answer.status in (400, 404, 414) or answer.body == b"from app", answer
+
+
+def test_link_within_the_root_is_followed(site):
+    assert site.get("/static/inside").body == TEXT
+
+
+def test_well_known_is_shown(site):
+    assert site.get("/static/.well-known/security.txt").body == b"contact"
+
+
+def test_file_that_may_not_be_read_is_not_a_server_error(host, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "locked").write_bytes(b"x")
+    (tmp_path / "files" / "locked").chmod(0)
+    running = host("app:app", "--static", f"/static={tmp_path / 'files'}", source=HELLO)
+    assert running.get("/static/locked").status in (403, 404)
+
+
+def test_relative_folder_is_below_the_apps(host, tmp_path):
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "a.txt").write_bytes(b"a")
+    assert host("app:app", "--static", "/assets=assets", source=HELLO).get("/assets/a.txt").body == b"a"
+
+
+def test_root_prefix_serves_files_before_the_app(host, tmp_path):
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public" / "robots.txt").write_bytes(b"robots")
+    running = host("app:app", "--static", f"/static={tmp_path / 'public'}", "--static", f"/more={tmp_path / 'public'}", source=HELLO)
+    assert running.get("/more/robots.txt").body == b"robots"
+
+
+def test_keep_alive_after_files(site):
+    with site.raw() as raw:
+        for _ in range(3):
+            assert raw.send(b"GET /static/text.txt HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == TEXT
+            assert raw.send(b"GET /static/large.bin HTTP/1.1\r\nHost: a\r\nRange: bytes=0-70000\r\n\r\n").answer().status == 206
+
+
+def test_body_sent_to_a_file_is_never_a_request(site):
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+    with site.raw() as raw:
+        raw.send(b"GET /static/text.txt HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(smuggled) + smuggled)
+        assert raw.answer().body == TEXT
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert raw.rest().count(b"HTTP/1.1 200") <= 1
+
+
+def test_no_worker_is_needed(host, files, tmp_path):
+    source = HELLO.replace("    start_response", "    import time\n    time.sleep(5)\n    start_response", 1)
+    running = host("app:app", "--static", f"/static={files}", source=source)
+    with running.raw() as busy:
+        busy.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert running.get("/static/text.txt", timeout=2).body == TEXT
