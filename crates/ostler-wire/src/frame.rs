@@ -147,9 +147,12 @@ impl FrameHead {
     }
 }
 
+/// A whole frame: its head, its payload, and how many bytes both took.
+pub type Whole<'a> = (FrameHead, &'a [u8], usize);
+
 /// Splits the first whole frame off `bytes`: its head, its payload, and how many bytes it took.
 /// `None` when more bytes are needed.
-pub fn frame(bytes: &[u8]) -> Result<Option<(FrameHead, &[u8], usize)>, WireError> {
+pub fn frame(bytes: &[u8]) -> Result<Option<Whole<'_>>, WireError> {
     let Some(head) = FrameHead::decode(bytes)? else {
         return Ok(None);
     };

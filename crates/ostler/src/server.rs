@@ -36,10 +36,15 @@ struct EdgeThread {
 
 /// Runs the server that a keeper started.
 pub fn run() -> ExitCode {
-    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).build();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build();
     let served = match (ServerHandover::from_inherited(), runtime) {
         (Ok(handover), Ok(runtime)) => runtime.block_on(serve(handover)),
-        (Err(error), _) | (_, Err(error)) => Err(anyhow::anyhow!("the server cannot start: {error}")),
+        (Err(error), _) | (_, Err(error)) => {
+            Err(anyhow::anyhow!("the server cannot start: {error}"))
+        }
     };
     match served {
         Ok(code) => ExitCode::from(code),
@@ -68,7 +73,11 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
 
     tokio::spawn(Arc::clone(&pool).run(slots));
     tokio::spawn(supervisor.run());
-    let zygote = Zygote { generation: 1, control: handover.zygote, pidfd: handover.zygote_pidfd };
+    let zygote = Zygote {
+        generation: 1,
+        control: handover.zygote,
+        pidfd: handover.zygote_pidfd,
+    };
     handle.zygote_started(zygote, plan);
 
     let keeper = Channel::new(handover.keeper)?;
@@ -76,7 +85,18 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     for (name, fd) in handover.listeners {
         listeners.push((name, Listener::from_fd(fd)?));
     }
-    let mut server = Server { settings, edge, threads, handle, keeper, stop, listeners, logs, keeper_pid: handover.keeper_pid };
+    let mut server = Server {
+        settings,
+        edge,
+        threads,
+        handle,
+        keeper,
+        stop,
+        listeners,
+        logs,
+        keeper_pid: handover.keeper_pid,
+        python: handover.python,
+    };
     let code = server.run(&mut asked).await;
     server.end();
     Ok(code)
@@ -90,6 +110,7 @@ struct Server {
     handle: SupervisorHandle,
     keeper: Channel,
     keeper_pid: u32,
+    python: String,
     stop: watch::Sender<bool>,
     listeners: Vec<(String, Listener)>,
     logs: Logs,
@@ -154,8 +175,9 @@ impl Server {
             _ => "",
         };
         tracing::info!(
-            "{kind} app {} on {}: {} × {}{hint}",
+            "{kind} app {} on Python {} ({}): {} × {}{hint}",
             settings.app,
+            self.python,
             settings.python.display(),
             plural(settings.workers, "worker"),
             plural(threads, "thread"),
@@ -169,19 +191,40 @@ impl Server {
             FromKeeper::Reload => self.handle.reload(),
             FromKeeper::Workers { by } => self.handle.adjust(by),
             FromKeeper::ReopenLogs => self.logs.reopen(),
-            FromKeeper::ZygoteFailed { generation, exit, text } => {
+            FromKeeper::ZygoteFailed {
+                generation,
+                exit,
+                text,
+            } => {
                 self.handle.zygote_failed(generation, exit, text);
             }
             FromKeeper::ZygoteExited { generation, .. } => self.handle.zygote_gone(generation),
-            FromKeeper::Zygote { generation, pid, settings } => {
-                let (Some(pidfd), Some(control)) = (fds.pop(), fds.pop()) else { return };
+            FromKeeper::Zygote {
+                generation,
+                pid,
+                settings,
+            } => {
+                let (Some(pidfd), Some(control)) = (fds.pop(), fds.pop()) else {
+                    return;
+                };
                 match Pidfd::from_fd(pidfd, pid) {
                     Ok(pidfd) => {
                         let plan = plan(&settings, self.threads.len());
-                        self.handle.zygote_started(Zygote { generation, control, pidfd }, plan);
+                        self.handle.zygote_started(
+                            Zygote {
+                                generation,
+                                control,
+                                pidfd,
+                            },
+                            plan,
+                        );
                     }
                     Err(error) => {
-                        self.handle.zygote_failed(generation, 1, format!("no handle on a zygote: {error}"));
+                        self.handle.zygote_failed(
+                            generation,
+                            1,
+                            format!("no handle on a zygote: {error}"),
+                        );
                     }
                 }
             }
@@ -190,7 +233,14 @@ impl Server {
 
     /// Stops accepting, lets requests end, then the workers.
     fn begin_stop(&self, graceful: bool) {
-        tracing::info!("stopping: no new connections{}", if graceful { "; requests under way may finish" } else { "" });
+        tracing::info!(
+            "stopping: no new connections{}",
+            if graceful {
+                "; requests under way may finish"
+            } else {
+                ""
+            }
+        );
         self.stop.send_replace(true);
         for thread in &self.threads {
             thread.thread.stopping.notify_waiters();
@@ -279,11 +329,18 @@ impl Logs {
 }
 
 /// The edge threads: half the cores, so that workers have the rest; one on small machines.
-fn edge_threads(settings: &Settings, access: Option<&AccessLog>) -> anyhow::Result<Vec<EdgeThread>> {
+fn edge_threads(
+    settings: &Settings,
+    access: Option<&AccessLog>,
+) -> anyhow::Result<Vec<EdgeThread>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let count = settings.edge_threads.map_or((cores / 4).max(1), |count| count as usize);
+    let count = settings
+        .edge_threads
+        .map_or((cores / 4).max(1), |count| count as usize);
     let memory = edge::files::TOTAL_BYTES / count;
-    (0..count).map(|index| EdgeThread::start(index, memory, access)).collect()
+    (0..count)
+        .map(|index| EdgeThread::start(index, memory, access))
+        .collect()
 }
 
 impl EdgeThread {
@@ -295,13 +352,20 @@ impl EdgeThread {
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let joined = std::thread::Builder::new().name(format!("edge-{index}")).spawn(move || {
-            let _ = runtime.block_on(stopped);
-            // What still runs is cut off; the drain before this waited for it long enough.
-            runtime.shutdown_timeout(Duration::from_millis(100));
-        })?;
+        let joined = std::thread::Builder::new()
+            .name(format!("edge-{index}"))
+            .spawn(move || {
+                let _ = runtime.block_on(stopped);
+                // What still runs is cut off; the drain before this waited for it long enough.
+                runtime.shutdown_timeout(Duration::from_millis(100));
+            })?;
         let thread = Thread::new(index, file_memory, access);
-        Ok(Self { handle, thread, stop: Some(stop), joined: Some(joined) })
+        Ok(Self {
+            handle,
+            thread,
+            stop: Some(stop),
+            joined: Some(joined),
+        })
     }
 }
 
@@ -316,7 +380,11 @@ fn pool_limits(settings: &Settings) -> pool::Limits {
     }
 }
 
-fn edge(settings: &Settings, pool: Arc<Pool>, stopping: watch::Receiver<bool>) -> anyhow::Result<Edge> {
+fn edge(
+    settings: &Settings,
+    pool: Arc<Pool>,
+    stopping: watch::Receiver<bool>,
+) -> anyhow::Result<Edge> {
     const FOREVER: Duration = Duration::from_secs(365 * 86_400);
     let times = Times {
         head: settings.header_timeout.unwrap_or(FOREVER),
@@ -327,11 +395,14 @@ fn edge(settings: &Settings, pool: Arc<Pool>, stopping: watch::Receiver<bool>) -
         response: settings.timeout.unwrap_or(FOREVER),
         ..Times::default()
     };
-    let statics = settings.static_files.iter().map(|files| edge::files::Route {
-        prefix: Some(files.prefix.clone()),
-        directory: files.directory.clone(),
-        public: true,
-    });
+    let statics = settings
+        .static_files
+        .iter()
+        .map(|files| edge::files::Route {
+            prefix: Some(files.prefix.clone()),
+            directory: files.directory.clone(),
+            public: true,
+        });
     let tls = match &settings.tls {
         None => None,
         Some(tls) => {
@@ -373,7 +444,10 @@ fn edge(settings: &Settings, pool: Arc<Pool>, stopping: watch::Receiver<bool>) -
         response_buffering: settings.response_buffering,
         root: settings.root_path.clone(),
         spool: Arc::new(edge::Budget::new(
-            settings.tmp_upload_dir.clone().unwrap_or_else(std::env::temp_dir),
+            settings
+                .tmp_upload_dir
+                .clone()
+                .unwrap_or_else(std::env::temp_dir),
             SPOOL,
         )),
         stopping,

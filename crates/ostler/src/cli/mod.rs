@@ -35,7 +35,10 @@ ostler run --help       has all the options
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     // The server process is this program under another name for nobody but the keeper.
-    if std::env::args_os().nth(1).is_some_and(|word| word == SERVER) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == SERVER)
+    {
         return server::run();
     }
     let mut command = command();
@@ -80,7 +83,9 @@ fn plan(matches: &ArgMatches) -> Result<RunPlan, Vec<ConfigError>> {
     })?;
     let around = Surroundings {
         variable: &variable,
-        names: std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
+        names: std::env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect(),
         directory,
         pid: std::process::id(),
     };

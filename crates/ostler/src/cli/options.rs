@@ -33,7 +33,9 @@ Every other flag of gunicorn is taken too, and the one warning at the start name
 
 /// The command `run`.
 pub fn command() -> Command {
-    let app = Arg::new(APP).value_name("APP").help("module:callable, module:factory() or module");
+    let app = Arg::new(APP)
+        .value_name("APP")
+        .help("module:callable, module:factory() or module");
     let command = Command::new("run")
         .visible_alias("gunicorn")
         .about(ABOUT)
@@ -46,13 +48,25 @@ pub fn command() -> Command {
         .args_override_self(true)
         .infer_long_args(true)
         .arg(app);
-    let groups = TABLE.iter().flat_map(|group| group.rows.iter().map(move |row| (group, row)));
+    let groups = TABLE
+        .iter()
+        .flat_map(|group| group.rows.iter().map(move |row| (group, row)));
     let options = groups.filter_map(|(group, row)| option(group, row));
     let ends = [
-        Arg::new("help").short('h').long("help").action(ArgAction::Help).help("Print this help"),
-        Arg::new("version").short('v').long("version").action(ArgAction::Version).help("Print the version"),
+        Arg::new("help")
+            .short('h')
+            .long("help")
+            .action(ArgAction::Help)
+            .help("Print this help"),
+        Arg::new("version")
+            .short('v')
+            .long("version")
+            .action(ArgAction::Version)
+            .help("Print the version"),
     ];
-    command.args(options).args(ends.map(|arg| arg.help_heading(LAST_HEADING)))
+    command
+        .args(options)
+        .args(ends.map(|arg| arg.help_heading(LAST_HEADING)))
 }
 
 /// A setting's flags for clap; `None` when it has none.
@@ -77,7 +91,9 @@ fn option(group: &'static Group, row: &'static Setting) -> Option<Arg> {
         Kind::Choice(_, Some(bare), _) => {
             // gunicorn's --preload takes no value: what follows it is the app. Its --proxy-protocol does.
             let alone = row.name == "preload_app";
-            arg.num_args(0..=1).require_equals(alone).default_missing_value(bare)
+            arg.num_args(0..=1)
+                .require_equals(alone)
+                .default_missing_value(bare)
         }
         // So that `--workers -1` is told what is wrong with -1.
         _ => arg.allow_negative_numbers(true),
@@ -87,14 +103,20 @@ fn option(group: &'static Group, row: &'static Setting) -> Option<Arg> {
 /// The help line with the default, where there is one to tell.
 fn help(row: &Setting) -> String {
     let default = match (row.kind, row.preset) {
-        (Kind::Size, Preset::Int(bytes)) if bytes > 0 && bytes % (1 << 20) == 0 => format!("{}M", bytes >> 20),
+        (Kind::Size, Preset::Int(bytes)) if bytes > 0 && bytes % (1 << 20) == 0 => {
+            format!("{}M", bytes >> 20)
+        }
         (_, Preset::Int(number)) => number.to_string(),
         (_, Preset::Word(word)) if word.contains('%') => "gunicorn's".to_owned(),
         (_, Preset::Word(word)) => word.to_owned(),
         (_, Preset::Words(words)) => words.join(","),
         (_, Preset::Unset | Preset::Yes | Preset::No | Preset::Texts(_)) => String::new(),
     };
-    if default.is_empty() { row.help.to_owned() } else { format!("{} [default: {default}]", row.help) }
+    if default.is_empty() {
+        row.help.to_owned()
+    } else {
+        format!("{} [default: {default}]", row.help)
+    }
 }
 
 /// What was typed, by setting name, unchecked.
@@ -108,7 +130,9 @@ pub fn layer(matches: &ArgMatches) -> Layer {
                 let given = matches.get_many::<String>(row.name);
                 given.map(|texts| texts.map(|text| Value::from(text.as_str())).collect())
             }
-            _ => matches.get_one::<String>(row.name).map(|text| Value::from(text.as_str())),
+            _ => matches
+                .get_one::<String>(row.name)
+                .map(|text| Value::from(text.as_str())),
         };
         if let Some(value) = value {
             layer.insert(row.name.to_owned(), value);

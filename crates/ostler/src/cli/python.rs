@@ -30,9 +30,17 @@ pub fn find(places: &Places<'_>) -> Result<PathBuf, ConfigError> {
     if let Some(asked) = places.asked {
         return find_asked(places, asked);
     }
-    if let Some(venv) = places.virtual_env.as_ref().filter(|venv| !venv.as_os_str().is_empty()) {
+    if let Some(venv) = places
+        .virtual_env
+        .as_ref()
+        .filter(|venv| !venv.as_os_str().is_empty())
+    {
         let python = interpreter_of(&places.directory.join(venv));
-        return if is_program(&python) { Ok(python) } else { Err(no_program("$VIRTUAL_ENV", &python)) };
+        return if is_program(&python) {
+            Ok(python)
+        } else {
+            Err(no_program("$VIRTUAL_ENV", &python))
+        };
     }
     let local = interpreter_of(&places.chdir.join(".venv"));
     if is_program(&local) {
@@ -40,8 +48,12 @@ pub fn find(places: &Places<'_>) -> Result<PathBuf, ConfigError> {
     }
     in_path(places, "python3").ok_or_else(|| ConfigError {
         what: "no Python was found".to_owned(),
-        seen: format!("no $VIRTUAL_ENV, no {}, no python3 in $PATH", local.display()),
-        hint: "apt-get install python3, or name an interpreter or a venv with --python PATH".to_owned(),
+        seen: format!(
+            "no $VIRTUAL_ENV, no {}, no python3 in $PATH",
+            local.display()
+        ),
+        hint: "apt-get install python3, or name an interpreter or a venv with --python PATH"
+            .to_owned(),
     })
 }
 
@@ -54,8 +66,16 @@ fn find_asked(places: &Places<'_>, asked: &str) -> Result<PathBuf, ConfigError> 
         });
     }
     let path = places.directory.join(asked);
-    let path = if path.is_dir() { interpreter_of(&path) } else { path };
-    if is_program(&path) { Ok(path) } else { Err(no_program("--python", &path)) }
+    let path = if path.is_dir() {
+        interpreter_of(&path)
+    } else {
+        path
+    };
+    if is_program(&path) {
+        Ok(path)
+    } else {
+        Err(no_program("--python", &path))
+    }
 }
 
 fn interpreter_of(venv: &Path) -> PathBuf {
@@ -64,16 +84,22 @@ fn interpreter_of(venv: &Path) -> PathBuf {
 
 fn in_path(places: &Places<'_>, name: &str) -> Option<PathBuf> {
     let path = places.path.as_ref()?;
-    let mut found = std::env::split_paths(path).map(|entry| places.directory.join(entry).join(name));
+    let mut found =
+        std::env::split_paths(path).map(|entry| places.directory.join(entry).join(name));
     found.find(|program| is_program(program))
 }
 
 fn is_program(path: &Path) -> bool {
-    path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
 fn no_program(source: &str, path: &Path) -> ConfigError {
-    let what = if path.exists() { "is no program" } else { "is not there" };
+    let what = if path.exists() {
+        "is no program"
+    } else {
+        "is not there"
+    };
     ConfigError {
         what: format!("{source} names a Python that {what}"),
         seen: path.display().to_string(),
@@ -94,12 +120,14 @@ mod tests {
 
     impl Folder {
         fn with(name: &str, programs: &[&str]) -> Folder {
-            let root = std::env::temp_dir().join(format!("ostler-python-{name}-{}", std::process::id()));
+            let root =
+                std::env::temp_dir().join(format!("ostler-python-{name}-{}", std::process::id()));
             for program in programs {
                 let path = root.join(program);
                 std::fs::create_dir_all(path.parent().expect("parent")).expect("create");
                 std::fs::write(&path, "").expect("write");
-                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+                    .expect("chmod");
             }
             Folder(root)
         }
@@ -113,7 +141,15 @@ mod tests {
 
     #[test]
     fn the_first_place_wins() {
-        let folder = Folder::with("order", &["bin/python3", "bin/python3.12", "app/.venv/bin/python", "venv/bin/python"]);
+        let folder = Folder::with(
+            "order",
+            &[
+                "bin/python3",
+                "bin/python3.12",
+                "app/.venv/bin/python",
+                "venv/bin/python",
+            ],
+        );
         let root = &folder.0;
         let places = |asked, venv: Option<&str>, chdir| Places {
             asked,
@@ -124,14 +160,24 @@ mod tests {
         };
         let app = root.join("app");
         let check = |places: Places<'_>, expected: &str| {
-            assert_eq!(find(&places).expect("found"), root.join(expected), "{places:?}");
+            assert_eq!(
+                find(&places).expect("found"),
+                root.join(expected),
+                "{places:?}"
+            );
         };
         check(places(None, None, root), "bin/python3");
         check(places(None, None, &app), "app/.venv/bin/python");
         check(places(None, Some("venv"), &app), "venv/bin/python");
         check(places(None, Some(""), &app), "app/.venv/bin/python");
-        check(places(Some("python3.12"), Some("venv"), &app), "bin/python3.12");
-        check(places(Some("./venv/bin/python"), None, &app), "venv/bin/python");
+        check(
+            places(Some("python3.12"), Some("venv"), &app),
+            "bin/python3.12",
+        );
+        check(
+            places(Some("./venv/bin/python"), None, &app),
+            "venv/bin/python",
+        );
         check(places(Some("venv"), None, &app), "venv/bin/python");
     }
 
@@ -152,9 +198,21 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check(None, None, "no Python was found: no $VIRTUAL_ENV");
-        check(None, Some("gone"), "$VIRTUAL_ENV names a Python that is not there");
-        check(Some("./gone"), None, "--python names a Python that is not there");
-        check(Some("./text"), None, "--python names a Python that is no program");
+        check(
+            None,
+            Some("gone"),
+            "$VIRTUAL_ENV names a Python that is not there",
+        );
+        check(
+            Some("./gone"),
+            None,
+            "--python names a Python that is not there",
+        );
+        check(
+            Some("./text"),
+            None,
+            "--python names a Python that is no program",
+        );
         check(Some("python9"), None, "no program `python9` in $PATH");
     }
 }

@@ -88,11 +88,14 @@ fn arguments(around: &Surroundings<'_>) -> Result<Layer, ConfigError> {
     let wrong = |seen: String| ConfigError {
         what: "GUNICORN_CMD_ARGS cannot be read".to_owned(),
         seen,
-        hint: "write it as on the command line: GUNICORN_CMD_ARGS=\"--workers 4 --bind :8000\"".to_owned(),
+        hint: "write it as on the command line: GUNICORN_CMD_ARGS=\"--workers 4 --bind :8000\""
+            .to_owned(),
     };
     let words = words::split(&line).map_err(|what| wrong(what.to_owned()))?;
     let command = options::command().no_binary_name(true);
-    let matches = command.try_get_matches_from(words).map_err(|error| wrong(first_line(&error)))?;
+    let matches = command
+        .try_get_matches_from(words)
+        .map_err(|error| wrong(first_line(&error)))?;
     Ok(options::layer(&matches))
 }
 
@@ -100,29 +103,47 @@ fn arguments(around: &Surroundings<'_>) -> Result<Layer, ConfigError> {
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let said: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+    let said: Vec<&str> = lines
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .collect();
     said.join("; ").trim_start_matches("error: ").to_owned()
 }
 
 /// How many sockets systemd hands to this very process (sd_listen_fds(3)).
 fn inherited(around: &Surroundings<'_>) -> u16 {
     let number = |name| (around.variable)(name).and_then(|text| text.parse::<u32>().ok());
-    let count = if number("LISTEN_PID") == Some(around.pid) { number("LISTEN_FDS").unwrap_or(0) } else { 0 };
+    let count = if number("LISTEN_PID") == Some(around.pid) {
+        number("LISTEN_FDS").unwrap_or(0)
+    } else {
+        0
+    };
     u16::try_from(count).unwrap_or(u16::MAX)
 }
 
 fn env_file(written: &Written) -> Result<Vec<(String, String)>, ConfigError> {
-    let Some(name) = written.early("env_file") else { return Ok(Vec::new()) };
+    let Some(name) = written.early("env_file") else {
+        return Ok(Vec::new());
+    };
     let path = written.directory.join(name);
     let wrong = |what: &str, seen: String, hint: &str| ConfigError {
         what: format!("env_file {what}"),
         seen: format!("{}: {seen}", path.display()),
         hint: hint.to_owned(),
     };
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| wrong("cannot be read", error.to_string(), "correct the path of --env-file"))?;
-    dotenv::parse(&text)
-        .map_err(|(line, what)| wrong("has a line that is not KEY=value", format!("line {line}: {what}"), "write KEY=value"))
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        wrong(
+            "cannot be read",
+            error.to_string(),
+            "correct the path of --env-file",
+        )
+    })?;
+    dotenv::parse(&text).map_err(|(line, what)| {
+        wrong(
+            "has a line that is not KEY=value",
+            format!("line {line}: {what}"),
+            "write KEY=value",
+        )
+    })
 }
 
 fn interpreter(written: &Written, around: &Surroundings<'_>) -> Result<PathBuf, ConfigError> {
@@ -131,7 +152,9 @@ fn interpreter(written: &Written, around: &Surroundings<'_>) -> Result<PathBuf, 
         virtual_env: (around.variable)("VIRTUAL_ENV").map(PathBuf::from),
         path: (around.variable)("PATH").map(Into::into),
         directory: &written.directory,
-        chdir: &written.directory.join(written.early("chdir").unwrap_or(".")),
+        chdir: &written
+            .directory
+            .join(written.early("chdir").unwrap_or(".")),
     })
 }
 
@@ -143,7 +166,10 @@ fn configure(written: &Written) -> Result<Configure, ConfigError> {
         explicit: true,
         module: None,
         chdir: directory.clone(),
-        pythonpath: pythonpath.filter(|path| !path.is_empty()).map(|path| directory.join(path.trim())).collect(),
+        pythonpath: pythonpath
+            .filter(|path| !path.is_empty())
+            .map(|path| directory.join(path.trim()))
+            .collect(),
     };
     let Some(named) = written.early("config").filter(|named| !named.is_empty()) else {
         configure.explicit = false;
@@ -173,6 +199,8 @@ pub fn current_directory(pwd: Option<&str>) -> std::io::Result<PathBuf> {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
         _ => false,
     };
-    let named = pwd.map(PathBuf::from).filter(|path| path.is_absolute() && same(path));
+    let named = pwd
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute() && same(path));
     Ok(named.unwrap_or(here))
 }

@@ -11,8 +11,9 @@ use super::error::{Complaint, ConfigError, Warning};
 use super::layers::{self, Merged};
 use super::network::{self, Trust};
 use super::settings::{
-    AccessLogFormat, Account, ClientCertificates, EventLoop, HeaderMap, Interface, Lifespan, LogLevel, LogTarget,
-    MOST_FIELD_SIZE, MOST_REQUEST_FIELDS, MOST_REQUEST_LINE, Preload, Settings, StaticFiles, Tls,
+    AccessLogFormat, Account, ClientCertificates, EventLoop, HeaderMap, Interface, Lifespan,
+    LogLevel, LogTarget, MOST_FIELD_SIZE, MOST_REQUEST_FIELDS, MOST_REQUEST_LINE, Preload,
+    Settings, StaticFiles, Tls,
 };
 use super::worker_class::{self, Mapped, WorkerClass};
 use super::written::{Origin, Written};
@@ -30,12 +31,22 @@ pub fn finish(
 ) -> Result<(Settings, Vec<Warning>), Vec<ConfigError>> {
     let mut errors = Vec::new();
     let merged = layers::merge(written, file, &mut errors);
-    let mut desk = Desk { written, merged: &merged, directory: PathBuf::new(), errors, warnings: Vec::new() };
+    let mut desk = Desk {
+        written,
+        merged: &merged,
+        directory: PathBuf::new(),
+        errors,
+        warnings: Vec::new(),
+    };
     desk.warnings.extend(unknown::names(written, file, unknown));
     desk.warnings.extend(unknown::moot(&merged));
     desk.directory = desk.chdir();
     let settings = desk.settings();
-    if desk.errors.is_empty() { Ok((settings, desk.warnings)) } else { Err(desk.errors) }
+    if desk.errors.is_empty() {
+        Ok((settings, desk.warnings))
+    } else {
+        Err(desk.errors)
+    }
 }
 
 /// What one `finish` works on.
@@ -53,7 +64,8 @@ impl Desk<'_> {
         let mapped = self.worker_class();
         let app = self.app();
         let tls = self.tls();
-        let (limit_request_line, limit_request_fields, limit_request_field_size) = self.head_limits();
+        let (limit_request_line, limit_request_fields, limit_request_field_size) =
+            self.head_limits();
         let (workers, single_process) = self.workers();
         let (memory_soft, memory_hard) = self.memory();
         self.warn_reload();
@@ -61,11 +73,23 @@ impl Desk<'_> {
             interface: self.interface(&mapped),
             python: self.written.python.clone(),
             chdir: self.directory.clone(),
-            pythonpath: self.texts("pythonpath").iter().map(|path| self.directory.join(path)).collect(),
+            pythonpath: self
+                .texts("pythonpath")
+                .iter()
+                .map(|path| self.directory.join(path))
+                .collect(),
             env: self.env(),
             root_path: self.root_path(),
-            preload: pick(self.word("preload_app"), &[("on", Preload::On), ("off", Preload::Off)], Preload::Auto),
-            lifespan: pick(self.word("asgi_lifespan"), &[("on", Lifespan::On), ("off", Lifespan::Off)], Lifespan::Auto),
+            preload: pick(
+                self.word("preload_app"),
+                &[("on", Preload::On), ("off", Preload::Off)],
+                Preload::Auto,
+            ),
+            lifespan: pick(
+                self.word("asgi_lifespan"),
+                &[("on", Lifespan::On), ("off", Lifespan::Off)],
+                Lifespan::Auto,
+            ),
             event_loop: self.event_loop(&mapped),
             binds: self.binds(),
             backlog: self.number("backlog"),
@@ -75,7 +99,11 @@ impl Desk<'_> {
             edge_threads: nonzero(self.number("edge_threads")),
             forwarded_allow_ips: self.trust(),
             secure_scheme_headers: self.pairs("secure_scheme_headers").into_iter().collect(),
-            forwarder_headers: self.texts("forwarder_headers").iter().map(|name| header_name(name)).collect(),
+            forwarder_headers: self
+                .texts("forwarder_headers")
+                .iter()
+                .map(|name| header_name(name))
+                .collect(),
             header_map: self.header_map(),
             workers,
             threads: self.number("threads"),
@@ -130,7 +158,10 @@ impl Desk<'_> {
 /// Plain readings: the kind of each value was checked when the layers were merged.
 impl Desk<'_> {
     fn value(&self, name: &str) -> &Value {
-        self.merged.values.get(name).expect("every name read here has a row in the table")
+        self.merged
+            .values
+            .get(name)
+            .expect("every name read here has a row in the table")
     }
 
     fn flag(&self, name: &str) -> bool {
@@ -159,13 +190,22 @@ impl Desk<'_> {
     }
 
     fn texts(&self, name: &str) -> Vec<String> {
-        let items = self.value(name).as_array().map_or(&[] as &[Value], Vec::as_slice);
-        items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        let items = self
+            .value(name)
+            .as_array()
+            .map_or(&[] as &[Value], Vec::as_slice);
+        items
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     }
 
     fn pairs(&self, name: &str) -> Vec<(String, String)> {
         let pairs = self.value(name).as_object().into_iter().flatten();
-        pairs.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+        pairs
+            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+            .collect()
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
@@ -174,14 +214,21 @@ impl Desk<'_> {
 
     fn account(&self, name: &str) -> Option<Account> {
         match self.value(name) {
-            Value::Number(id) => id.as_u64().and_then(|id| u32::try_from(id).ok()).map(Account::Id),
+            Value::Number(id) => id
+                .as_u64()
+                .and_then(|id| u32::try_from(id).ok())
+                .map(Account::Id),
             Value::String(name) => Some(Account::Name(name.clone())),
             _ => None,
         }
     }
 
     fn origin(&self, name: &str) -> Origin {
-        self.merged.origins.get(name).copied().unwrap_or(Origin::Default)
+        self.merged
+            .origins
+            .get(name)
+            .copied()
+            .unwrap_or(Origin::Default)
     }
 
     fn seen(&self, name: &str) -> String {
@@ -191,7 +238,11 @@ impl Desk<'_> {
 
     /// Notes an error about the value of `name`.
     fn fail(&mut self, name: &str, what: impl Into<String>, hint: impl Into<String>) {
-        let error = ConfigError { what: format!("{name} {}", what.into()), seen: self.seen(name), hint: hint.into() };
+        let error = ConfigError {
+            what: format!("{name} {}", what.into()),
+            seen: self.seen(name),
+            hint: hint.into(),
+        };
         self.errors.push(error);
     }
 
@@ -204,27 +255,48 @@ impl Desk<'_> {
 impl Desk<'_> {
     fn chdir(&mut self) -> PathBuf {
         let start = self.written.directory.clone();
-        let Some(path) = self.text("chdir") else { return start };
+        let Some(path) = self.text("chdir") else {
+            return start;
+        };
         let path = start.join(path);
         if !path.is_dir() {
-            self.fail("chdir", "names no directory", "create it, or correct the path");
+            self.fail(
+                "chdir",
+                "names no directory",
+                "create it, or correct the path",
+            );
         }
         path
     }
 
     fn app(&mut self) -> String {
-        let Some(app) = self.written.app.clone().or_else(|| self.text("wsgi_app").map(str::to_owned)) else {
+        let Some(app) = self
+            .written
+            .app
+            .clone()
+            .or_else(|| self.text("wsgi_app").map(str::to_owned))
+        else {
             self.errors.push(ConfigError {
                 what: "no app is named".to_owned(),
-                seen: format!("neither an argument nor wsgi_app in {}", self.written.config_name()),
+                seen: format!(
+                    "neither an argument nor wsgi_app in {}",
+                    self.written.config_name()
+                ),
                 hint: "ostler run module:callable, as in: ostler run app:app".to_owned(),
             });
             return String::new();
         };
         let module = app.split(':').next().unwrap_or_default();
         if module.is_empty() || module.contains('/') || module.ends_with(".py") {
-            let stem = module.trim_end_matches(".py").trim_start_matches("./").replace('/', ".");
-            let stem = if stem.is_empty() { "app".to_owned() } else { stem };
+            let stem = module
+                .trim_end_matches(".py")
+                .trim_start_matches("./")
+                .replace('/', ".");
+            let stem = if stem.is_empty() {
+                "app".to_owned()
+            } else {
+                stem
+            };
             self.errors.push(ConfigError {
                 what: "the app is no module:callable".to_owned(),
                 seen: format!("`{app}`"),
@@ -244,12 +316,17 @@ impl Desk<'_> {
         let name = self.word("worker_class");
         let mapped = worker_class::map(name).expect("checked when the layers were merged");
         if mapped.derived {
-            let text = format!("worker_class {name}: what this class sets for uvicorn is not read; say it as settings");
+            let text = format!(
+                "worker_class {name}: what this class sets for uvicorn is not read; say it as settings"
+            );
             self.warnings.push(Warning(text));
         }
         match mapped.class {
             // gunicorn does the same: sync with threads is gthread.
-            WorkerClass::Sync if self.number("threads") > 1 => Mapped { class: WorkerClass::Gthread, ..mapped },
+            WorkerClass::Sync if self.number("threads") > 1 => Mapped {
+                class: WorkerClass::Gthread,
+                ..mapped
+            },
             _ => mapped,
         }
     }
@@ -270,17 +347,35 @@ impl Desk<'_> {
 
     fn event_loop(&self, mapped: &Mapped) -> EventLoop {
         let asked = self.word("asgi_loop");
-        let asked = if asked == "auto" { mapped.event_loop.unwrap_or("auto") } else { asked };
-        pick(asked, &[("asyncio", EventLoop::Asyncio), ("uvloop", EventLoop::Uvloop)], EventLoop::Auto)
+        let asked = if asked == "auto" {
+            mapped.event_loop.unwrap_or("auto")
+        } else {
+            asked
+        };
+        pick(
+            asked,
+            &[
+                ("asyncio", EventLoop::Asyncio),
+                ("uvloop", EventLoop::Uvloop),
+            ],
+            EventLoop::Auto,
+        )
     }
 
     fn env(&mut self) -> Vec<(String, String)> {
         let taken = &self.written.set;
-        let from_file = self.written.env_file.iter().filter(|(key, _)| !taken.contains(key));
+        let from_file = self
+            .written
+            .env_file
+            .iter()
+            .filter(|(key, _)| !taken.contains(key));
         let mut env: Vec<(String, String)> = from_file.cloned().collect();
         let mut bad = Vec::new();
         for entry in self.texts("raw_env") {
-            match entry.split_once('=').filter(|(key, _)| dotenv::is_name(key)) {
+            match entry
+                .split_once('=')
+                .filter(|(key, _)| dotenv::is_name(key))
+            {
                 Some((key, value)) => env.push((key.to_owned(), value.to_owned())),
                 // The value may be a secret, even in an entry that is wrong.
                 None => bad.push(entry.split('=').next().unwrap_or_default().to_owned()),
@@ -299,7 +394,11 @@ impl Desk<'_> {
     fn root_path(&mut self) -> String {
         let path = self.word("root_path").trim_end_matches('/').to_owned();
         if !path.is_empty() && !path.starts_with('/') {
-            self.fail("root_path", "does not begin with \"/\"", format!("write /{path}"));
+            self.fail(
+                "root_path",
+                "does not begin with \"/\"",
+                format!("write /{path}"),
+            );
         }
         path
     }
@@ -317,7 +416,10 @@ impl Desk<'_> {
     }
 
     fn memory(&mut self) -> (Option<u64>, Option<u64>) {
-        let (soft, hard) = (nonzero(self.count("memory_soft")), nonzero(self.count("memory_hard")));
+        let (soft, hard) = (
+            nonzero(self.count("memory_soft")),
+            nonzero(self.count("memory_hard")),
+        );
         if let (Some(soft), Some(hard)) = (soft, hard)
             && soft > hard
         {
@@ -328,24 +430,43 @@ impl Desk<'_> {
     }
 
     fn proc_name(&self, app: &str) -> String {
-        let name = self.text("proc_name").or_else(|| self.text("default_proc_name"));
+        let name = self
+            .text("proc_name")
+            .or_else(|| self.text("default_proc_name"));
         name.unwrap_or(app).to_owned()
     }
 
     fn warn_reload(&mut self) {
         if self.flag("reload") {
-            self.warnings.push(Warning("--reload is for development only: it watches files and restarts workers".to_owned()));
+            self.warnings.push(Warning(
+                "--reload is for development only: it watches files and restarts workers"
+                    .to_owned(),
+            ));
         }
     }
 
     fn reload_extra_files(&mut self) -> Vec<String> {
-        let files: Vec<PathBuf> = self.texts("reload_extra_files").iter().map(|file| self.directory.join(file)).collect();
-        let missing = files.iter().find(|file| !is_pattern(file) && !file.exists()).cloned();
+        let files: Vec<PathBuf> = self
+            .texts("reload_extra_files")
+            .iter()
+            .map(|file| self.directory.join(file))
+            .collect();
+        let missing = files
+            .iter()
+            .find(|file| !is_pattern(file) && !file.exists())
+            .cloned();
         if let Some(file) = missing {
             let what = format!("names a file that is not there ({})", file.display());
-            self.fail("reload_extra_files", what, "correct the path, or take it out");
+            self.fail(
+                "reload_extra_files",
+                what,
+                "correct the path, or take it out",
+            );
         }
-        files.into_iter().map(|file| file.to_string_lossy().into_owned()).collect()
+        files
+            .into_iter()
+            .map(|file| file.to_string_lossy().into_owned())
+            .collect()
     }
 }
 
@@ -354,7 +475,9 @@ impl Desk<'_> {
     fn binds(&mut self) -> Vec<Bind> {
         if self.written.inherited > 0 {
             // As gunicorn: sockets handed over by systemd are all there is.
-            return (0..self.written.inherited).map(|n| Bind::Fd(FIRST_INHERITED + i32::from(n))).collect();
+            return (0..self.written.inherited)
+                .map(|n| Bind::Fd(FIRST_INHERITED + i32::from(n)))
+                .collect();
         }
         let mut binds = Vec::new();
         for text in self.texts("bind") {
@@ -372,7 +495,9 @@ impl Desk<'_> {
         if items.iter().any(|item| item == "*") {
             return Trust::Everyone;
         }
-        let networks = items.iter().map(|item| network::parse(item).expect("checked when the layers were merged"));
+        let networks = items
+            .iter()
+            .map(|item| network::parse(item).expect("checked when the layers were merged"));
         Trust::Networks(networks.collect())
     }
 
@@ -399,7 +524,11 @@ impl Desk<'_> {
         let Some(certfile) = certfile else {
             for name in ["keyfile", "ca_certs"] {
                 if self.text(name).is_some() && self.text("certfile").is_none() {
-                    self.fail(name, "is set without a certfile", "add --certfile FILE, or leave it out");
+                    self.fail(
+                        name,
+                        "is set without a certfile",
+                        "add --certfile FILE, or leave it out",
+                    );
                 }
             }
             return None;
@@ -410,19 +539,31 @@ impl Desk<'_> {
             (0, _) => ClientCertificates::NotAsked,
             (_, None) => {
                 if self.text("ca_certs").is_none() {
-                    self.fail("cert_reqs", "asks for client certificates without ca_certs", "add --ca-certs FILE");
+                    self.fail(
+                        "cert_reqs",
+                        "asks for client certificates without ca_certs",
+                        "add --ca-certs FILE",
+                    );
                 }
                 ClientCertificates::NotAsked
             }
             (3.., Some(_)) => unreachable!("cert_reqs is at most 2"),
         };
-        Some(Tls { keyfile: keyfile.unwrap_or_else(|| certfile.clone()), certfile, clients })
+        Some(Tls {
+            keyfile: keyfile.unwrap_or_else(|| certfile.clone()),
+            certfile,
+            clients,
+        })
     }
 
     fn existing_file(&mut self, name: &str) -> Option<PathBuf> {
         let path = self.path(name)?;
         if !path.is_file() {
-            self.fail(name, format!("names no file ({})", path.display()), "correct the path, or create the file");
+            self.fail(
+                name,
+                format!("names no file ({})", path.display()),
+                "correct the path, or create the file",
+            );
         }
         Some(path)
     }
@@ -430,7 +571,11 @@ impl Desk<'_> {
     fn existing_directory(&mut self, name: &str) -> Option<PathBuf> {
         let path = self.path(name)?;
         if !path.is_dir() {
-            self.fail(name, format!("names no directory ({})", path.display()), "correct the path, or create it");
+            self.fail(
+                name,
+                format!("names no directory ({})", path.display()),
+                "correct the path, or create it",
+            );
         }
         Some(path)
     }
@@ -441,16 +586,24 @@ impl Desk<'_> {
             let trimmed = prefix.trim_end_matches('/');
             let trimmed = if trimmed.is_empty() { "/" } else { trimmed };
             let directory = self.directory.join(&directory);
-            if !prefix.starts_with('/') || prefix.contains("//") || prefix.contains(['?', '#', '%']) {
+            if !prefix.starts_with('/') || prefix.contains("//") || prefix.contains(['?', '#', '%'])
+            {
                 let what = format!("has a prefix that is no path (\"{prefix}\")");
                 self.fail("static_files", what, "write --static /static=./static");
             } else if all.iter().any(|other| other.prefix == trimmed) {
-                self.fail("static_files", format!("names \"{trimmed}\" twice"), "keep one of the two");
+                self.fail(
+                    "static_files",
+                    format!("names \"{trimmed}\" twice"),
+                    "keep one of the two",
+                );
             } else if !directory.is_dir() {
                 let what = format!("names no directory ({})", directory.display());
                 self.fail("static_files", what, "correct the path, or create it");
             } else {
-                all.push(StaticFiles { prefix: trimmed.to_owned(), directory });
+                all.push(StaticFiles {
+                    prefix: trimmed.to_owned(),
+                    directory,
+                });
             }
         }
         all
@@ -472,7 +625,9 @@ impl Desk<'_> {
         match self.number(name) {
             0 => most,
             asked if asked > most => {
-                self.warnings.push(Warning(format!("{name} is lowered from {asked} to {most}, the most there is")));
+                self.warnings.push(Warning(format!(
+                    "{name} is lowered from {asked} to {most}, the most there is"
+                )));
                 most
             }
             asked => asked,
@@ -507,7 +662,10 @@ impl Desk<'_> {
 
 /// The meaning of a word; `otherwise` for those that are not listed.
 fn pick<T: Copy>(word: &str, meanings: &[(&str, T)], otherwise: T) -> T {
-    meanings.iter().find(|(known, _)| *known == word).map_or(otherwise, |(_, meaning)| *meaning)
+    meanings
+        .iter()
+        .find(|(known, _)| *known == word)
+        .map_or(otherwise, |(_, meaning)| *meaning)
 }
 
 /// 0 is "off" or "no limit".

@@ -15,7 +15,11 @@ use super::error::Complaint;
 pub enum Bind {
     /// `addresses` is never empty and has every address the host name stands for, IPv4 only when it has any
     /// (as gunicorn: `localhost` is then one address, also where IPv6 is switched off).
-    Tcp { host: String, port: u16, addresses: Vec<SocketAddr> },
+    Tcp {
+        host: String,
+        port: u16,
+        addresses: Vec<SocketAddr>,
+    },
     /// An absolute path of at most [`LONGEST_UNIX_PATH`] bytes.
     Unix(PathBuf),
     /// A listening socket that was inherited.
@@ -86,7 +90,10 @@ pub fn parse(text: &str) -> Result<Address, Complaint> {
 
 fn parse_unix(path: &str) -> Result<Address, Complaint> {
     if path.is_empty() {
-        return Err(Complaint::new("has no path behind \"unix:\"", "write unix:/run/app.sock"));
+        return Err(Complaint::new(
+            "has no path behind \"unix:\"",
+            "write unix:/run/app.sock",
+        ));
     }
     Ok(Address::Unix(PathBuf::from(path)))
 }
@@ -95,7 +102,10 @@ fn parse_tcp(text: &str) -> Result<Address, Complaint> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']').ok_or_else(|| {
-                Complaint::new("has a \"[\" without a \"]\"", "write an IPv6 address as [::1]:8000")
+                Complaint::new(
+                    "has a \"[\" without a \"]\"",
+                    "write an IPv6 address as [::1]:8000",
+                )
             })?;
             match after.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
@@ -126,7 +136,10 @@ fn parse_tcp(text: &str) -> Result<Address, Complaint> {
     check_host(host)?;
     // gunicorn binds an empty host to every IPv4 address.
     let host = if host.is_empty() { "0.0.0.0" } else { host };
-    Ok(Address::Tcp { host: host.to_ascii_lowercase(), port })
+    Ok(Address::Tcp {
+        host: host.to_ascii_lowercase(),
+        port,
+    })
 }
 
 fn parse_port(port: &str) -> Result<u16, Complaint> {
@@ -142,13 +155,22 @@ fn parse_port(port: &str) -> Result<u16, Complaint> {
 
 fn check_host(host: &str) -> Result<(), Complaint> {
     if host == "*" {
-        return Err(Complaint::new("has \"*\" for a host", "write 0.0.0.0 for every IPv4 address, [::] for all"));
+        return Err(Complaint::new(
+            "has \"*\" for a host",
+            "write 0.0.0.0 for every IPv4 address, [::] for all",
+        ));
     }
     if !host.is_empty() && host.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Complaint::new("has a number where the host belongs", format!("write :{host} for port {host}")));
+        return Err(Complaint::new(
+            "has a number where the host belongs",
+            format!("write :{host} for port {host}"),
+        ));
     }
     if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(Complaint::new("has white space in the host", "write host:port, as in 127.0.0.1:8000"));
+        return Err(Complaint::new(
+            "has white space in the host",
+            "write host:port, as in 127.0.0.1:8000",
+        ));
     }
     Ok(())
 }
@@ -178,12 +200,17 @@ impl Address {
                         "give an address of this machine, as in 127.0.0.1:8000 or 0.0.0.0:8000",
                     )
                 })?;
-                let (mut addresses, six): (Vec<SocketAddr>, Vec<_>) = found.partition(SocketAddr::is_ipv4);
+                let (mut addresses, six): (Vec<SocketAddr>, Vec<_>) =
+                    found.partition(SocketAddr::is_ipv4);
                 if addresses.is_empty() {
                     addresses = six;
                 }
                 addresses.dedup();
-                Ok(Bind::Tcp { host, port, addresses })
+                Ok(Bind::Tcp {
+                    host,
+                    port,
+                    addresses,
+                })
             }
         }
     }
@@ -196,7 +223,10 @@ mod tests {
     #[test]
     fn forms_of_an_address() {
         let check = |text: &str, expected: Address| assert_eq!(parse(text), Ok(expected), "{text}");
-        let tcp = |host: &str, port| Address::Tcp { host: host.to_owned(), port };
+        let tcp = |host: &str, port| Address::Tcp {
+            host: host.to_owned(),
+            port,
+        };
         let unix = |path: &str| Address::Unix(path.into());
         check("127.0.0.1:8000", tcp("127.0.0.1", 8000));
         check("Example.COM:80", tcp("example.com", 80));
@@ -242,10 +272,20 @@ mod tests {
     fn addresses_resolve() {
         let resolve = |text: &str| parse(text).expect("parses").resolve(Path::new("/srv"));
         assert_eq!(resolve("unix:a.sock"), Ok(Bind::Unix("/srv/a.sock".into())));
-        assert_eq!(resolve("[::1]:80").map(|b| b.to_string()), Ok("[::1]:80".to_owned()));
-        let Ok(Bind::Tcp { addresses, .. }) = resolve("127.0.0.1:80") else { panic!("no address") };
+        assert_eq!(
+            resolve("[::1]:80").map(|b| b.to_string()),
+            Ok("[::1]:80".to_owned())
+        );
+        let Ok(Bind::Tcp { addresses, .. }) = resolve("127.0.0.1:80") else {
+            panic!("no address")
+        };
         assert_eq!(addresses, ["127.0.0.1:80".parse().expect("address")]);
         let long = format!("unix:/{}", "a".repeat(107));
-        assert!(resolve(&long).expect_err("too long").what.contains("107 bytes"));
+        assert!(
+            resolve(&long)
+                .expect_err("too long")
+                .what
+                .contains("107 bytes")
+        );
     }
 }

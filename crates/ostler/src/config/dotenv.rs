@@ -33,7 +33,9 @@ pub fn is_name(text: &str) -> bool {
 
 fn unquote(value: &str) -> Result<String, &'static str> {
     if let Some(rest) = value.strip_prefix('\'') {
-        let (inside, after) = rest.split_once('\'').ok_or("a single quote is not closed")?;
+        let (inside, after) = rest
+            .split_once('\'')
+            .ok_or("a single quote is not closed")?;
         return nothing_but_comment(after).map(|()| inside.to_owned());
     }
     let Some(rest) = value.strip_prefix('"') else {
@@ -60,7 +62,11 @@ fn unquote(value: &str) -> Result<String, &'static str> {
 
 fn nothing_but_comment(after: &str) -> Result<(), &'static str> {
     let after = after.trim_start();
-    if after.is_empty() || after.starts_with('#') { Ok(()) } else { Err("text after the closing quote") }
+    if after.is_empty() || after.starts_with('#') {
+        Ok(())
+    } else {
+        Err("text after the closing quote")
+    }
 }
 
 #[cfg(test)]
@@ -69,17 +75,30 @@ mod tests {
 
     #[test]
     fn pairs() {
-        let text = "# one\n\nA=1\nexport B = two words # note\nC='#=x'\nD=\"a\\n\\\"b\\\" \\d\" # c\nE=\n";
+        let text =
+            "# one\n\nA=1\nexport B = two words # note\nC='#=x'\nD=\"a\\n\\\"b\\\" \\d\" # c\nE=\n";
         let pairs = parse(text).expect("parses");
-        let expected = [("A", "1"), ("B", "two words"), ("C", "#=x"), ("D", "a\n\"b\" \\d"), ("E", "")];
-        let seen: Vec<_> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let expected = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "#=x"),
+            ("D", "a\n\"b\" \\d"),
+            ("E", ""),
+        ];
+        let seen: Vec<_> = pairs
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
         assert_eq!(seen, expected);
     }
 
     #[test]
     fn wrong_lines_are_named() {
         assert_eq!(parse("A=1\nnonsense"), Err((2, "no \"=\"")));
-        assert_eq!(parse("1A=1"), Err((1, "what stands before \"=\" is no name")));
+        assert_eq!(
+            parse("1A=1"),
+            Err((1, "what stands before \"=\" is no name"))
+        );
         assert_eq!(parse("A='x"), Err((1, "a single quote is not closed")));
         assert_eq!(parse("A=\"x\"y"), Err((1, "text after the closing quote")));
     }

@@ -43,6 +43,9 @@ pub struct Complaint {
 
 impl Complaint {
     pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Complaint { what: what.into(), hint: hint.into() }
+        Complaint {
+            what: what.into(),
+            hint: hint.into(),
+        }
     }
 }

@@ -30,14 +30,22 @@ pub fn merge(written: &Written, file: &Layer, errors: &mut Vec<ConfigError>) -> 
     let layers = [
         (Origin::Environment, written.environment.clone()),
         (Origin::File, unalias(Origin::File, file, errors)),
-        (Origin::Arguments, unalias(Origin::Arguments, &written.arguments, errors)),
-        (Origin::CommandLine, unalias(Origin::CommandLine, &written.command_line, errors)),
+        (
+            Origin::Arguments,
+            unalias(Origin::Arguments, &written.arguments, errors),
+        ),
+        (
+            Origin::CommandLine,
+            unalias(Origin::CommandLine, &written.command_line, errors),
+        ),
     ];
     let mut merged = Merged::default();
     for row in flags::rows() {
         let mut value = value::preset(row.preset);
         for (origin, layer) in &layers {
-            let Some(raw) = layer.get(row.name).filter(|raw| says_something(row, raw)) else { continue };
+            let Some(raw) = layer.get(row.name).filter(|raw| says_something(row, raw)) else {
+                continue;
+            };
             if *origin == Origin::File && !in_file(row) {
                 continue;
             }
@@ -64,9 +72,9 @@ fn checked(row: &Setting, raw: &Value) -> Result<Value, Complaint> {
         return Ok(Value::Array(Vec::new()));
     }
     match (row.level, value::check(row.kind, raw)) {
-        (Level::Refused(hint), Ok(good)) if good != value::preset(row.preset) => {
-            Err(Complaint::new(format!("cannot be used: {}", row.help), hint))
-        }
+        (Level::Refused(hint), Ok(good)) if good != value::preset(row.preset) => Err(
+            Complaint::new(format!("cannot be used: {}", row.help), hint),
+        ),
         // What has no meaning cannot be wrong.
         (Level::Moot, Err(_)) => Ok(raw.clone()),
         (_, outcome) => outcome,
@@ -74,7 +82,13 @@ fn checked(row: &Setting, raw: &Value) -> Result<Value, Complaint> {
 }
 
 /// An error about one value of one source.
-pub fn error(written: &Written, origin: Origin, row: &Setting, raw: &Value, complaint: Complaint) -> ConfigError {
+pub fn error(
+    written: &Written,
+    origin: Origin,
+    row: &Setting,
+    raw: &Value,
+    complaint: Complaint,
+) -> ConfigError {
     ConfigError {
         what: format!("{} {}", row.name, complaint.what),
         seen: written.seen(origin, row, raw),
@@ -95,8 +109,13 @@ fn unalias(origin: Origin, layer: &Layer, errors: &mut Vec<ConfigError>) -> Laye
         }
         let file_named = layer.contains_key("accesslog");
         match (said(&layer, "access_log"), said(&layer, "no_access_log")) {
-            (true, true) => errors.push(contradiction(origin, &["--access-log", "--no-access-log"])),
-            (_, true) if file_named => errors.push(contradiction(origin, &["--access-logfile", "--no-access-log"])),
+            (true, true) => {
+                errors.push(contradiction(origin, &["--access-log", "--no-access-log"]))
+            }
+            (_, true) if file_named => errors.push(contradiction(
+                origin,
+                &["--access-logfile", "--no-access-log"],
+            )),
             (_, true) => drop(layer.insert("accesslog".to_owned(), "".into())),
             (true, _) if !file_named => drop(layer.insert("accesslog".to_owned(), "-".into())),
             _ => {}
@@ -126,9 +145,20 @@ fn other_bind(layer: &Layer) -> Result<Option<String>, Vec<&'static str>> {
         (None, None) => {}
         (host, port) => {
             let host = host.unwrap_or("127.0.0.1");
-            let bracketed = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
-            let flag = if text("host").is_some() { "--host" } else { "--port" };
-            ways.push((flag, Some(format!("{bracketed}:{}", port.unwrap_or("8000")))));
+            let bracketed = if host.contains(':') && !host.starts_with('[') {
+                format!("[{host}]")
+            } else {
+                host.to_owned()
+            };
+            let flag = if text("host").is_some() {
+                "--host"
+            } else {
+                "--port"
+            };
+            ways.push((
+                flag,
+                Some(format!("{bracketed}:{}", port.unwrap_or("8000"))),
+            ));
         }
     }
     ways.extend(text("uds").map(|path| ("--uds", Some(format!("unix:{path}")))));
@@ -140,7 +170,11 @@ fn other_bind(layer: &Layer) -> Result<Option<String>, Vec<&'static str>> {
 }
 
 fn contradiction(origin: Origin, flags: &[&str]) -> ConfigError {
-    let place = if origin == Origin::Arguments { "in GUNICORN_CMD_ARGS" } else { "on the command line" };
+    let place = if origin == Origin::Arguments {
+        "in GUNICORN_CMD_ARGS"
+    } else {
+        "on the command line"
+    };
     ConfigError {
         what: format!("{} contradict each other", flags.join(" and ")),
         seen: format!("all of them {place}"),

@@ -32,4 +32,5 @@ pub use network::Network;
 pub use network::Trust;
 pub use report::{effective, print};
 pub use settings::*;
+pub use unknown::hook_warnings;
 pub use written::Written;

@@ -49,7 +49,11 @@ pub fn parse(text: &str) -> Result<Network, Complaint> {
     let widest = if address.is_ipv4() { 32 } else { 128 };
     let prefix = match prefix {
         None => widest,
-        Some(digits) => digits.parse().ok().filter(|p| *p <= widest).ok_or_else(complain)?,
+        Some(digits) => digits
+            .parse()
+            .ok()
+            .filter(|p| *p <= widest)
+            .ok_or_else(complain)?,
     };
     let first = mask(address, prefix);
     if first != address {
@@ -94,10 +98,22 @@ mod tests {
 
     #[test]
     fn refused_networks() {
-        for bad in ["", "localhost", "10.0.0.0/33", "10.0.0.0/", "::/129", "10.0.0/8", "*"] {
+        for bad in [
+            "",
+            "localhost",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "::/129",
+            "10.0.0/8",
+            "*",
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
         let complaint = parse("192.168.1.1/24").expect_err("host bits");
-        assert!(complaint.hint.contains("192.168.1.0/24"), "{}", complaint.hint);
+        assert!(
+            complaint.hint.contains("192.168.1.0/24"),
+            "{}",
+            complaint.hint
+        );
     }
 }

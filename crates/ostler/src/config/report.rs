@@ -13,7 +13,16 @@ use super::written::Origin;
 pub fn effective(settings: &Settings) -> Map<String, Value> {
     let rows = flags::rows().filter(|row| row.whose != Whose::CommandLine || row.name == "config");
     let mut all: Map<String, Value> = rows
-        .map(|row| (row.name.to_owned(), settings.values.get(row.name).cloned().unwrap_or(Value::Null)))
+        .map(|row| {
+            (
+                row.name.to_owned(),
+                settings
+                    .values
+                    .get(row.name)
+                    .cloned()
+                    .unwrap_or(Value::Null),
+            )
+        })
         .collect();
     let mut set = |name: &str, value: Value| drop(all.insert(name.to_owned(), value));
     match settings.values.get("preload_app").and_then(Value::as_str) {
@@ -24,13 +33,27 @@ pub fn effective(settings: &Settings) -> Map<String, Value> {
     if settings.worker_class == WorkerClass::Gthread {
         set("worker_class", "gthread".into());
     }
-    set("bind", settings.binds.iter().map(ToString::to_string).collect());
+    set(
+        "bind",
+        settings.binds.iter().map(ToString::to_string).collect(),
+    );
     set("chdir", settings.chdir.to_string_lossy().into());
     set("wsgi_app", settings.app.as_str().into());
     set("proc_name", settings.proc_name.as_str().into());
     set("default_proc_name", settings.app.as_str().into());
-    let path: Vec<_> = settings.pythonpath.iter().map(|path| path.to_string_lossy()).collect();
-    set("pythonpath", if path.is_empty() { Value::Null } else { path.join(",").into() });
+    let path: Vec<_> = settings
+        .pythonpath
+        .iter()
+        .map(|path| path.to_string_lossy())
+        .collect();
+    set(
+        "pythonpath",
+        if path.is_empty() {
+            Value::Null
+        } else {
+            path.join(",").into()
+        },
+    );
     all
 }
 
@@ -38,13 +61,23 @@ pub fn effective(settings: &Settings) -> Map<String, Value> {
 /// each that is no default. Values in `raw_env` are left out: they may be secrets.
 pub fn print(settings: &Settings) -> String {
     let all = effective(settings);
-    let hooks: Vec<&str> = flags::rows().filter(|row| row.kind == Kind::Hook).map(|row| row.name).collect();
-    let mut names: Vec<&String> = all.keys().filter(|name| !hooks.contains(&name.as_str())).collect();
+    let hooks: Vec<&str> = flags::rows()
+        .filter(|row| row.kind == Kind::Hook)
+        .map(|row| row.name)
+        .collect();
+    let mut names: Vec<&String> = all
+        .keys()
+        .filter(|name| !hooks.contains(&name.as_str()))
+        .collect();
     names.sort_unstable();
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
     let mut out = String::new();
     for name in names {
-        let shown = if name == "raw_env" { without_values(&all[name]) } else { python(&all[name]) };
+        let shown = if name == "raw_env" {
+            without_values(&all[name])
+        } else {
+            python(&all[name])
+        };
         let source = match settings.origin(name) {
             Origin::Default => "",
             Origin::Environment => "  # environment",
@@ -58,8 +91,13 @@ pub fn print(settings: &Settings) -> String {
 }
 
 fn without_values(entries: &Value) -> String {
-    let entries = entries.as_array().into_iter().flatten().filter_map(Value::as_str);
-    let hidden = entries.map(|entry| Value::from(format!("{}=…", entry.split('=').next().unwrap_or_default())));
+    let entries = entries
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    let hidden = entries
+        .map(|entry| Value::from(format!("{}=…", entry.split('=').next().unwrap_or_default())));
     python(&Value::Array(hidden.collect()))
 }
 
@@ -71,16 +109,26 @@ fn python(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::Number(number) => number.to_string(),
         Value::String(text) => quoted(text),
-        Value::Array(items) => format!("[{}]", items.iter().map(python).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(python).collect::<Vec<_>>().join(", ")
+        ),
         Value::Object(pairs) => {
-            let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{}: {}", quoted(key), python(value))).collect();
+            let pairs: Vec<String> = pairs
+                .iter()
+                .map(|(key, value)| format!("{}: {}", quoted(key), python(value)))
+                .collect();
             format!("{{{}}}", pairs.join(", "))
         }
     }
 }
 
 fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut out = String::from(quote);
     for c in text.chars() {
         match c {
@@ -111,6 +159,9 @@ mod tests {
         check(json!("a\\\n"), "'a\\\\\\n'");
         check(json!(["a", 1]), "['a', 1]");
         check(json!({"K": "v"}), "{'K': 'v'}");
-        assert_eq!(without_values(&json!(["KEY=secret", "B=1"])), "['KEY=…', 'B=…']");
+        assert_eq!(
+            without_values(&json!(["KEY=secret", "B=1"])),
+            "['KEY=…', 'B=…']"
+        );
     }
 }

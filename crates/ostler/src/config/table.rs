@@ -2,8 +2,8 @@
 //! `gunicorn.conf.py`, `--print-config` and `docs/reference/run.md` all derive from this list. No logic here.
 
 use self::Kind::{
-    Account, Binds, Choice, Commas, Hook, List, Networks, Octal, Opaque, Pairs, Path, Seconds, Size, Switch, Text,
-    Unswitch, Whole,
+    Account, Binds, Choice, Commas, Hook, List, Networks, Octal, Opaque, Pairs, Path, Seconds,
+    Size, Switch, Text, Unswitch, Whole,
 };
 use self::Preset::{Int, No, Texts, Unset, Word, Words, Yes};
 
@@ -69,7 +69,11 @@ pub enum Kind {
     /// Several `PREFIX=DIR`: the flag is repeated, the file has a dict.
     Pairs,
     /// One of these words. A bare flag, and `True` in the file, mean the second field; `False` the third.
-    Choice(&'static [&'static str], Option<&'static str>, Option<&'static str>),
+    Choice(
+        &'static [&'static str],
+        Option<&'static str>,
+        Option<&'static str>,
+    ),
     /// Addresses to listen on.
     Binds,
     /// Comma-separated addresses and networks, or `*`.
@@ -107,23 +111,70 @@ pub struct Group {
 type Name = &'static str;
 
 const fn on(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name) -> Setting {
-    Setting { name, flags, kind, preset, help, level: Level::Supported, whose: Whose::Gunicorn }
+    Setting {
+        name,
+        flags,
+        kind,
+        preset,
+        help,
+        level: Level::Supported,
+        whose: Whose::Gunicorn,
+    }
 }
 
 const fn own(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name) -> Setting {
-    Setting { name, flags, kind, preset, help, level: Level::Supported, whose: Whose::Ostler }
+    Setting {
+        name,
+        flags,
+        kind,
+        preset,
+        help,
+        level: Level::Supported,
+        whose: Whose::Ostler,
+    }
 }
 
 const fn typed(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name) -> Setting {
-    Setting { name, flags, kind, preset, help, level: Level::Supported, whose: Whose::CommandLine }
+    Setting {
+        name,
+        flags,
+        kind,
+        preset,
+        help,
+        level: Level::Supported,
+        whose: Whose::CommandLine,
+    }
 }
 
 const fn moot(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name) -> Setting {
-    Setting { name, flags, kind, preset, help, level: Level::Moot, whose: Whose::Gunicorn }
+    Setting {
+        name,
+        flags,
+        kind,
+        preset,
+        help,
+        level: Level::Moot,
+        whose: Whose::Gunicorn,
+    }
 }
 
-const fn refused(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name, hint: Name) -> Setting {
-    Setting { name, flags, kind, preset, help, level: Level::Refused(hint), whose: Whose::Gunicorn }
+const fn refused(
+    name: Name,
+    flags: Name,
+    kind: Kind,
+    preset: Preset,
+    help: Name,
+    hint: Name,
+) -> Setting {
+    Setting {
+        name,
+        flags,
+        kind,
+        preset,
+        help,
+        level: Level::Refused(hint),
+        whose: Whose::Gunicorn,
+    }
 }
 
 /// More workers or threads than this are a slip of the keyboard.
@@ -136,11 +187,16 @@ const LOOP: Kind = Choice(&["auto", "asyncio", "uvloop"], None, None);
 const LIFESPAN: Kind = Choice(&["auto", "on", "off"], None, None);
 const PRELOAD: Kind = Choice(&["auto", "on", "off"], Some("on"), Some("off"));
 const PROXY_PROTOCOL: Kind = Choice(&["off", "v1", "v2", "auto"], Some("auto"), Some("off"));
-const LEVEL: Kind = Choice(&["debug", "info", "warning", "error", "critical"], None, None);
+const LEVEL: Kind = Choice(
+    &["debug", "info", "warning", "error", "critical"],
+    None,
+    None,
+);
 const HEADER_MAP: Kind = Choice(&["drop", "refuse", "dangerous"], None, None);
 
 /// gunicorn's combined log format.
-pub const ACCESS_LOG_FORMAT: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
+pub const ACCESS_LOG_FORMAT: &str =
+    r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
 const STRICT: &str = "requests are always parsed strictly";
 const HTTP2: &str = "connections speak HTTP/1.1";

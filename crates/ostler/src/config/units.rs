@@ -64,7 +64,9 @@ pub fn whole(text: &str) -> Option<i64> {
 
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
     (&text[..end], text[end..].trim_start())
 }
 
@@ -83,7 +85,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let check = |text: &str, expected: Option<u64>| assert_eq!(size(text), expected, "{text:?}");
+        let check =
+            |text: &str, expected: Option<u64>| assert_eq!(size(text), expected, "{text:?}");
         check("0", Some(0));
         check("100", Some(100));
         check("16MiB", Some(16 << 20));
@@ -94,14 +97,27 @@ mod tests {
         check("64K", Some(65_536));
         check("10MB", Some(10_000_000));
         check(" 7b ", Some(7));
-        for bad in ["", "M", "-1", "1.2.3", "1.", "1e3", "inf", "nan", "1 0", "10 parsecs", "99999999G"] {
+        for bad in [
+            "",
+            "M",
+            "-1",
+            "1.2.3",
+            "1.",
+            "1e3",
+            "inf",
+            "nan",
+            "1 0",
+            "10 parsecs",
+            "99999999G",
+        ] {
             check(bad, None);
         }
     }
 
     #[test]
     fn durations() {
-        let check = |text: &str, expected: Option<f64>| assert_eq!(seconds(text), expected, "{text:?}");
+        let check =
+            |text: &str, expected: Option<f64>| assert_eq!(seconds(text), expected, "{text:?}");
         check("30", Some(30.0));
         check("30s", Some(30.0));
         check("0", Some(0.0));
@@ -109,21 +125,41 @@ mod tests {
         check("2h", Some(7200.0));
         check("500ms", Some(0.5));
         check("0.25", Some(0.25));
-        for bad in ["", "-1", "s", "1d", "1e9", "9999999999", "1m30s", "infinity"] {
+        for bad in [
+            "",
+            "-1",
+            "s",
+            "1d",
+            "1e9",
+            "9999999999",
+            "1m30s",
+            "infinity",
+        ] {
             check(bad, None);
         }
     }
 
     #[test]
     fn whole_numbers() {
-        let check = |text: &str, expected: Option<i64>| assert_eq!(whole(text), expected, "{text:?}");
+        let check =
+            |text: &str, expected: Option<i64>| assert_eq!(whole(text), expected, "{text:?}");
         check("4", Some(4));
         check("-1", Some(-1));
         check("0x10", Some(16));
         check("0o22", Some(18));
         check("0b101", Some(5));
         check("010", Some(10));
-        for bad in ["", "-", "--1", "+-1", "4.5", "four", "0x", "0x-1", "99999999999999999999"] {
+        for bad in [
+            "",
+            "-",
+            "--1",
+            "+-1",
+            "4.5",
+            "four",
+            "0x",
+            "0x-1",
+            "99999999999999999999",
+        ] {
             check(bad, None);
         }
     }

@@ -28,7 +28,12 @@ pub fn hook_warnings(hooks: &[String]) -> Option<Warning> {
         .filter(|row| hooks.iter().any(|hook| hook == row.name))
         .map(|row| format!("{} ({})", row.name, row.help))
         .collect();
-    (!found.is_empty()).then(|| Warning(format!("hooks that are never called here: {}", found.join(", "))))
+    (!found.is_empty()).then(|| {
+        Warning(format!(
+            "hooks that are never called here: {}",
+            found.join(", ")
+        ))
+    })
 }
 
 /// One warning for all the settings that somebody wrote and that do nothing here.
@@ -38,13 +43,20 @@ pub fn moot(merged: &Merged) -> Option<Warning> {
         .filter(|row| merged.values.get(row.name) != Some(&value::preset(row.preset)))
         .map(|row| format!("{} ({})", row.name, row.help))
         .collect();
-    (!found.is_empty()).then(|| Warning(format!("settings without a meaning here: {}", found.join(", "))))
+    (!found.is_empty()).then(|| {
+        Warning(format!(
+            "settings without a meaning here: {}",
+            found.join(", ")
+        ))
+    })
 }
 
 /// Warnings about names in the file that are no settings: one each for what looks like a slip, one for the rest,
 /// which gunicorn ignores in silence (most are the file's own variables).
 pub fn names(written: &Written, file: &Map<String, Value>, unknown: &[String]) -> Vec<Warning> {
-    let foreign = file.keys().filter(|name| !file_names().any(|known| known == name.as_str()));
+    let foreign = file
+        .keys()
+        .filter(|name| !file_names().any(|known| known == name.as_str()));
     let mut rest = Vec::new();
     let mut warnings = Vec::new();
     let mut names: Vec<&str> = foreign.chain(unknown).map(String::as_str).collect();
@@ -60,7 +72,11 @@ pub fn names(written: &Written, file: &Map<String, Value>, unknown: &[String]) -
         }
     }
     if !rest.is_empty() {
-        let more = if rest.len() > MOST_LISTED { ", …" } else { "" };
+        let more = if rest.len() > MOST_LISTED {
+            ", …"
+        } else {
+            ""
+        };
         rest.truncate(MOST_LISTED);
         warnings.push(Warning(format!(
             "{} sets names that are no settings and do nothing: {}{more}",
@@ -77,7 +93,9 @@ fn meant(name: &str) -> Option<&'static str> {
     // As people say it after the flags of the command line.
     let flagged = flags::rows().filter(|row| in_file(row)).find(|row| {
         let longs = flags::of(row).longs;
-        longs.iter().any(|long| long.trim_start_matches('-').replace('-', "_") == lower)
+        longs
+            .iter()
+            .any(|long| long.trim_start_matches('-').replace('-', "_") == lower)
     });
     if let Some(row) = flagged {
         return Some(row.name);
@@ -95,7 +113,8 @@ mod tests {
 
     #[test]
     fn slips_are_told_from_variables() {
-        let check = |name: &str, expected: Option<&str>| assert_eq!(meant(name), expected, "{name}");
+        let check =
+            |name: &str, expected: Option<&str>| assert_eq!(meant(name), expected, "{name}");
         check("keepallive", Some("keepalive"));
         check("keep_alive", Some("keepalive"));
         check("worker", Some("workers"));
@@ -106,7 +125,16 @@ mod tests {
         check("time_out", Some("timeout"));
         check("max_request", Some("max_requests"));
         check("gracefull_timeout", Some("graceful_timeout"));
-        for variable in ["host", "port", "cores", "workers_per_core", "web_concurrency", "use_loglevel", "max_request_size", "fd"] {
+        for variable in [
+            "host",
+            "port",
+            "cores",
+            "workers_per_core",
+            "web_concurrency",
+            "use_loglevel",
+            "max_request_size",
+            "fd",
+        ] {
             check(variable, None);
         }
     }
@@ -131,7 +159,11 @@ mod tests {
     #[test]
     fn hooks_without_meaning() {
         assert_eq!(hook_warnings(&["post_fork".to_owned()]), None);
-        let warning = hook_warnings(&["post_fork".to_owned(), "ssl_context".to_owned()]).expect("warns");
-        assert_eq!(warning.0, "hooks that are never called here: ssl_context (TLS does not run in Python)");
+        let warning =
+            hook_warnings(&["post_fork".to_owned(), "ssl_context".to_owned()]).expect("warns");
+        assert_eq!(
+            warning.0,
+            "hooks that are never called here: ssl_context (TLS does not run in Python)"
+        );
     }
 }

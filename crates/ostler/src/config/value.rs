@@ -43,7 +43,10 @@ pub fn preset(preset: Preset) -> Value {
         Preset::Int(number) => Value::from(number),
         Preset::Word(word) => Value::from(word),
         Preset::Words(words) => Value::from(words),
-        Preset::Texts(pairs) => pairs.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect(),
+        Preset::Texts(pairs) => pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), Value::from(*v)))
+            .collect(),
     }
 }
 
@@ -57,7 +60,8 @@ fn switch(raw: &Value) -> Result<Value, Complaint> {
         },
         _ => None,
     };
-    said.map(Value::Bool).ok_or_else(|| Complaint::new("needs True or False", "write True or False"))
+    said.map(Value::Bool)
+        .ok_or_else(|| Complaint::new("needs True or False", "write True or False"))
 }
 
 fn whole(raw: &Value, least: i64, most: i64) -> Result<Value, Complaint> {
@@ -79,13 +83,18 @@ fn whole(raw: &Value, least: i64, most: i64) -> Result<Value, Complaint> {
 
 fn seconds(raw: &Value) -> Result<Value, Complaint> {
     let seconds = match raw {
-        Value::Number(number) => number.as_f64().filter(|s| (0.0..=units::LONGEST_SECONDS).contains(s)),
+        Value::Number(number) => number
+            .as_f64()
+            .filter(|s| (0.0..=units::LONGEST_SECONDS).contains(s)),
         Value::Bool(yes) => Some(f64::from(u8::from(*yes))),
         Value::String(text) => units::seconds(text),
         _ => None,
     };
     let Some(seconds) = seconds else {
-        return Err(Complaint::new("needs a number of seconds, 0 or more", "write 30, 30s, 1m or 500ms"));
+        return Err(Complaint::new(
+            "needs a number of seconds, 0 or more",
+            "write 30, 30s, 1m or 500ms",
+        ));
     };
     // gunicorn's hooks expect whole numbers to be ints.
     if seconds.fract() == 0.0 {
@@ -101,7 +110,10 @@ fn size(raw: &Value) -> Result<Value, Complaint> {
         _ => None,
     };
     bytes.map(Value::from).ok_or_else(|| {
-        Complaint::new("needs a number of bytes, 0 or more", "write 1048576, 100M, 16MiB or 1G")
+        Complaint::new(
+            "needs a number of bytes, 0 or more",
+            "write 1048576, 100M, 16MiB or 1G",
+        )
     })
 }
 
@@ -116,13 +128,20 @@ fn octal(raw: &Value) -> Result<Value, Complaint> {
         _ => None,
     };
     let bits = bits.filter(|bits| (0..=0o7777).contains(bits));
-    bits.map(Value::from)
-        .ok_or_else(|| Complaint::new("needs octal permission bits", "write 022 on the command line, 0o022 in Python"))
+    bits.map(Value::from).ok_or_else(|| {
+        Complaint::new(
+            "needs octal permission bits",
+            "write 022 on the command line, 0o022 in Python",
+        )
+    })
 }
 
 fn text(raw: &Value) -> Result<String, Complaint> {
     let Value::String(text) = raw else {
-        return Err(Complaint::new("needs text", "write it in quotes, as a string"));
+        return Err(Complaint::new(
+            "needs text",
+            "write it in quotes, as a string",
+        ));
     };
     if text.contains('\0') {
         return Err(Complaint::new("has a NUL character in it", "take it out"));
@@ -135,25 +154,44 @@ fn list(raw: &Value) -> Result<Vec<String>, Complaint> {
         Value::Array(items) => items.iter().map(text).collect(),
         Value::String(one) if one.is_empty() => Ok(Vec::new()),
         Value::String(_) => Ok(vec![text(raw)?]),
-        _ => Err(Complaint::new("needs a list of texts", "write it as [\"one\", \"two\"]")),
+        _ => Err(Complaint::new(
+            "needs a list of texts",
+            "write it as [\"one\", \"two\"]",
+        )),
     }
 }
 
 fn commas(raw: &Value) -> Result<Vec<String>, Complaint> {
     let items = match raw {
         Value::Array(items) => items.iter().map(text).collect::<Result<Vec<_>, _>>()?,
-        Value::String(_) => text(raw)?.split(',').map(|item| item.trim().to_owned()).collect(),
-        _ => return Err(Complaint::new("needs text with commas between its parts", "write it as \"one,two\"")),
+        Value::String(_) => text(raw)?
+            .split(',')
+            .map(|item| item.trim().to_owned())
+            .collect(),
+        _ => {
+            return Err(Complaint::new(
+                "needs text with commas between its parts",
+                "write it as \"one,two\"",
+            ));
+        }
     };
     Ok(items.into_iter().filter(|item| !item.is_empty()).collect())
 }
 
 fn pairs(raw: &Value) -> Result<Value, Complaint> {
-    let complain = || Complaint::new("needs pairs of texts", "write KEY=VALUE for each, in Python {\"KEY\": \"VALUE\"}");
+    let complain = || {
+        Complaint::new(
+            "needs pairs of texts",
+            "write KEY=VALUE for each, in Python {\"KEY\": \"VALUE\"}",
+        )
+    };
     let mut map = Map::new();
     let mut add = |key: &str, value: String| match map.insert(key.trim().to_owned(), value.into()) {
         None => Ok(()),
-        Some(_) => Err(Complaint::new(format!("names \"{key}\" twice"), "keep one of the two")),
+        Some(_) => Err(Complaint::new(
+            format!("names \"{key}\" twice"),
+            "keep one of the two",
+        )),
     };
     if let Value::Object(entries) = raw {
         for (key, value) in entries {
@@ -168,7 +206,12 @@ fn pairs(raw: &Value) -> Result<Value, Complaint> {
     Ok(Value::Object(map))
 }
 
-fn choice(raw: &Value, words: &[&str], yes: Option<&str>, no: Option<&str>) -> Result<Value, Complaint> {
+fn choice(
+    raw: &Value,
+    words: &[&str],
+    yes: Option<&str>,
+    no: Option<&str>,
+) -> Result<Value, Complaint> {
     let word = match raw {
         Value::Bool(true) => yes.map(str::to_owned),
         Value::Bool(false) => no.map(str::to_owned),
@@ -187,7 +230,10 @@ fn choice(raw: &Value, words: &[&str], yes: Option<&str>, no: Option<&str>) -> R
         Some(word) if words.contains(&word.as_str()) => Ok(Value::from(word)),
         _ => {
             let all = words.join(", ");
-            Err(Complaint::new(format!("needs one of {all}"), format!("write one of {all}")))
+            Err(Complaint::new(
+                format!("needs one of {all}"),
+                format!("write one of {all}"),
+            ))
         }
     }
 }
@@ -198,13 +244,19 @@ fn binds(raw: &Value) -> Result<Value, Complaint> {
         _ => list(raw)?,
     };
     if addresses.is_empty() {
-        return Err(Complaint::new("names no address", "write bind = \"127.0.0.1:8000\""));
+        return Err(Complaint::new(
+            "names no address",
+            "write bind = \"127.0.0.1:8000\"",
+        ));
     }
     let mut seen = Vec::with_capacity(addresses.len());
     for address in &addresses {
         let address = bind::parse(address)?;
         if seen.contains(&address) {
-            return Err(Complaint::new("names the same address twice", "keep one of the two"));
+            return Err(Complaint::new(
+                "names the same address twice",
+                "keep one of the two",
+            ));
         }
         // Port 0 is another free port each time.
         if !matches!(address, bind::Address::Tcp { port: 0, .. }) {
@@ -223,7 +275,12 @@ fn networks(raw: &Value) -> Result<Value, Complaint> {
 }
 
 fn account(raw: &Value) -> Result<Value, Complaint> {
-    let complain = || Complaint::new("needs the name or the number of an account", "write a name as in /etc/passwd, or a number");
+    let complain = || {
+        Complaint::new(
+            "needs the name or the number of an account",
+            "write a name as in /etc/passwd, or a number",
+        )
+    };
     match raw {
         Value::Number(number) => {
             let id = number.as_u64().filter(|id| *id < u64::from(u32::MAX));
@@ -231,9 +288,13 @@ fn account(raw: &Value) -> Result<Value, Complaint> {
         }
         Value::String(name) => match name.trim() {
             // u32::MAX is "leave it as it is" to setresuid(2).
-            digits if digits.parse::<u32>().is_ok_and(|id| id < u32::MAX) => Ok(Value::from(units::whole(digits))),
+            digits if digits.parse::<u32>().is_ok_and(|id| id < u32::MAX) => {
+                Ok(Value::from(units::whole(digits)))
+            }
             name if name.is_empty() || name.starts_with(['-', '+']) => Err(complain()),
-            name if name.contains([':', '/', '\0']) || name.contains(char::is_whitespace) => Err(complain()),
+            name if name.contains([':', '/', '\0']) || name.contains(char::is_whitespace) => {
+                Err(complain())
+            }
             name => Ok(Value::from(name)),
         },
         _ => Err(complain()),

@@ -31,7 +31,9 @@ pub fn split(line: &str) -> Result<Vec<String>, &'static str> {
                     match chars.next().ok_or("a double quote is not closed")? {
                         '"' => break,
                         // Inside double quotes a backslash only escapes what would be special there.
-                        '\\' if matches!(chars.peek(), Some('"' | '\\')) => word.extend(chars.next()),
+                        '\\' if matches!(chars.peek(), Some('"' | '\\')) => {
+                            word.extend(chars.next())
+                        }
                         inside => word.push(inside),
                     }
                 }
@@ -57,7 +59,10 @@ mod tests {
         check("--name 'my app'", &["--name", "my app"]);
         check(r#"--name "my \"app\"""#, &["--name", r#"my "app""#]);
         check(r#"a\ b "c\d" ''"#, &["a b", r"c\d", ""]);
-        check("--access-logformat='%(h)s \"%(r)s\"'", &["--access-logformat=%(h)s \"%(r)s\""]);
+        check(
+            "--access-logformat='%(h)s \"%(r)s\"'",
+            &["--access-logformat=%(h)s \"%(r)s\""],
+        );
     }
 
     #[test]

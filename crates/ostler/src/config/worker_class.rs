@@ -27,7 +27,9 @@ pub struct Mapped {
 }
 
 /// Worker classes that patch the standard library or bring a server of their own.
-const FOREIGN: [&str; 6] = ["gevent", "eventlet", "tornado", "meinheld", "gaiohttp", "aiohttp"];
+const FOREIGN: [&str; 6] = [
+    "gevent", "eventlet", "tornado", "meinheld", "gaiohttp", "aiohttp",
+];
 
 /// Maps a worker class, given as gunicorn's short name, as `package.module.Class` or as `repr` of a class.
 ///
@@ -35,7 +37,13 @@ const FOREIGN: [&str; 6] = ["gevent", "eventlet", "tornado", "meinheld", "gaioht
 /// A class whose server ostler cannot stand in for, with the ways out.
 pub fn map(written: &str) -> Result<Mapped, Complaint> {
     let name = bare(written);
-    let mapped = |class| Ok(Mapped { class, event_loop: None, derived: false });
+    let mapped = |class| {
+        Ok(Mapped {
+            class,
+            event_loop: None,
+            derived: false,
+        })
+    };
     let class = name.rsplit(['.', '#', ':']).next().unwrap_or(name);
     match name {
         "sync" | "gunicorn.workers.sync.SyncWorker" => return mapped(WorkerClass::Sync),
@@ -43,10 +51,18 @@ pub fn map(written: &str) -> Result<Mapped, Complaint> {
         "asgi" | "gunicorn.workers.gasgi.ASGIWorker" => return mapped(WorkerClass::Asgi),
         _ if class == "UvicornWorker" => return mapped(WorkerClass::Asgi),
         _ if class == "UvicornH11Worker" => {
-            return Ok(Mapped { class: WorkerClass::Asgi, event_loop: Some("asyncio"), derived: false });
+            return Ok(Mapped {
+                class: WorkerClass::Asgi,
+                event_loop: Some("asyncio"),
+                derived: false,
+            });
         }
         _ if class.ends_with("UvicornWorker") => {
-            return Ok(Mapped { class: WorkerClass::Asgi, event_loop: None, derived: true });
+            return Ok(Mapped {
+                class: WorkerClass::Asgi,
+                event_loop: None,
+                derived: true,
+            });
         }
         _ => {}
     }
@@ -69,7 +85,10 @@ pub fn map(written: &str) -> Result<Mapped, Complaint> {
 
 /// `<class 'a.b.C'>` → `a.b.C`: a config file may set the class itself, which arrives as its `repr`.
 fn bare(written: &str) -> &str {
-    let inside = written.trim().strip_prefix("<class '").and_then(|rest| rest.strip_suffix("'>"));
+    let inside = written
+        .trim()
+        .strip_prefix("<class '")
+        .and_then(|rest| rest.strip_suffix("'>"));
     inside.unwrap_or(written).trim()
 }
 
@@ -81,17 +100,51 @@ mod tests {
     fn classes_of_ours() {
         let check = |text: &str, class: WorkerClass, event_loop: Option<&str>, derived: bool| {
             let mapped = map(text).expect(text);
-            assert_eq!((mapped.class, mapped.event_loop, mapped.derived), (class, event_loop, derived), "{text}");
+            assert_eq!(
+                (mapped.class, mapped.event_loop, mapped.derived),
+                (class, event_loop, derived),
+                "{text}"
+            );
         };
         check("sync", WorkerClass::Sync, None, false);
-        check("gunicorn.workers.sync.SyncWorker", WorkerClass::Sync, None, false);
+        check(
+            "gunicorn.workers.sync.SyncWorker",
+            WorkerClass::Sync,
+            None,
+            false,
+        );
         check("gthread", WorkerClass::Gthread, None, false);
-        check("<class 'gunicorn.workers.gthread.ThreadWorker'>", WorkerClass::Gthread, None, false);
+        check(
+            "<class 'gunicorn.workers.gthread.ThreadWorker'>",
+            WorkerClass::Gthread,
+            None,
+            false,
+        );
         check("asgi", WorkerClass::Asgi, None, false);
-        check("uvicorn.workers.UvicornWorker", WorkerClass::Asgi, None, false);
-        check("uvicorn_worker.UvicornWorker", WorkerClass::Asgi, None, false);
-        check("uvicorn.workers.UvicornH11Worker", WorkerClass::Asgi, Some("asyncio"), false);
-        check("shop.workers.HeadlessUvicornWorker", WorkerClass::Asgi, None, true);
+        check(
+            "uvicorn.workers.UvicornWorker",
+            WorkerClass::Asgi,
+            None,
+            false,
+        );
+        check(
+            "uvicorn_worker.UvicornWorker",
+            WorkerClass::Asgi,
+            None,
+            false,
+        );
+        check(
+            "uvicorn.workers.UvicornH11Worker",
+            WorkerClass::Asgi,
+            Some("asyncio"),
+            false,
+        );
+        check(
+            "shop.workers.HeadlessUvicornWorker",
+            WorkerClass::Asgi,
+            None,
+            true,
+        );
     }
 
     #[test]
@@ -99,17 +152,29 @@ mod tests {
         let check = |text: &str, what: &str| {
             let complaint = map(text).expect_err(text);
             assert!(complaint.what.contains(what), "{text}: {}", complaint.what);
-            assert!(complaint.hint.contains("proxy in front"), "{text}: {}", complaint.hint);
+            assert!(
+                complaint.hint.contains("proxy in front"),
+                "{text}: {}",
+                complaint.hint
+            );
         };
         check("gevent", "names gevent");
         check("gevent_wsgi", "names gevent");
         check("gevent_pywsgi", "names gevent");
         check("gunicorn.workers.ggevent.GeventWorker", "names gevent");
-        check("geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "names gevent");
+        check(
+            "geventwebsocket.gunicorn.workers.GeventWebSocketWorker",
+            "names gevent",
+        );
         check("eventlet", "names eventlet");
         check("tornado", "names tornado");
         check("aiohttp.GunicornWebWorker", "names aiohttp");
         check("shop.workers.Mine", "names a class");
-        assert!(map("gevent").expect_err("refused").hint.contains("--threads"));
+        assert!(
+            map("gevent")
+                .expect_err("refused")
+                .hint
+                .contains("--threads")
+        );
     }
 }

@@ -57,11 +57,15 @@ pub const ENVIRONMENT: [(&str, &str); 5] = [
 pub fn environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
     let mut layer = Layer::new();
     for (name, setting) in ENVIRONMENT {
-        let Some(text) = variable(name).filter(|text| !text.is_empty()) else { continue };
+        let Some(text) = variable(name).filter(|text| !text.is_empty()) else {
+            continue;
+        };
         let value = match name {
             // gunicorn: every IPv4 address, which is what the platforms that set PORT expect.
             "PORT" => Value::from(vec![format!("0.0.0.0:{text}")]),
-            "SENDFILE" => Value::Bool(["y", "1", "yes", "true"].contains(&text.to_ascii_lowercase().as_str())),
+            "SENDFILE" => {
+                Value::Bool(["y", "1", "yes", "true"].contains(&text.to_ascii_lowercase().as_str()))
+            }
             _ => Value::String(text),
         };
         layer.insert(setting.to_owned(), value);
@@ -72,12 +76,10 @@ pub fn environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
 impl Written {
     /// The value of a setting that is only needed before the config file is read, such as `config` or `chdir`.
     pub fn early(&self, name: &str) -> Option<&str> {
-        self.command_line.get(name).or_else(|| self.arguments.get(name)).and_then(Value::as_str)
-    }
-
-    /// Does any source but the config file set this?
-    pub fn says(&self, name: &str) -> bool {
-        [&self.environment, &self.arguments, &self.command_line].iter().any(|layer| layer.contains_key(name))
+        self.command_line
+            .get(name)
+            .or_else(|| self.arguments.get(name))
+            .and_then(Value::as_str)
     }
 
     /// What to call the config file in messages.
@@ -91,8 +93,14 @@ impl Written {
         match origin {
             Origin::Default => format!("`{name} = {}` by default", short(value)),
             Origin::Environment => {
-                let variable = ENVIRONMENT.iter().find(|(_, of)| *of == name).map_or(name, |(variable, _)| variable);
-                format!("`{variable}={}` in the environment", self.variable_text(variable, value))
+                let variable = ENVIRONMENT
+                    .iter()
+                    .find(|(_, of)| *of == name)
+                    .map_or(name, |(variable, _)| variable);
+                format!(
+                    "`{variable}={}` in the environment",
+                    self.variable_text(variable, value)
+                )
             }
             Origin::File => format!("`{name} = {}` in {}", short(value), self.config_name()),
             Origin::Arguments => format!("`{}` in GUNICORN_CMD_ARGS", typed(setting, value)),
@@ -111,11 +119,18 @@ impl Written {
 
 /// `--flag value` as a person would have typed it.
 fn typed(setting: &Setting, value: &Value) -> String {
-    let flag = flags::of(setting).longs.first().copied().unwrap_or(setting.name);
+    let flag = flags::of(setting)
+        .longs
+        .first()
+        .copied()
+        .unwrap_or(setting.name);
     match (setting.kind, value) {
         (Kind::Switch | Kind::Unswitch, _) => flag.to_owned(),
         (_, Value::Array(items)) if !items.is_empty() => {
-            let each: Vec<String> = items.iter().map(|item| format!("{flag} {}", plain(item))).collect();
+            let each: Vec<String> = items
+                .iter()
+                .map(|item| format!("{flag} {}", plain(item)))
+                .collect();
             each.join(" ")
         }
         _ => format!("{flag} {}", plain(value)),

@@ -20,7 +20,9 @@ impl Connection {
         }
         let plan = {
             let mut cache = super::lock(&self.thread.files);
-            self.edge.statics.plan(&mut cache, &self.file_request(), Instant::now())
+            self.edge
+                .statics
+                .plan(&mut cache, &self.file_request(), Instant::now())
         };
         let Some(plan) = plan else { return Ok(None) };
         let after = self.body_after_answer().await?;
@@ -36,10 +38,14 @@ impl Connection {
         };
         let plan = match (&private.accel_redirect, &private.sendfile) {
             (Some(uri), _) => {
-                self.edge.statics.accel_redirect(uri, &self.file_request(), private.status, given)
+                self.edge
+                    .statics
+                    .accel_redirect(uri, &self.file_request(), private.status, given)
             }
             (None, Some(file)) => {
-                self.edge.statics.sendfile(file, &self.file_request(), private.status, given)
+                self.edge
+                    .statics
+                    .sendfile(file, &self.file_request(), private.status, given)
             }
             (None, None) => return Err(Reason::BadResponse),
         };
@@ -76,7 +82,11 @@ impl Connection {
         if self.head.expect_continue() {
             return Ok(After::Close);
         }
-        Ok(if self.drop_rest(reader).await { After::KeepAlive } else { After::Close })
+        Ok(if self.drop_rest(reader).await {
+            After::KeepAlive
+        } else {
+            After::Close
+        })
     }
 
     async fn send_plan(&mut self, plan: FileReply) -> Result<After, Reason> {
@@ -94,7 +104,12 @@ impl Connection {
                 self.begin_answer(status, &head, false);
                 Ok(After::KeepAlive)
             }
-            FileReply::File { status, head, parts, file } => {
+            FileReply::File {
+                status,
+                head,
+                parts,
+                file,
+            } => {
                 self.begin_answer(status, &head, false);
                 match head_only {
                     true => Ok(After::KeepAlive),
@@ -135,7 +150,8 @@ impl Connection {
         at: u64,
         step: usize,
     ) -> Option<usize> {
-        self.deadline.set(Instant::now() + self.edge.times.write_stall);
+        self.deadline
+            .set(Instant::now() + self.edge.times.write_stall);
         match self.deadline.bound(self.io.send_file(file, at, step)).await {
             Err(_elapsed) => None,
             Ok(Some(sent)) => sent.ok(),
@@ -177,12 +193,19 @@ impl Connection {
                 .map(Field::RetryAfter),
         };
         self.write_answer(&answer, close);
-        if close { After::Close } else { After::KeepAlive }
+        if close {
+            After::Close
+        } else {
+            After::KeepAlive
+        }
     }
 
     /// Answers a head that was refused. Nothing in it can be believed, so the connection ends.
     pub async fn refuse_head(&mut self, reason: Reason) -> After {
-        self.row = super::row::Row { id: self.edge.request_id(), ..Default::default() };
+        self.row = super::row::Row {
+            id: self.edge.request_id(),
+            ..Default::default()
+        };
         self.head = Default::default();
         self.answer(reason).await;
         let _ = self.flush().await;

@@ -41,7 +41,12 @@ impl BodyReader {
             Framing::Length(len) => Decoder::Length(len),
             Framing::Chunked => Decoder::Chunked(chunked::Decoder::default()),
         };
-        Ok(Self { framing, received: 0, limit, started: now })
+        Ok(Self {
+            framing,
+            received: 0,
+            limit,
+            started: now,
+        })
     }
 
     pub fn is_done(&self) -> bool {
@@ -150,7 +155,11 @@ pub struct Collector {
 
 impl Collector {
     pub fn new(budget: &Arc<Budget>) -> Self {
-        Self { memory: Vec::new(), file: None, budget: Arc::clone(budget) }
+        Self {
+            memory: Vec::new(),
+            file: None,
+            budget: Arc::clone(budget),
+        }
     }
 
     /// Where the next piece is appended.
@@ -194,7 +203,11 @@ fn spool_refused(error: SpoolError) -> Reason {
         SpoolError::Full => Reason::SpoolFull,
         SpoolError::Io(error) => {
             tracing::error!(%error, "cannot spool a request body; hint: is the disk full?");
-            if error.kind() == io::ErrorKind::StorageFull { Reason::SpoolFull } else { Reason::Internal }
+            if error.kind() == io::ErrorKind::StorageFull {
+                Reason::SpoolFull
+            } else {
+                Reason::Internal
+            }
         }
     }
 }

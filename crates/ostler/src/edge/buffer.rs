@@ -70,7 +70,8 @@ impl Buffer {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         } else if self.bytes.len() < MOST {
-            self.bytes.resize((self.bytes.len() * 4).clamp(FIRST, MOST), 0);
+            self.bytes
+                .resize((self.bytes.len() * 4).clamp(FIRST, MOST), 0);
         } else {
             return Err(io::ErrorKind::OutOfMemory.into());
         }

@@ -30,18 +30,24 @@ pub struct Peer {
     /// `None` on a UNIX socket.
     pub address: Option<IpAddr>,
     pub port: u16,
-    /// Our own address as text, for a request without a usable `Host`.
-    pub local: Option<IpAddr>,
     pub local_port: u16,
 }
 
 impl Peer {
-    pub fn tcp(address: IpAddr, port: u16, local: IpAddr, local_port: u16) -> Self {
-        Self { address: Some(address), port, local: Some(local), local_port }
+    pub fn tcp(address: IpAddr, port: u16, local_port: u16) -> Self {
+        Self {
+            address: Some(address),
+            port,
+            local_port,
+        }
     }
 
     pub fn unix() -> Self {
-        Self { address: None, port: 0, local: None, local_port: 0 }
+        Self {
+            address: None,
+            port: 0,
+            local_port: 0,
+        }
     }
 }
 
@@ -164,7 +170,11 @@ impl Connection {
                 limit_set = true;
             }
             let (buffer, io) = (&mut self.buffer, &mut self.io);
-            match self.deadline.bound(poll_fn(|cx| buffer.poll_fill(cx, io))).await {
+            match self
+                .deadline
+                .bound(poll_fn(|cx| buffer.poll_fill(cx, io)))
+                .await
+            {
                 Ok(Ok(0) | Err(_)) if self.buffer.is_empty() => return Next::End,
                 Ok(Ok(0)) => return Next::Refused(Reason::HeadIncomplete),
                 Ok(Ok(_)) => {}
@@ -216,7 +226,8 @@ impl Connection {
 
     /// Sends what is in `out`, all of it, as long as the client keeps taking it.
     pub async fn flush(&mut self) -> Result<(), ClientGone> {
-        self.deadline.set(Instant::now() + self.edge.times.write_stall);
+        self.deadline
+            .set(Instant::now() + self.edge.times.write_stall);
         loop {
             let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
             let wrote = poll_fn(|cx| match out.poll_write(cx, io) {
@@ -233,7 +244,8 @@ impl Connection {
                     return Ok(());
                 }
             }
-            self.deadline.set(Instant::now() + self.edge.times.write_stall);
+            self.deadline
+                .set(Instant::now() + self.edge.times.write_stall);
         }
     }
 
@@ -273,7 +285,11 @@ impl Connection {
             let rest = self.buffer.data().len();
             self.buffer.consume(rest);
             let (buffer, io) = (&mut self.buffer, &mut self.io);
-            match self.deadline.bound(poll_fn(|cx| buffer.poll_fill(cx, io))).await {
+            match self
+                .deadline
+                .bound(poll_fn(|cx| buffer.poll_fill(cx, io)))
+                .await
+            {
                 Ok(Ok(count @ 1..)) => dropped += count,
                 _ => return,
             }
@@ -305,4 +321,3 @@ fn poll_when_readable(
     }
     buffer.poll_fill(cx, io)
 }
-

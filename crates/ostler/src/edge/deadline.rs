@@ -30,7 +30,11 @@ impl Deadline {
     /// A timer that looks for the first time after [`LOOK`].
     pub fn new(now: Instant) -> Self {
         let looks_at = now + LOOK;
-        Self { at: looks_at, looks_at, sleep: Box::pin(tokio::time::sleep_until(looks_at.into())) }
+        Self {
+            at: looks_at,
+            looks_at,
+            sleep: Box::pin(tokio::time::sleep_until(looks_at.into())),
+        }
     }
 
     /// Moves the deadline.
@@ -103,7 +107,11 @@ mod tests {
             deadline.set(start + Duration::from_millis(5));
             deadline.set(start + Duration::from_millis(60));
             assert_eq!(deadline.bound(pending::<()>()).await, Err(Elapsed));
-            assert!(start.elapsed() >= Duration::from_millis(60), "{:?}", start.elapsed());
+            assert!(
+                start.elapsed() >= Duration::from_millis(60),
+                "{:?}",
+                start.elapsed()
+            );
         });
     }
 }

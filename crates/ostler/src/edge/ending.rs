@@ -27,7 +27,11 @@ impl Connection {
         let Some(access) = &self.access else { return };
         let row = &self.row;
         let took = micros_since(row.started);
-        let address = self.peer.address.map(|address| address.to_string()).unwrap_or_default();
+        let address = self
+            .peer
+            .address
+            .map(|address| address.to_string())
+            .unwrap_or_default();
         let remote = self.remote.as_deref().unwrap_or(address.as_bytes());
         let head = &self.head;
         let header = |name: &[u8]| head.field(name);
@@ -40,7 +44,11 @@ impl Connection {
             target: head.target(),
             path: head.path(),
             query: head.query(),
-            protocol: if head.version() < 11 { b"HTTP/1.0" } else { b"HTTP/1.1" },
+            protocol: if head.version() < 11 {
+                b"HTTP/1.0"
+            } else {
+                b"HTTP/1.1"
+            },
             scheme: if self.https { "https" } else { "http" },
             host: head.host(),
             status: row.status,
@@ -48,7 +56,8 @@ impl Connection {
             took: Duration::from_micros(took),
             queue: row.worker.map(|_| Duration::from_micros(row.queue_us)),
             app: micros(row.app_us),
-            write: micros(took.saturating_sub(row.queue_us + row.app_us)).filter(|_| row.app_us > 0),
+            write: micros(took.saturating_sub(row.queue_us + row.app_us))
+                .filter(|_| row.app_us > 0),
             worker: row.worker.and_then(|pid| u32::try_from(pid).ok()),
             id: row.id,
             reason: row.reason.map(|reason| reason.code()).or(row.refusal),

@@ -36,7 +36,10 @@ impl Forwarding {
         let lower = |name: String| name.to_ascii_lowercase().replace('_', "-").into_bytes();
         Self {
             trust,
-            secure: secure.into_iter().map(|(name, value)| (lower(name), value.into_bytes())).collect(),
+            secure: secure
+                .into_iter()
+                .map(|(name, value)| (lower(name), value.into_bytes()))
+                .collect(),
         }
     }
 
@@ -56,7 +59,10 @@ impl Forwarding {
     /// A trusted proxy that contradicts itself about the scheme.
     pub fn resolve(&self, peer: &Peer, head: &Head) -> Result<Sender, Reason> {
         let own = |trusted| Sender {
-            address: peer.address.map(|address| address.to_string()).unwrap_or_default(),
+            address: peer
+                .address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
             port: peer.port,
             https: None,
             trusted,
@@ -88,9 +94,14 @@ impl Forwarding {
         let mut client = None;
         for text in chain.split(|&byte| byte == b',').rev() {
             let text = std::str::from_utf8(trim(text)).ok()?;
-            let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+            let text = text
+                .strip_prefix('[')
+                .and_then(|text| text.strip_suffix(']'))
+                .unwrap_or(text);
             // What a trusted proxy passed on unread ends what can be believed.
-            let Ok(address) = text.parse::<IpAddr>() else { return client };
+            let Ok(address) = text.parse::<IpAddr>() else {
+                return client;
+            };
             client = Some(address.to_canonical());
             if !self.trusts(client) {
                 return client;
@@ -184,7 +195,11 @@ fn has_duplicates<'h>(fields: impl Iterator<Item = (u8, &'h [u8], &'h [u8])> + C
     let mut known = 0u64;
     for (index, (id, name, _)) in fields.clone().enumerate() {
         if id == 0 {
-            if fields.clone().take(index).any(|(_, earlier, _)| earlier == name) {
+            if fields
+                .clone()
+                .take(index)
+                .any(|(_, earlier, _)| earlier == name)
+            {
                 return true;
             }
         } else if known & (1 << id) != 0 {
@@ -226,9 +241,11 @@ mod tests {
         let mut head = Head::default();
         parse(input.as_bytes(), &Limits::default(), &mut head).expect("a good head");
         let address: IpAddr = peer.parse().expect("an address");
-        let peer = Peer::tcp(address, 5, address, 80);
+        let peer = Peer::tcp(address, 5, 80);
         let secure = [("X-FORWARDED-PROTO".to_owned(), "https".to_owned())];
-        let sender = Forwarding::new(trust, secure).resolve(&peer, &head).expect("no conflict");
+        let sender = Forwarding::new(trust, secure)
+            .resolve(&peer, &head)
+            .expect("no conflict");
         let mut wire = Vec::new();
         let mut encoder = RequestEncoder::new(&mut wire, 0, &RequestHead::EMPTY);
         sender.fields(&head, sender.https(false), &mut encoder);
@@ -236,12 +253,18 @@ mod tests {
         let (_, payload, _) = frame(&wire).expect("frame").expect("whole");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let head = RequestHead::decode(payload).expect("head");
-        let fields = head.fields().map(|field| (text(field.name), text(field.value))).collect();
+        let fields = head
+            .fields()
+            .map(|field| (text(field.name), text(field.value)))
+            .collect();
         (text(sender.address()), sender.https(false), fields)
     }
 
     fn only(address: &str) -> Trust {
-        Trust::Networks(vec![Network { address: address.parse().expect("an address"), prefix: 32 }])
+        Trust::Networks(vec![Network {
+            address: address.parse().expect("an address"),
+            prefix: 32,
+        }])
     }
 
     const LIES: &str = "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Ostler-User: root\r\nX-Client-IP: 9.9.9.9\r\n";
@@ -266,7 +289,11 @@ mod tests {
 
     #[test]
     fn duplicates_are_joined_cookies_their_own_way() {
-        let (_, _, fields) = sent("1.2.3.4", only("127.0.0.1"), "Cookie: a=1\r\nX-A: 1\r\nCookie: b=2\r\nX-A: 2\r\n");
+        let (_, _, fields) = sent(
+            "1.2.3.4",
+            only("127.0.0.1"),
+            "Cookie: a=1\r\nX-A: 1\r\nCookie: b=2\r\nX-A: 2\r\n",
+        );
         assert!(fields.contains(&("cookie".to_owned(), "a=1; b=2".to_owned())));
         assert!(fields.contains(&("x-a".to_owned(), "1, 2".to_owned())));
     }

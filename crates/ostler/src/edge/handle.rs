@@ -20,7 +20,10 @@ use super::row::Row;
 impl Connection {
     /// One request, whose head is in `self.head`, to its end.
     pub async fn exchange(&mut self) -> After {
-        self.row = Row { id: self.edge.request_id(), ..Row::default() };
+        self.row = Row {
+            id: self.edge.request_id(),
+            ..Row::default()
+        };
         self.body_read = false;
         let after = match self.line().await {
             Ok(after) => after,
@@ -46,7 +49,8 @@ impl Connection {
         if let Some(after) = self.serve_static().await? {
             return Ok(after);
         }
-        let mut reader = BodyReader::new(self.head.framing(), self.edge.body_limit, Instant::now())?;
+        let mut reader =
+            BodyReader::new(self.head.framing(), self.edge.body_limit, Instant::now())?;
         self.invite_body(&reader).await?;
         if self.streams_body() {
             return self.ask_streaming(&sender, reader).await;
@@ -68,7 +72,9 @@ impl Connection {
     /// Tells a client that asked first to send its body (RFC 9110 section 10.1.1).
     async fn invite_body(&mut self, reader: &BodyReader) -> Result<(), Reason> {
         if self.head.expect_continue() && !reader.is_done() && self.buffer.is_empty() {
-            self.out.bytes().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.out
+                .bytes()
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.flush().await.map_err(|_| Reason::ClientGone)?;
         }
         Ok(())
@@ -119,7 +125,11 @@ impl Connection {
     }
 
     /// Asks a worker while the body is still coming in. Nothing can be sent twice.
-    async fn ask_streaming(&mut self, sender: &Sender, reader: BodyReader) -> Result<After, Reason> {
+    async fn ask_streaming(
+        &mut self,
+        sender: &Sender,
+        reader: BodyReader,
+    ) -> Result<After, Reason> {
         let mut lease = self.lease(0).await?;
         let dispatched = Instant::now();
         let frame = self.request_frame(&mut lease, sender, &Body::None, BodyKind::Stream);
@@ -141,7 +151,11 @@ impl Connection {
         match rest {
             Some(rest) if !rest.is_done() => {
                 self.flush().await.map_err(|_| Reason::ClientGone)?;
-                Ok(if self.drop_rest(rest).await { after } else { After::Close })
+                Ok(if self.drop_rest(rest).await {
+                    after
+                } else {
+                    After::Close
+                })
             }
             _ => Ok(after),
         }
@@ -166,14 +180,22 @@ impl Connection {
     }
 
     /// Sends the whole request to the worker.
-    async fn send(&mut self, lease: &mut Lease, sender: &Sender, body: &Body) -> std::io::Result<()> {
+    async fn send(
+        &mut self,
+        lease: &mut Lease,
+        sender: &Sender,
+        body: &Body,
+    ) -> std::io::Result<()> {
         let (kind, file) = match body {
             Body::None => (BodyKind::None, None),
             Body::Memory(_) => (BodyKind::Inline, None),
             Body::File(file) => (BodyKind::File, Some(file.read_only()?)),
         };
         let frame = self.request_frame(lease, sender, body, kind);
-        let sent = lease.grant().send(&frame, file.as_ref().map(AsFd::as_fd)).await;
+        let sent = lease
+            .grant()
+            .send(&frame, file.as_ref().map(AsFd::as_fd))
+            .await;
         self.frame = frame;
         sent
     }
@@ -230,7 +252,7 @@ impl Connection {
                 self.serve_internal(private).await
             }
             Relayed::Hijacked => Ok(self.tunnel(lease).await),
-            Relayed::WebSocket(_) => {
+            Relayed::WebSocket => {
                 self.drain_later(lease);
                 Err(Reason::WebSocketVersion)
             }
@@ -249,7 +271,12 @@ impl Connection {
     }
 
     /// Decides what follows when a worker gave no response: `None` is to ask another one.
-    async fn after_failure(&mut self, failure: Failure, lease: Lease, retried: bool) -> Option<Reason> {
+    async fn after_failure(
+        &mut self,
+        failure: Failure,
+        lease: Lease,
+        retried: bool,
+    ) -> Option<Reason> {
         match failure {
             Failure::TimedOut => {
                 self.log_timeout(&lease);
@@ -284,7 +311,11 @@ impl Connection {
                     && self.head.is_idempotent()
                     && !(crashed && alone)
                     && self.edge.pool.may_retry();
-                if again { None } else { Some(Reason::WorkerDied) }
+                if again {
+                    None
+                } else {
+                    Some(Reason::WorkerDied)
+                }
             }
         }
     }

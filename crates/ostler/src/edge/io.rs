@@ -107,11 +107,15 @@ impl Io {
             };
             let ready = match self {
                 Self::Tcp(stream) => match stream.try_io(Interest::WRITABLE, &mut attempt) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        stream.writable().await
+                    }
                     result => return Some(result),
                 },
                 Self::Unix(stream) => match stream.try_io(Interest::WRITABLE, &mut attempt) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        stream.writable().await
+                    }
                     result => return Some(result),
                 },
                 Self::Tls(_) => return None,

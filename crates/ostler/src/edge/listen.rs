@@ -82,13 +82,22 @@ pub async fn run(listener: Listener, edge: Arc<Edge>, thread: Arc<Thread>) -> io
 async fn refused(error: &io::Error) {
     const EMFILE: i32 = libc::EMFILE;
     const ENFILE: i32 = libc::ENFILE;
-    if matches!(error.raw_os_error(), Some(EMFILE | ENFILE | libc::ENOBUFS | libc::ENOMEM)) {
+    if matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    ) {
         tracing::error!(%error, "cannot accept a connection; hint: raise the descriptor limit (ulimit -n)");
         tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
     }
 }
 
-fn tcp(stream: TcpStream, peer: SocketAddr, local: SocketAddr, edge: &Arc<Edge>, thread: &Arc<Thread>) {
+fn tcp(
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    edge: &Arc<Edge>,
+    thread: &Arc<Thread>,
+) {
     // Every answer is written whole: waiting for an acknowledgement only delays its last segment.
     let _ = stream.set_nodelay(true);
     let address = canonical(peer.ip());
@@ -96,7 +105,7 @@ fn tcp(stream: TcpStream, peer: SocketAddr, local: SocketAddr, edge: &Arc<Edge>,
         true => stream.local_addr().unwrap_or(local),
         false => local,
     };
-    let peer = Peer::tcp(address, peer.port(), canonical(local.ip()), local.port());
+    let peer = Peer::tcp(address, peer.port(), local.port());
     let counted = (!edge.trusts(&peer)).then_some(address);
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
     let Some(place) = edge.peers.seat(counted) else {
@@ -104,7 +113,13 @@ fn tcp(stream: TcpStream, peer: SocketAddr, local: SocketAddr, edge: &Arc<Edge>,
         return;
     };
     match edge.tls.clone() {
-        None => drop(tokio::spawn(connection::serve(Io::Tcp(stream), peer, edge, thread, place))),
+        None => drop(tokio::spawn(connection::serve(
+            Io::Tcp(stream),
+            peer,
+            edge,
+            thread,
+            place,
+        ))),
         Some(acceptor) => drop(tokio::spawn(async move {
             if let Some(io) = handshake(stream, acceptor, &edge).await {
                 connection::serve(io, peer, edge, thread, place).await;
@@ -128,7 +143,13 @@ async fn handshake(stream: TcpStream, acceptor: TlsAcceptor, edge: &Edge) -> Opt
 fn unix(stream: UnixStream, edge: &Arc<Edge>, thread: &Arc<Thread>) {
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
     if let Some(place) = edge.peers.seat(None) {
-        tokio::spawn(connection::serve(Io::Unix(stream), Peer::unix(), edge, thread, place));
+        tokio::spawn(connection::serve(
+            Io::Unix(stream),
+            Peer::unix(),
+            edge,
+            thread,
+            place,
+        ));
     }
 }
 

@@ -3,9 +3,9 @@
 //! The edge knows HTTP, clients and limits. It knows nothing of processes: a worker is a lease of
 //! the pool. Read `handle.rs` for the request line, `connection.rs` for what surrounds it.
 
+mod answer;
 mod body;
 mod buffer;
-mod answer;
 mod connection;
 mod deadline;
 mod ending;
@@ -22,9 +22,9 @@ mod relay;
 pub mod reply;
 mod row;
 mod spool;
+pub mod tls;
 mod tunnel;
 mod websocket;
-pub mod tls;
 mod worker_file;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -122,7 +122,9 @@ impl Edge {
 
     fn request_id(&self) -> u64 {
         // Scrambled, so that an id tells nobody how many requests there were.
-        self.next_id.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        self.next_id
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 }
 
@@ -154,7 +156,9 @@ impl Thread {
 
     /// The value of a `Date` field now.
     fn date(&self) -> [u8; 29] {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs());
         let mut date = lock(&self.date);
         if date.0 != seconds {
             *date = (seconds, h1::date::imf_fixdate(seconds));

@@ -52,7 +52,9 @@ impl Outgoing {
             self.file = Some(SpoolFile::create(budget)?);
             self.boundary = self.sent + IN_MEMORY;
         }
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
         file.append(&self.bytes[self.boundary..])?;
         self.bytes.truncate(self.boundary);
         Ok(())
@@ -80,7 +82,9 @@ impl Outgoing {
 
     /// Takes the next spooled bytes into memory, once memory is empty.
     pub fn refill(&mut self) -> Result<(), ClientGone> {
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
         if file.read_into(&mut self.bytes, IN_MEMORY).is_err() {
             return Err(ClientGone);
         }

@@ -47,7 +47,11 @@ pub struct Place {
 
 impl Peers {
     pub fn new(cap: usize) -> Arc<Self> {
-        Arc::new(Self { cap, started: Instant::now(), open: Mutex::default() })
+        Arc::new(Self {
+            cap,
+            started: Instant::now(),
+            open: Mutex::default(),
+        })
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<Arc<Seat>>>> {
@@ -62,7 +66,10 @@ impl Peers {
     /// no trusted proxy). At the cap the address's oldest idle connection is asked to leave; `None`
     /// when every one of them is busy.
     pub fn seat(self: &Arc<Self>, counted: Option<IpAddr>) -> Option<Place> {
-        let seat = Arc::new(Seat { idle_since: AtomicU64::new(BUSY), leave: Notify::new() });
+        let seat = Arc::new(Seat {
+            idle_since: AtomicU64::new(BUSY),
+            leave: Notify::new(),
+        });
         let address = counted.filter(|_| self.cap > 0);
         if let Some(address) = address {
             let mut open = self.open();
@@ -76,14 +83,20 @@ impl Peers {
             }
             seats.push(Arc::clone(&seat));
         }
-        Some(Place { peers: Arc::clone(self), address, seat })
+        Some(Place {
+            peers: Arc::clone(self),
+            address,
+            seat,
+        })
     }
 }
 
 impl Place {
     /// Marks the connection as waiting for a request.
     pub fn idle(&self) {
-        self.seat.idle_since.store(self.peers.now_ms(), Ordering::Relaxed);
+        self.seat
+            .idle_since
+            .store(self.peers.now_ms(), Ordering::Relaxed);
     }
 
     /// Marks the connection as serving one.

@@ -1,6 +1,11 @@
 //! Why ostler itself refuses or ends a request, in one enum, and what each reason means on the wire
 //! and in the log. It knows nothing of connections, templates or log formats.
 
+#![allow(
+    dead_code,
+    reason = "the list of reasons is whole; some belong to what is served next"
+)]
+
 use std::fmt;
 
 /// Who has to act so that the same request succeeds.

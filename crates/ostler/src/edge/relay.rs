@@ -28,7 +28,7 @@ pub enum Relayed {
     /// The app took the raw connection (WSGI WebSocket).
     Hijacked,
     /// The app accepted a WebSocket (ASGI).
-    WebSocket(Vec<u8>),
+    WebSocket,
     /// Nothing was sent to the client: an answer of ours can take the place.
     Failed(Failure),
     /// The response had begun and cannot be finished.
@@ -63,7 +63,13 @@ pub struct Upload {
 
 impl Upload {
     pub fn new(body: BodyReader) -> Self {
-        Self { body, piece: Vec::new(), frame: Vec::new(), sent: 0, ended: false }
+        Self {
+            body,
+            piece: Vec::new(),
+            frame: Vec::new(),
+            sent: 0,
+            ended: false,
+        }
     }
 
     /// What is left to read of the body once the response is over.
@@ -98,7 +104,15 @@ pub struct Relay<'c> {
 impl<'c> Relay<'c> {
     pub fn new(connection: &'c mut Connection, upload: Option<Upload>, started: Instant) -> Self {
         let unbuffered = !connection.edge.response_buffering;
-        Self { connection, upload, framing: None, left: 0, close: false, unbuffered, started }
+        Self {
+            connection,
+            upload,
+            framing: None,
+            left: 0,
+            close: false,
+            unbuffered,
+            started,
+        }
     }
 
     /// Relays until the response is whole, the exchange becomes something else, or it fails.
@@ -108,7 +122,9 @@ impl<'c> Relay<'c> {
         loop {
             match self.turn(lease).await {
                 Turn::Frame => {}
-                Turn::Elapsed if self.framing.is_none() => return Relayed::Failed(Failure::TimedOut),
+                Turn::Elapsed if self.framing.is_none() => {
+                    return Relayed::Failed(Failure::TimedOut);
+                }
                 Turn::Elapsed => return Relayed::Broken(Reason::WriteTimeout),
                 Turn::ClientGone => return self.failed(Failure::ClientGone, Reason::ClientGone),
                 Turn::Lost(fault) => return self.failed(Failure::Lost(fault), Reason::WorkerDied),
@@ -149,7 +165,9 @@ impl<'c> Relay<'c> {
                     if connection.out.is_empty() && connection.out.refill().is_err() {
                         return Poll::Ready(Turn::ClientGone);
                     }
-                    connection.deadline.set(Instant::now() + connection.edge.times.write_stall);
+                    connection
+                        .deadline
+                        .set(Instant::now() + connection.edge.times.write_stall);
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Turn::ClientGone),
                 Poll::Pending => break,
@@ -177,7 +195,9 @@ impl<'c> Relay<'c> {
 
     /// Moves the request body on; ready only when that fails.
     fn poll_upload(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> Poll<Turn> {
-        let Some(upload) = &mut self.upload else { return Poll::Pending };
+        let Some(upload) = &mut self.upload else {
+            return Poll::Pending;
+        };
         let stream = lease.grant().stream_id();
         loop {
             while upload.sent < upload.frame.len() {
@@ -253,8 +273,10 @@ impl<'c> Relay<'c> {
             (Kind::RespAbort, Some(_)) => Some(Relayed::Broken(Reason::AppError)),
             (Kind::RespAbort, None) => Some(Relayed::Failed(Failure::App)),
             (Kind::Hijack, None) => Some(Relayed::Hijacked),
-            (Kind::WsAccept, None) => Some(Relayed::WebSocket(frame.payload.to_vec())),
-            (Kind::WsClose, None) => Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse))),
+            (Kind::WsAccept, None) => Some(Relayed::WebSocket),
+            (Kind::WsClose, None) => {
+                Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse)))
+            }
             (_, None) => Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse))),
             (_, Some(_)) => Some(Relayed::Broken(Reason::BadResponse)),
         }
@@ -276,8 +298,12 @@ impl<'c> Relay<'c> {
 
     fn head(&mut self, payload: &[u8], ends: bool) -> Option<Relayed> {
         let bad = |reason| Some(Relayed::Failed(Failure::BadResponse(reason)));
-        let Ok(head) = ResponseHead::decode(payload) else { return bad(Reason::BadResponse) };
-        let context = self.connection.response_context(ends.then_some(head.inline.len() as u64));
+        let Ok(head) = ResponseHead::decode(payload) else {
+            return bad(Reason::BadResponse);
+        };
+        let context = self
+            .connection
+            .response_context(ends.then_some(head.inline.len() as u64));
         let mark = self.connection.out.bytes().len();
         let encoded = match response::encode(&head, &context, self.connection.out.bytes()) {
             Ok(encoded) => encoded,
@@ -316,7 +342,9 @@ impl<'c> Relay<'c> {
             BodyFraming::None => return,
             BodyFraming::UntilClose => out.extend_from_slice(bytes),
             BodyFraming::Length(_) => {
-                let take = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                let take = bytes
+                    .len()
+                    .min(usize::try_from(self.left).unwrap_or(usize::MAX));
                 if take < bytes.len() {
                     tracing::warn!(
                         extra = bytes.len() - take,
@@ -353,7 +381,9 @@ impl<'c> Relay<'c> {
             return self.settled(ends);
         }
         while let Some(piece) = file.next().await {
-            let Ok(piece) = piece else { return Some(Relayed::Broken(Reason::BadResponse)) };
+            let Ok(piece) = piece else {
+                return Some(Relayed::Broken(Reason::BadResponse));
+            };
             self.body(framing, &piece);
             if self.connection.flush().await.is_err() {
                 return Some(Relayed::Broken(Reason::ClientGone));
@@ -393,7 +423,11 @@ impl<'c> Relay<'c> {
             return Some(Relayed::Broken(Reason::BadResponse));
         }
         let close = self.close || self.framing == Some(BodyFraming::UntilClose);
-        Some(Relayed::Whole(if close { After::Close } else { After::KeepAlive }))
+        Some(Relayed::Whole(if close {
+            After::Close
+        } else {
+            After::KeepAlive
+        }))
     }
 }
 
@@ -409,7 +443,12 @@ pub async fn drain(mut lease: Lease, limit: Duration) {
         loop {
             poll_fn(|cx| lease.grant().poll_frame(cx)).await?;
             let head = lease.grant().take()?.head;
-            if head.is_end() || matches!(head.kind, Kind::RespAbort | Kind::RespTrailers | Kind::WsClose) {
+            if head.is_end()
+                || matches!(
+                    head.kind,
+                    Kind::RespAbort | Kind::RespTrailers | Kind::WsClose
+                )
+            {
                 return Ok::<(), Fault>(());
             }
         }

@@ -212,6 +212,10 @@ fn advice(status: u16) -> &'static str {
 }
 
 /// The reason phrase of a status that ostler answers with (RFC 9110 section 15, RFC 6585).
+#[allow(
+    clippy::match_overlapping_arm,
+    reason = "the last arms are for whatever is not named"
+)]
 fn title(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",

@@ -23,7 +23,10 @@ pub struct Budget {
 impl Budget {
     /// `bytes` is the budget in bytes; `folder` must be writable.
     pub fn new(folder: PathBuf, bytes: u64) -> Self {
-        Self { folder, left: AtomicU64::new(bytes) }
+        Self {
+            folder,
+            left: AtomicU64::new(bytes),
+        }
     }
 
     /// A frame of any size would still fit.
@@ -33,7 +36,9 @@ impl Budget {
 
     fn take(&self, bytes: u64) -> bool {
         self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            })
             .is_ok()
     }
 
@@ -64,7 +69,12 @@ impl SpoolFile {
     /// Makes an empty file without a name.
     pub fn create(budget: &Arc<Budget>) -> Result<Self, SpoolError> {
         let file = unnamed(&budget.folder).map_err(SpoolError::Io)?;
-        Ok(Self { file, budget: Arc::clone(budget), len: 0, read: 0 })
+        Ok(Self {
+            file,
+            budget: Arc::clone(budget),
+            len: 0,
+            read: 0,
+        })
     }
 
     /// Appends; the bytes are counted against the budget.
@@ -73,7 +83,9 @@ impl SpoolFile {
             return Err(SpoolError::Full);
         }
         self.len += bytes.len() as u64;
-        self.file.write_all_at(bytes, self.len - bytes.len() as u64).map_err(SpoolError::Io)
+        self.file
+            .write_all_at(bytes, self.len - bytes.len() as u64)
+            .map_err(SpoolError::Io)
     }
 
     /// Bytes that were appended and not read.
@@ -100,7 +112,11 @@ impl SpoolFile {
     pub fn read_only(&self) -> io::Result<OwnedFd> {
         use std::os::fd::AsRawFd;
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        Ok(rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
     }
 }
 

@@ -26,7 +26,11 @@ pub struct Files {
 #[derive(Debug)]
 pub enum TlsError {
     /// A file could not be read or holds no PEM of the wanted kind.
-    Pem { what: &'static str, path: PathBuf, error: rustls::pki_types::pem::Error },
+    Pem {
+        what: &'static str,
+        path: PathBuf,
+        error: rustls::pki_types::pem::Error,
+    },
     /// rustls refuses what the files say (a key that does not fit, an unknown algorithm).
     Config { path: PathBuf, error: String },
 }
@@ -53,9 +57,15 @@ impl std::error::Error for TlsError {}
 /// Reads the files into a configuration that speaks HTTP/1.1.
 pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates("certificate", &files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| TlsError::Pem { what: "private key", path: files.key.clone(), error })?;
-    let refuse = |error: String| TlsError::Config { path: files.certificate.clone(), error };
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::Pem {
+        what: "private key",
+        path: files.key.clone(),
+        error,
+    })?;
+    let refuse = |error: String| TlsError::Config {
+        path: files.certificate.clone(),
+        error,
+    };
 
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -71,12 +81,15 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
                 true => verifier,
                 false => verifier.allow_unauthenticated(),
             };
-            let verifier = verifier.build().map_err(|error| refuse(error.to_string()))?;
+            let verifier = verifier
+                .build()
+                .map_err(|error| refuse(error.to_string()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config =
-        builder.with_single_cert(chain, key).map_err(|error| refuse(error.to_string()))?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| refuse(error.to_string()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     if let Ok(ticketer) = rustls::crypto::aws_lc_rs::Ticketer::new() {
         config.ticketer = ticketer;
@@ -84,13 +97,15 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-fn certificates(
-    what: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let refuse = |error| TlsError::Pem { what, path: path.to_owned(), error };
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(refuse)?.collect();
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let refuse = |error| TlsError::Pem {
+        what,
+        path: path.to_owned(),
+        error,
+    };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .map_err(refuse)?
+        .collect();
     match chain.map_err(refuse)? {
         chain if chain.is_empty() => Err(refuse(rustls::pki_types::pem::Error::NoItemsFound)),
         chain => Ok(chain),

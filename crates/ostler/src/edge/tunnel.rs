@@ -25,7 +25,9 @@ impl Connection {
     /// Lets an app that has taken the raw connection answer the handshake, checks its 101, and
     /// carries bytes until either side closes.
     pub async fn tunnel(&mut self, lease: Lease) -> After {
-        let Some((_held, socket, early)) = lease.into_tunnel() else { return After::Abort };
+        let Some((_held, socket, early)) = lease.into_tunnel() else {
+            return After::Abort;
+        };
         let mut app = match unix_stream(socket) {
             Ok(app) => app,
             Err(error) => {
@@ -37,7 +39,11 @@ impl Connection {
             Ok(()) => {}
             Err(reason) => {
                 self.answer(reason).await;
-                return if self.flush().await.is_ok() { After::Close } else { After::Abort };
+                return if self.flush().await.is_ok() {
+                    After::Close
+                } else {
+                    After::Abort
+                };
             }
         }
         self.row.status = 101;

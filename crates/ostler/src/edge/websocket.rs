@@ -17,12 +17,15 @@ pub fn accept_key(key: &[u8]) -> String {
 pub fn is_switch(head: &[u8], key: &[u8]) -> bool {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut fields);
-    if !matches!(response.parse(head), Ok(httparse::Status::Complete(_))) || response.code != Some(101) {
+    if !matches!(response.parse(head), Ok(httparse::Status::Complete(_)))
+        || response.code != Some(101)
+    {
         return false;
     }
     let expected = accept_key(key);
     response.headers.iter().any(|field| {
-        field.name.eq_ignore_ascii_case("sec-websocket-accept") && trim(field.value) == expected.as_bytes()
+        field.name.eq_ignore_ascii_case("sec-websocket-accept")
+            && trim(field.value) == expected.as_bytes()
     })
 }
 
@@ -35,7 +38,11 @@ fn base64(bytes: &[u8]) -> String {
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
         for digit in 0..4 {
             let value = (bits >> (18 - 6 * digit)) as usize & 63;
-            text.push(if digit <= three.len() { DIGITS[value] as char } else { '=' });
+            text.push(if digit <= three.len() {
+                DIGITS[value] as char
+            } else {
+                '='
+            });
         }
     }
     text
@@ -47,17 +54,29 @@ mod tests {
 
     #[test]
     fn the_rfcs_own_example() {
-        assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 
     #[test]
     fn only_the_right_answer_switches() {
         let head = |status: &str, accept: &str| {
-            format!("HTTP/1.1 {status}\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").into_bytes()
+            format!(
+                "HTTP/1.1 {status}\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+            )
+            .into_bytes()
         };
         let key = b"dGhlIHNhbXBsZSBub25jZQ==";
-        assert!(is_switch(&head("101 Switching Protocols", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), key));
-        assert!(!is_switch(&head("200 OK", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), key));
+        assert!(is_switch(
+            &head("101 Switching Protocols", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+            key
+        ));
+        assert!(!is_switch(
+            &head("200 OK", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+            key
+        ));
         assert!(!is_switch(&head("101 Switching Protocols", "AAAA"), key));
         assert!(!is_switch(b"nonsense\r\n\r\n", key));
     }

@@ -33,7 +33,11 @@ impl WorkerFile {
         let (file, len) = opened.await.ok()??;
         let at = range.offset.min(len);
         let end = at.saturating_add(range.len).min(len);
-        Some(Self { file: Arc::new(file), at, end })
+        Some(Self {
+            file: Arc::new(file),
+            at,
+            end,
+        })
     }
 
     /// The next piece, until the end of the range or of the file.

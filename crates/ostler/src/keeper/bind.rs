@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
+};
 
 use crate::config::{Bind, Settings};
 use crate::sys::fds;
@@ -31,44 +33,75 @@ pub struct BindError {
 impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let hint = match self.cause.kind() {
-            io::ErrorKind::AddrInUse => "another program listens there; stop it or choose another --bind",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need root or the capability net_bind_service",
+            io::ErrorKind::AddrInUse => {
+                "another program listens there; stop it or choose another --bind"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root or the capability net_bind_service"
+            }
             io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
             _ => "check --bind",
         };
-        write!(f, "cannot listen on {}: {}; hint: {hint}", self.address, self.cause)
+        write!(
+            f,
+            "cannot listen on {}: {}; hint: {hint}",
+            self.address, self.cause
+        )
     }
 }
 
 /// Binds everything, or nothing.
 pub fn all(settings: &Settings) -> Result<Vec<Listening>, BindError> {
-    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let scheme = if settings.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let mut listening = Vec::new();
     for wanted in &settings.binds {
         match wanted {
             Bind::Tcp { addresses, .. } => {
                 for address in addresses {
                     let name = format!("{scheme}://{address}");
-                    let fd = tcp(*address, settings.backlog)
-                        .map_err(|cause| BindError { address: address.to_string(), cause })?;
+                    let fd = tcp(*address, settings.backlog).map_err(|cause| BindError {
+                        address: address.to_string(),
+                        cause,
+                    })?;
                     let name = match local(&fd) {
                         Some(local) if address.port() == 0 => format!("{scheme}://{local}"),
                         _ => name,
                     };
-                    listening.push(Listening { name, fd, path: None });
+                    listening.push(Listening {
+                        name,
+                        fd,
+                        path: None,
+                    });
                 }
             }
             Bind::Unix(path) => {
                 let name = format!("unix:{}", path.display());
-                let fd = unix(path, settings.backlog, settings.umask)
-                    .map_err(|cause| BindError { address: name.clone(), cause })?;
-                listening.push(Listening { name, fd, path: Some(path.clone()) });
+                let fd =
+                    unix(path, settings.backlog, settings.umask).map_err(|cause| BindError {
+                        address: name.clone(),
+                        cause,
+                    })?;
+                listening.push(Listening {
+                    name,
+                    fd,
+                    path: Some(path.clone()),
+                });
             }
             Bind::Fd(number) => {
                 let name = format!("fd://{number}");
-                let fd = fds::claim(*number)
-                    .map_err(|cause| BindError { address: name.clone(), cause })?;
-                listening.push(Listening { name, fd, path: None });
+                let fd = fds::claim(*number).map_err(|cause| BindError {
+                    address: name.clone(),
+                    cause,
+                })?;
+                listening.push(Listening {
+                    name,
+                    fd,
+                    path: None,
+                });
             }
         }
     }
@@ -80,7 +113,11 @@ fn local(fd: &OwnedFd) -> Option<SocketAddr> {
 }
 
 fn tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
@@ -99,7 +136,10 @@ fn unix(path: &Path, backlog: u32, umask: Option<u32>) -> io::Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     if let Ok(metadata) = std::fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is no socket is there",
+            ));
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::ErrorKind::AddrInUse.into());

@@ -51,10 +51,15 @@ struct Server {
 
 /// Runs the keeper to its end.
 pub fn run(plan: RunPlan) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(start_and_keep(plan)),
-        Err(error) => Err(ZygoteError { exit: 1, text: format!("cannot start: {error}") }),
+        Err(error) => Err(ZygoteError {
+            exit: 1,
+            text: format!("cannot start: {error}"),
+        }),
     };
     match ended {
         Ok(code) => ExitCode::from(code),
@@ -66,7 +71,10 @@ pub fn run(plan: RunPlan) -> ExitCode {
 }
 
 async fn start_and_keep(plan: RunPlan) -> Result<u8, ZygoteError> {
-    let internal = |error: io::Error| ZygoteError { exit: 1, text: error.to_string() };
+    let internal = |error: io::Error| ZygoteError {
+        exit: 1,
+        text: error.to_string(),
+    };
     process::become_subreaper().map_err(internal)?;
     let mut signals = Signals::new().map_err(internal)?;
     let first = zygotes::start(&plan, None).await?;
@@ -85,8 +93,10 @@ async fn start_and_keep(plan: RunPlan) -> Result<u8, ZygoteError> {
     if user.is_none() && process::is_root() {
         eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
     }
-    let listening = bind::all(&settings)
-        .map_err(|error| ZygoteError { exit: 1, text: format!("error: {error}") })?;
+    let listening = bind::all(&settings).map_err(|error| ZygoteError {
+        exit: 1,
+        text: format!("error: {error}"),
+    })?;
     if settings.daemon {
         process::daemonize().map_err(internal)?;
     }
@@ -113,7 +123,10 @@ async fn start_and_keep(plan: RunPlan) -> Result<u8, ZygoteError> {
 
 /// The user the settings name, with the group they name.
 fn user_of(settings: &Settings) -> Result<Option<User>, ZygoteError> {
-    let refuse = |error: io::Error| ZygoteError { exit: 2, text: format!("error: {error}") };
+    let refuse = |error: io::Error| ZygoteError {
+        exit: 2,
+        text: format!("error: {error}"),
+    };
     let text = |account: &Account| match account {
         Account::Id(id) => id.to_string(),
         Account::Name(name) => name.clone(),
@@ -130,14 +143,22 @@ fn user_of(settings: &Settings) -> Result<Option<User>, ZygoteError> {
 }
 
 fn write_pidfile(settings: &Settings) -> Result<Option<PathBuf>, ZygoteError> {
-    let Some(path) = &settings.pidfile else { return Ok(None) };
-    let refuse = |text: String| ZygoteError { exit: 1, text: format!("error: {text}") };
+    let Some(path) = &settings.pidfile else {
+        return Ok(None);
+    };
+    let refuse = |text: String| ZygoteError {
+        exit: 1,
+        text: format!("error: {text}"),
+    };
     if let Ok(text) = std::fs::read_to_string(path)
         && let Ok(pid) = text.trim().parse::<u32>()
         && pid != process::own_pid()
         && process::exists(pid)
     {
-        return Err(refuse(format!("{} names process {pid}, which is running; hint: stop it first", path.display())));
+        return Err(refuse(format!(
+            "{} names process {pid}, which is running; hint: stop it first",
+            path.display()
+        )));
     }
     std::fs::write(path, format!("{}\n", process::own_pid()))
         .map_err(|error| refuse(format!("cannot write {}: {error}", path.display())))?;
@@ -147,7 +168,10 @@ fn write_pidfile(settings: &Settings) -> Result<Option<PathBuf>, ZygoteError> {
 impl Keeper {
     /// Starts the server with a configured zygote.
     async fn start_server(&mut self, zygote: Configured) -> Result<(), ZygoteError> {
-        let internal = |error: io::Error| ZygoteError { exit: 1, text: error.to_string() };
+        let internal = |error: io::Error| ZygoteError {
+            exit: 1,
+            text: error.to_string(),
+        };
         let hooks = self.start_hooks(&zygote).await?;
         let (ours, theirs) = fds::seqpacket_pair().map_err(internal)?;
         let zygote_control = zygote.control.into_fd();
@@ -155,9 +179,14 @@ impl Keeper {
         let first = HANDOVER_FD + 1 + self.listening.len() as i32;
         let handover = Handover {
             settings: self.settings.clone(),
-            listeners: self.listening.iter().map(|listening| listening.name.clone()).collect(),
+            listeners: self
+                .listening
+                .iter()
+                .map(|listening| listening.name.clone())
+                .collect(),
             zygote: (zygote.child.pid, first, first + 1),
             hooks: hooks_fd.as_ref().map(|_| first + 2),
+            python: zygote.python.clone(),
             keeper: process::own_pid(),
         };
         let text = serde_json::to_vec(&handover).map_err(|error| internal(error.into()))?;
@@ -178,9 +207,14 @@ impl Keeper {
         }
         .start()
         .map_err(internal)?;
-        self.zygotes.insert(zygote.child.pid, (1, zygote.child.pidfd));
+        self.zygotes
+            .insert(zygote.child.pid, (1, zygote.child.pidfd));
         let channel = Channel::new(ours).map_err(internal)?;
-        self.server = Some(Server { child, channel, started: Instant::now() });
+        self.server = Some(Server {
+            child,
+            channel,
+            started: Instant::now(),
+        });
         Ok(())
     }
 
@@ -189,7 +223,10 @@ impl Keeper {
         if !zygote.master_hooks {
             return Ok(None);
         }
-        let internal = |error: io::Error| ZygoteError { exit: 1, text: error.to_string() };
+        let internal = |error: io::Error| ZygoteError {
+            exit: 1,
+            text: error.to_string(),
+        };
         let (ours, theirs) = fds::seqpacket_pair().map_err(internal)?;
         let user = self.user.as_ref();
         let message = json!({
@@ -207,18 +244,30 @@ impl Keeper {
             "error_log": error_log_path(&self.settings),
             "capture_output": self.settings.capture_output,
         });
-        zygote.control.send_json(&message, &[theirs.as_fd()]).await.map_err(internal)?;
+        zygote
+            .control
+            .send_json(&message, &[theirs.as_fd()])
+            .await
+            .map_err(internal)?;
         let mut hooks = Hooks::new(Some(Channel::new(ours).map_err(internal)?));
-        match hooks.call("on_starting", serde_json::Value::Null, json!({})).await {
+        match hooks
+            .call("on_starting", serde_json::Value::Null, json!({}))
+            .await
+        {
             Ok(()) => Ok(hooks.into_channel()),
-            Err(error) => Err(ZygoteError { exit: 1, text: format!("on_starting failed:\n{error}") }),
+            Err(error) => Err(ZygoteError {
+                exit: 1,
+                text: format!("on_starting failed:\n{error}"),
+            }),
         }
     }
 
     /// Passes signals on and reaps until the server has ended for good; gives the exit code.
     async fn keep(&mut self, signals: &mut Signals) -> Result<u8, ZygoteError> {
         loop {
-            let Some(server) = &self.server else { return Ok(1) };
+            let Some(server) = &self.server else {
+                return Ok(1);
+            };
             tokio::select! {
                 signal = signals.next() => self.on_signal(signal).await,
                 message = server.channel.recv() => {
@@ -286,17 +335,29 @@ impl Keeper {
                 let control = started.control.into_fd();
                 let fds = [control.as_fd(), started.child.pidfd.as_fd()];
                 self.tell(&message, &fds).await;
-                self.zygotes.insert(started.child.pid, (generation, started.child.pidfd));
+                self.zygotes
+                    .insert(started.child.pid, (generation, started.child.pidfd));
             }
             Err(ZygoteError { exit, text }) => {
-                self.tell(&FromKeeper::ZygoteFailed { generation, exit, text }, &[]).await;
+                self.tell(
+                    &FromKeeper::ZygoteFailed {
+                        generation,
+                        exit,
+                        text,
+                    },
+                    &[],
+                )
+                .await;
             }
         }
     }
 
     /// Reaps every child that has ended, adopted ones too; gives the server's end.
     async fn reap(&mut self) -> Result<Option<Exit>, ZygoteError> {
-        let internal = |error: io::Error| ZygoteError { exit: 1, text: error.to_string() };
+        let internal = |error: io::Error| ZygoteError {
+            exit: 1,
+            text: error.to_string(),
+        };
         let mut server = None;
         while let Some(pid) = process::next_ended_child().map_err(internal)? {
             if self.zygotes.contains_key(&pid) {
@@ -304,10 +365,15 @@ impl Keeper {
                 let _ = process::kill_group(pid);
             }
             let exit = process::reap(pid).map_err(internal)?;
-            if self.server.as_ref().is_some_and(|server| server.child.pid == pid) {
+            if self
+                .server
+                .as_ref()
+                .is_some_and(|server| server.child.pid == pid)
+            {
                 server = Some(exit);
             } else if let Some((generation, _)) = self.zygotes.remove(&pid) {
-                self.tell(&FromKeeper::ZygoteExited { generation, exit }, &[]).await;
+                self.tell(&FromKeeper::ZygoteExited { generation, exit }, &[])
+                    .await;
             }
         }
         Ok(server)
@@ -316,19 +382,27 @@ impl Keeper {
     /// The server has ended: on purpose (its code is ours), or by a crash, after which it starts
     /// anew on the same sockets.
     async fn server_ended(&mut self, exit: Exit) -> Result<Option<u8>, ZygoteError> {
-        let lived = self.server.take().map_or(Duration::ZERO, |server| server.started.elapsed());
+        let lived = self
+            .server
+            .take()
+            .map_or(Duration::ZERO, |server| server.started.elapsed());
         for (_, pidfd) in self.zygotes.values() {
             let _ = pidfd.send(Signal::Kill);
         }
         match exit {
-            Exit::Code(code) if code != CRASHED => return Ok(Some(u8::try_from(code).unwrap_or(1))),
+            Exit::Code(code) if code != CRASHED => {
+                return Ok(Some(u8::try_from(code).unwrap_or(1)));
+            }
             _ if self.stopping => return Ok(Some(1)),
             _ => {}
         }
         if lived > Duration::from_secs(60) {
             self.restart_delay = RESTART;
         }
-        eprintln!("error: the server ended unexpectedly: {exit}; it starts again in {} ms", self.restart_delay.as_millis());
+        eprintln!(
+            "error: the server ended unexpectedly: {exit}; it starts again in {} ms",
+            self.restart_delay.as_millis()
+        );
         tokio::time::sleep(self.restart_delay).await;
         self.restart_delay = (self.restart_delay * 2).min(Duration::from_secs(60));
         let zygote = zygotes::start(&self.plan, None).await?;
@@ -339,7 +413,11 @@ impl Keeper {
 
     /// Takes away what would outlive us: socket files, the pid file.
     fn clean_up(&self) {
-        for path in self.listening.iter().filter_map(|listening| listening.path.as_ref()) {
+        for path in self
+            .listening
+            .iter()
+            .filter_map(|listening| listening.path.as_ref())
+        {
             let _ = std::fs::remove_file(path);
         }
         if let Some(path) = &self.pidfile {
@@ -380,7 +458,10 @@ impl Signals {
             SignalKind::from_raw(libc::SIGTTOU),
         ];
         let others = kinds.into_iter().map(|kind| Ok((kind, signal(kind)?)));
-        Ok(Self { child: signal(SignalKind::child())?, others: others.collect::<io::Result<_>>()? })
+        Ok(Self {
+            child: signal(SignalKind::child())?,
+            others: others.collect::<io::Result<_>>()?,
+        })
     }
 
     /// The next signal; SIGCHLD too.

@@ -14,14 +14,29 @@ use crate::sys::{Exit, Pidfd, fds};
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromKeeper {
     /// A zygote was started as asked; its control socket and pidfd come with the message.
-    Zygote { generation: u64, pid: u32, settings: Box<Settings> },
+    Zygote {
+        generation: u64,
+        pid: u32,
+        settings: Box<Settings>,
+    },
     /// It could not be started, or its config file is broken.
-    ZygoteFailed { generation: u64, exit: u8, text: String },
-    ZygoteExited { generation: u64, exit: Exit },
-    Stop { graceful: bool },
+    ZygoteFailed {
+        generation: u64,
+        exit: u8,
+        text: String,
+    },
+    ZygoteExited {
+        generation: u64,
+        exit: Exit,
+    },
+    Stop {
+        graceful: bool,
+    },
     Reload,
     /// TTIN and TTOU.
-    Workers { by: i32 },
+    Workers {
+        by: i32,
+    },
     /// USR1.
     ReopenLogs,
 }
@@ -42,6 +57,8 @@ pub struct Handover {
     /// Descriptor numbers of the first zygote's control socket and pidfd, and of the hook process.
     pub zygote: (u32, i32, i32),
     pub hooks: Option<i32>,
+    /// The version of Python.
+    pub python: String,
     /// `pid` of the keeper: what people signal.
     pub keeper: u32,
 }
@@ -61,6 +78,7 @@ pub struct ServerHandover {
     pub settings: Settings,
     pub keeper: OwnedFd,
     pub keeper_pid: u32,
+    pub python: String,
     /// By how they are written: `127.0.0.1:8000`, `unix:/run/app.sock`.
     pub listeners: BTreeMap<String, OwnedFd>,
     pub zygote: OwnedFd,
@@ -85,6 +103,7 @@ impl ServerHandover {
             settings: handover.settings,
             keeper: fds::claim(KEEPER_FD)?,
             keeper_pid: handover.keeper,
+            python: handover.python,
             listeners,
             zygote: fds::claim(control)?,
             zygote_pidfd: Pidfd::from_fd(fds::claim(pidfd)?, pid)?,

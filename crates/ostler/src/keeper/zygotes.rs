@@ -24,7 +24,10 @@ pub struct ZygoteError {
 
 impl ZygoteError {
     fn new(exit: u8, text: impl Into<String>) -> Self {
-        Self { exit, text: text.into() }
+        Self {
+            exit,
+            text: text.into(),
+        }
     }
 }
 
@@ -43,9 +46,14 @@ pub struct Configured {
 pub async fn start(plan: &RunPlan, user: Option<&User>) -> Result<Configured, ZygoteError> {
     let (child, control) = spawn(plan, user)?;
     match converse(plan, &control).await {
-        Ok((python, settings, warnings, master_hooks)) => {
-            Ok(Configured { child, control, python, settings, warnings, master_hooks })
-        }
+        Ok((python, settings, warnings, master_hooks)) => Ok(Configured {
+            child,
+            control,
+            python,
+            settings,
+            warnings,
+            master_hooks,
+        }),
         Err(error) => {
             let _ = child.pidfd.send(sys::Signal::Kill);
             Err(error)
@@ -76,11 +84,22 @@ type Said = (String, Settings, Vec<String>, bool);
 
 async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, ZygoteError> {
     let python = match next(control, HELLO, "say hello").await? {
-        FromZygote::Hello { wire: ostler_wire::VERSION, python } => python,
+        FromZygote::Hello {
+            wire: ostler_wire::VERSION,
+            python,
+        } => python,
         FromZygote::Unsupported { text } => {
-            return Err(ZygoteError::new(2, format!("{text}; hint: --python names another one")));
+            return Err(ZygoteError::new(
+                2,
+                format!("{text}; hint: --python names another one"),
+            ));
         }
-        other => return Err(ZygoteError::new(1, format!("the zygote said {other:?} at first"))),
+        other => {
+            return Err(ZygoteError::new(
+                1,
+                format!("the zygote said {other:?} at first"),
+            ));
+        }
     };
     let mut configure = serde_json::to_value(&plan.configure).unwrap_or_else(|_| json!({}));
     configure["type"] = "configure".into();
@@ -89,12 +108,21 @@ async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, ZygoteError
         .await
         .map_err(|error| ZygoteError::new(1, format!("the zygote is gone: {error}")))?;
     match next(control, CONFIGURE, "evaluate its config file").await? {
-        FromZygote::Configured { settings, unknown, master_hooks, .. } => {
-            let (settings, warnings) = finish(plan, &settings, &unknown)?;
+        FromZygote::Configured {
+            settings,
+            hooks,
+            unknown,
+            master_hooks,
+        } => {
+            let (settings, mut warnings) = finish(plan, &settings, &unknown)?;
+            warnings.extend(config::hook_warnings(&hooks).map(|warning| warning.to_string()));
             Ok((python, settings, warnings, master_hooks))
         }
         FromZygote::Failed { exit, text } => Err(ZygoteError::new(exit, text)),
-        other => Err(ZygoteError::new(1, format!("the zygote said {other:?} to its settings"))),
+        other => Err(ZygoteError::new(
+            1,
+            format!("the zygote said {other:?} to its settings"),
+        )),
     }
 }
 
@@ -108,7 +136,10 @@ fn finish(
             Ok((settings, warnings.iter().map(ToString::to_string).collect()))
         }
         Err(errors) => {
-            let lines: Vec<_> = errors.iter().map(|error| format!("error: {error}")).collect();
+            let lines: Vec<_> = errors
+                .iter()
+                .map(|error| format!("error: {error}"))
+                .collect();
             Err(ZygoteError::new(2, lines.join("\n")))
         }
     }
@@ -117,7 +148,10 @@ fn finish(
 async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygote, ZygoteError> {
     match tokio::time::timeout(limit, control.recv()).await {
         Ok(Ok(Some(message))) => decode(&message.bytes).map_err(|error| ZygoteError::new(1, error)),
-        Ok(Ok(None)) => Err(ZygoteError::new(1, format!("Python ended before it could {what}"))),
+        Ok(Ok(None)) => Err(ZygoteError::new(
+            1,
+            format!("Python ended before it could {what}"),
+        )),
         Ok(Err(error)) => Err(ZygoteError::new(1, error.to_string())),
         Err(_elapsed) => {
             let text = format!("Python did not {what} within {} s", limit.as_secs());

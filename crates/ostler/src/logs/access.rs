@@ -64,6 +64,7 @@ pub struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// A row in which nothing is known, to be filled in with `..Row::unknown()`.
+    #[cfg(test)]
     pub fn unknown() -> Row<'a> {
         let none: &'a dyn Fn(&[u8]) -> Option<&'a [u8]> = &|_| None;
         Row {

@@ -246,7 +246,11 @@ impl Seen {
 
 fn cut(text: &mut String, max: usize) {
     if text.len() > max {
-        text.truncate(text.floor_char_boundary(max));
+        let end = (0..=max)
+            .rev()
+            .find(|&end| text.is_char_boundary(end))
+            .unwrap_or(0);
+        text.truncate(end);
         text.push_str("...");
     }
 }

@@ -25,6 +25,11 @@
 //!
 //! Whatever is not there is `-`, as are atoms that nobody knows.
 
+#![allow(
+    dead_code,
+    reason = "the whole of what a log can do, and its tests; the server uses a part"
+)]
+
 use std::fmt;
 
 /// gunicorn's default.

@@ -3,6 +3,11 @@
 //! It must not know what a line says. Lines that find no room are dropped and counted; a target that fails
 //! (disk full, reader gone) is tried again with the next batch, and what was lost is told once it works again.
 
+#![allow(
+    dead_code,
+    reason = "the whole of what a log can do, and its tests; the server uses a part"
+)]
+
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

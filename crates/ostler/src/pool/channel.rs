@@ -31,6 +31,9 @@ const READ: usize = 64 * 1024;
 /// Bytes that may wait for the worker's socket before a request body waits for its turn.
 const OUT_LIMIT: usize = 1024 * 1024;
 
+/// A loop that has not answered for this long is stuck.
+pub const DEAF: Duration = Duration::from_secs(3);
+
 /// How often a loop with streams is asked whether it is alive.
 const PING_EVERY: Duration = Duration::from_secs(1);
 
@@ -116,7 +119,15 @@ impl Channel {
             inbox.closed = self.closed.load(Ordering::Acquire);
         }
         lock(&self.streams).insert(id, Arc::clone(&shared));
-        Stream { id, channel: Arc::clone(self), shared, payload: Bytes::new(), taken: 0, begun: false, ended: false }
+        Stream {
+            id,
+            channel: Arc::clone(self),
+            shared,
+            payload: Bytes::new(),
+            taken: 0,
+            begun: false,
+            ended: false,
+        }
     }
 
     /// Ends the channel: the worker sees its end, every stream a [`Fault::Closed`].
@@ -301,10 +312,14 @@ impl Channel {
             return Ok(());
         }
         // A frame for a stream that has ended crossed our Cancel on the way: it is dropped.
-        let Some(stream) = lock(&self.streams).get(&head.stream).cloned() else { return Ok(()) };
+        let Some(stream) = lock(&self.streams).get(&head.stream).cloned() else {
+            return Ok(());
+        };
         let mut inbox = lock(&stream.inbox);
         if head.kind == Kind::Credit {
-            let granted = payload.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+            let granted = payload
+                .first_chunk()
+                .map(|bytes| u32::from_le_bytes(*bytes));
             let granted = granted.ok_or(Fault::Wire(ostler_wire::WireError::Truncated))?;
             inbox.credit = inbox.credit.saturating_add(granted);
             if let Some(waker) = inbox.waits_for_credit.take() {
@@ -337,7 +352,8 @@ impl Channel {
             if lock(&self.streams).is_empty() {
                 self.silent_ms.store(0, Ordering::Relaxed);
             } else {
-                self.silent_ms.fetch_add(PING_EVERY.as_millis() as u32, Ordering::Relaxed);
+                self.silent_ms
+                    .fetch_add(PING_EVERY.as_millis() as u32, Ordering::Relaxed);
                 let _ = self.write(&ping, None);
             }
         }
@@ -421,7 +437,11 @@ impl Stream {
             _ => {}
         }
         self.ended |= head.is_end() && head.kind != Kind::WsMessage;
-        Ok(Frame { head, payload: &self.payload, fd })
+        Ok(Frame {
+            head,
+            payload: &self.payload,
+            fd,
+        })
     }
 
     /// Gives body credit back in steps, so that not every frame costs one the other way.

@@ -136,7 +136,11 @@ impl Grant {
     }
 
     /// Sends all of `frames`.
-    pub async fn send(&mut self, frames: &[u8], mut passed: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub async fn send(
+        &mut self,
+        frames: &[u8],
+        mut passed: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let mut sent = 0;
         while sent < frames.len() {
             sent += poll_fn(|cx| self.poll_send(cx, &frames[sent..], passed)).await?;
@@ -226,9 +230,17 @@ impl Pool {
                 return Err(Refused::LineFull);
             }
             let (grant, place) = oneshot::channel();
-            state.line.push_back(Waiter { thread, bytes, grant });
+            state.line.push_back(Waiter {
+                thread,
+                bytes,
+                grant,
+            });
             state.line_bytes += bytes;
-            Waiting { pool: self, place, served: false }
+            Waiting {
+                pool: self,
+                place,
+                served: false,
+            }
         };
         match tokio::time::timeout(self.limits.line_timeout, &mut waiting.place).await {
             Ok(Ok(grant)) => {
@@ -249,12 +261,16 @@ impl Pool {
         {
             // Only a full descriptor table can refuse the registration.
             tracing::error!(%error, "a slot could not be watched; its worker is replaced");
-            self.supervisor.misbehaved(slot.worker.id, format!("slot lost: {error}"));
+            self.supervisor
+                .misbehaved(slot.worker.id, format!("slot lost: {error}"));
             return Err(Refused::LineFull);
         }
         grant.worker().lease_began();
         self.leases.fetch_add(1, Ordering::Relaxed);
-        Ok(Lease { pool: Arc::clone(self), grant: Some(grant), thread })
+        Ok(Lease {
+            pool: Arc::clone(self),
+            grant: Some(grant),
+        })
     }
 
     /// Whether the app runs on event loops, so that bodies may stream to it.
@@ -273,12 +289,6 @@ impl Pool {
         allowed
     }
 
-    /// How many requests wait, and how many slots are free.
-    pub fn line(&self) -> (usize, usize) {
-        let state = self.state();
-        (state.line.len(), state.free.iter().map(Vec::len).sum())
-    }
-
     /// Applies what the supervisor reports, until it ends.
     pub async fn run(self: Arc<Self>, mut events: mpsc::Receiver<SlotEvent>) {
         while let Some(event) = events.recv().await {
@@ -291,8 +301,14 @@ impl Pool {
             SlotEvent::WorkerReady { generation, .. } if self.parks(generation) => {
                 self.state().parked.push(event);
             }
-            SlotEvent::WorkerReady { worker, generation, pid, interface, sockets } => {
-                let worker = Arc::new(Worker::new(worker, generation, pid));
+            SlotEvent::WorkerReady {
+                worker,
+                pid,
+                interface,
+                sockets,
+                ..
+            } => {
+                let worker = Arc::new(Worker::new(worker, pid));
                 self.state().workers.insert(worker.id, Arc::clone(&worker));
                 match interface {
                     Interface::Wsgi => sockets
@@ -339,8 +355,10 @@ impl Pool {
     fn enter(&self, serving: PoolState) {
         let mut state = self.state();
         state.serving = serving;
-        if matches!(serving, PoolState::CrashLooping { .. } | PoolState::Stopping)
-            && state.workers.is_empty()
+        if matches!(
+            serving,
+            PoolState::CrashLooping { .. } | PoolState::Stopping
+        ) && state.workers.is_empty()
         {
             // Dropping the senders tells every waiting request.
             state.line.clear();
@@ -350,9 +368,11 @@ impl Pool {
 
     /// Takes a worker's idle slots out; those in use follow as their requests end.
     fn drain(&self, id: WorkerId) {
-        let (idle, channels, worker) = {
+        let (idle, channels) = {
             let mut state = self.state();
-            let Some(worker) = state.workers.get(&id).cloned() else { return };
+            let Some(worker) = state.workers.get(&id).cloned() else {
+                return;
+            };
             worker.drain();
             let mut idle = Vec::new();
             for list in &mut state.free {
@@ -362,14 +382,11 @@ impl Pool {
             for list in &mut state.channels {
                 channels.extend(list.extract_if(.., |channel| channel.worker.id == id));
             }
-            (idle, channels, worker)
+            (idle, channels)
         };
         drop(idle);
         for channel in channels {
             channel.drain();
-        }
-        if worker.in_flight() == 0 {
-            self.supervisor.drained(id);
         }
     }
 
@@ -381,7 +398,9 @@ impl Pool {
                 let channel = match Channel::new(Arc::clone(&worker), socket) {
                     Ok(channel) => Arc::new(channel),
                     Err(error) => {
-                        return pool.supervisor.misbehaved(worker.id, format!("no channel: {error}"));
+                        return pool
+                            .supervisor
+                            .misbehaved(worker.id, format!("no channel: {error}"));
                     }
                 };
                 tokio::spawn(Arc::clone(&channel).write_loop());
@@ -424,7 +443,9 @@ impl Pool {
             let Some(stream) = state.open_stream(thread, self.limits.streams_per_worker) else {
                 return;
             };
-            let Some(waiter) = state.next_waiter() else { return };
+            let Some(waiter) = state.next_waiter() else {
+                return;
+            };
             // A request that has left the line drops its stream, which cancels nothing: no frame
             // of it was sent.
             let _ = waiter.grant.send(Grant::Stream(stream));
@@ -433,12 +454,10 @@ impl Pool {
 
     /// Books a finished request and replaces a worker that has served its share.
     fn ended(&self, worker: &Worker) {
-        let (left, served) = worker.lease_ended();
+        let served = worker.lease_ended();
         if self.limits.max_requests > 0 && served == self.share(worker) {
-            self.supervisor.recycle(worker.id, format!("served {served} requests"));
-        }
-        if left == 0 && worker.is_draining() {
-            self.supervisor.drained(worker.id);
+            self.supervisor
+                .recycle(worker.id, format!("served {served} requests"));
         }
     }
 
@@ -499,7 +518,8 @@ impl State {
         if let Some(slot) = self.free.iter_mut().rev().find_map(Vec::pop) {
             return Some(Grant::Slot(slot));
         }
-        self.open_stream(thread, streams_per_worker).map(Grant::Stream)
+        self.open_stream(thread, streams_per_worker)
+            .map(Grant::Stream)
     }
 
     /// A stream on the least busy event loop that has room.
@@ -523,25 +543,34 @@ impl State {
 pub struct Lease {
     pool: Arc<Pool>,
     grant: Option<Grant>,
-    thread: usize,
 }
 
 impl Lease {
     pub fn worker(&self) -> &Arc<Worker> {
-        self.grant.as_ref().expect("a lease holds its grant until it is dropped").worker()
+        self.grant
+            .as_ref()
+            .expect("a lease holds its grant until it is dropped")
+            .worker()
     }
 
     /// The slot or stream.
     pub fn grant(&mut self) -> &mut Grant {
-        self.grant.as_mut().expect("a lease holds its grant until it is dropped")
+        self.grant
+            .as_mut()
+            .expect("a lease holds its grant until it is dropped")
     }
 
     /// Ends the lease with the slot ready for the next request.
     pub fn give_back(mut self) {
-        let Some(grant) = self.grant.take() else { return };
+        let Some(grant) = self.grant.take() else {
+            return;
+        };
         let worker = Arc::clone(grant.worker());
         match grant {
-            Grant::Slot(slot) if slot.is_clean() && !worker.is_draining() => self.pool.offer(slot),
+            Grant::Slot(mut slot) if slot.is_clean() && !worker.is_draining() => {
+                slot.shrink();
+                self.pool.offer(slot);
+            }
             Grant::Slot(slot) if !slot.is_clean() => {
                 let text = "it sent more than the response".to_owned();
                 self.pool.supervisor.misbehaved(worker.id, text);
@@ -556,7 +585,10 @@ impl Lease {
     /// Takes the slot out of the pool for good: it has become a tunnel.
     pub fn into_tunnel(mut self) -> Option<(Tunnel, OwnedFd, Vec<u8>)> {
         let grant = self.grant.take()?;
-        let tunnel = Tunnel { pool: Arc::clone(&self.pool), worker: Arc::clone(grant.worker()) };
+        let tunnel = Tunnel {
+            pool: Arc::clone(&self.pool),
+            worker: Arc::clone(grant.worker()),
+        };
         match grant {
             Grant::Slot(slot) => slot.into_socket().map(|(fd, rest)| (tunnel, fd, rest)),
             Grant::Stream(_) => None,
@@ -564,18 +596,15 @@ impl Lease {
     }
 
     /// The worker did not answer in time: it takes nothing new and is replaced.
+    ///
+    /// On an event loop only the request's task is cancelled, as long as the loop answers.
     pub fn timed_out(self) {
+        if let Some(Grant::Stream(stream)) = &self.grant
+            && stream.silent() < channel::DEAF
+        {
+            return;
+        }
         self.pool.supervisor.timed_out(self.worker().id);
-    }
-
-    /// The worker broke the rules of the wire: it is replaced.
-    pub fn misbehaved(self, what: String) {
-        self.pool.supervisor.misbehaved(self.worker().id, what);
-    }
-
-    /// The edge thread that holds the lease.
-    pub fn thread(&self) -> usize {
-        self.thread
     }
 }
 
@@ -587,7 +616,9 @@ impl Drop for Lease {
             drop(grant);
             self.pool.ended(&worker);
             if gave_up_slot && !worker.is_draining() {
-                self.pool.supervisor.recycle(worker.id, "a slot was given up".to_owned());
+                self.pool
+                    .supervisor
+                    .recycle(worker.id, "a slot was given up".to_owned());
             }
         }
     }

@@ -13,8 +13,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::Worker;
 
@@ -55,7 +55,10 @@ pub struct Frame<'a> {
 /// A socket that is registered with the reactor of the edge thread that used it last.
 enum Io {
     Unregistered(OwnedFd),
-    Registered { fd: AsyncFd<OwnedFd>, home: usize },
+    Registered {
+        fd: AsyncFd<OwnedFd>,
+        home: usize,
+    },
     /// Only while it moves from one reactor to another.
     Moving,
 }
@@ -167,7 +170,11 @@ impl Slot {
         };
         let payload = self.start + HEAD_LEN..self.start + used;
         self.start += used;
-        Ok(Frame { head, payload: &self.inbuf[payload], fd })
+        Ok(Frame {
+            head,
+            payload: &self.inbuf[payload],
+            fd,
+        })
     }
 
     /// Makes room for at least the frame whose head is there.
@@ -193,7 +200,9 @@ impl Slot {
     /// Reads once.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         self.make_room()?;
-        let Io::Registered { fd, .. } = &self.io else { return Poll::Ready(Err(Fault::Closed)) };
+        let Io::Registered { fd, .. } = &self.io else {
+            return Poll::Ready(Err(Fault::Closed));
+        };
         loop {
             let mut guard = ready!(fd.poll_read_ready(cx)).map_err(|_| Fault::Closed)?;
             let space = &mut self.inbuf[self.end..];
@@ -242,7 +251,12 @@ pub(super) fn send_now(
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [passed];
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?)
+    Ok(sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        flags,
+    )?)
 }
 
 /// One non-blocking receive; descriptors that came are appended to `fds`, close-on-exec.

@@ -18,7 +18,6 @@ const DEATH_WAIT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Worker {
     pub id: WorkerId,
-    pub generation: u64,
     pub pid: i32,
     /// Set once; a draining worker is leased no more.
     draining: AtomicBool,
@@ -29,10 +28,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(id: WorkerId, generation: u64, pid: i32) -> Self {
+    pub fn new(id: WorkerId, pid: i32) -> Self {
         Self {
             id,
-            generation,
             pid,
             draining: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
@@ -59,10 +57,10 @@ impl Worker {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a finished request; returns how many are left in flight and how many were served.
-    pub(super) fn lease_ended(&self) -> (u32, u64) {
-        let left = self.in_flight.fetch_sub(1, Ordering::Relaxed) - 1;
-        (left, self.served.fetch_add(1, Ordering::Relaxed) + 1)
+    /// Counts a finished request; gives how many there were.
+    pub(super) fn lease_ended(&self) -> u64 {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.served.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn exited(&self, exit: Exit) {

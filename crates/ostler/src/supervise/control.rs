@@ -48,14 +48,25 @@ pub enum FromZygote {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromWorker {
-    Booted { wire: u32, interface: Interface },
+    Booted {
+        wire: u32,
+        interface: Interface,
+    },
     Ready,
     /// One more slot, made by the worker; its socket comes with the message.
     Slot,
-    Failed { exit: u8, text: String },
-    Log { level: String, text: String },
+    Failed {
+        exit: u8,
+        text: String,
+    },
+    Log {
+        level: String,
+        text: String,
+    },
     /// A file of the app changed on disk (`--reload`).
-    Changed { file: String },
+    Changed {
+        file: String,
+    },
 }
 
 /// Decodes one message; the error names what was seen, cut to a line.
@@ -74,7 +85,13 @@ mod tests {
     fn known_messages_are_read_and_unknown_ones_are_named() {
         let message: FromWorker =
             decode(br#"{"type":"booted","wire":1,"pid":7,"interface":"asgi"}"#).expect("known");
-        assert!(matches!(message, FromWorker::Booted { wire: 1, interface: Interface::Asgi }));
+        assert!(matches!(
+            message,
+            FromWorker::Booted {
+                wire: 1,
+                interface: Interface::Asgi
+            }
+        ));
         let error = decode::<FromWorker>(br#"{"type":"sing"}"#).expect_err("unknown");
         assert!(error.contains("sing"), "{error}");
         assert!(decode::<FromZygote>(b"\xff\xfe").is_err());

@@ -24,7 +24,9 @@ impl Hooks {
 
     /// Calls a hook and waits for its end. The error is the hook's own.
     pub async fn call(&mut self, hook: &str, worker: Value, args: Value) -> Result<(), String> {
-        let Some(channel) = &self.channel else { return Ok(()) };
+        let Some(channel) = &self.channel else {
+            return Ok(());
+        };
         self.seq += 1;
         let seq = self.seq;
         let call =

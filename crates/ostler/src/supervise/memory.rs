@@ -12,7 +12,9 @@ pub fn private(pid: u32) -> Option<u64> {
 
 fn sum_private(text: &str) -> u64 {
     let kilobytes = |line: &str| -> Option<u64> {
-        let value = line.strip_prefix("Private_Clean:").or(line.strip_prefix("Private_Dirty:"))?;
+        let value = line
+            .strip_prefix("Private_Clean:")
+            .or(line.strip_prefix("Private_Dirty:"))?;
         value.trim().strip_suffix(" kB")?.parse().ok()
     };
     text.lines().filter_map(kilobytes).sum::<u64>() * 1024

@@ -41,7 +41,9 @@ pub enum PoolState {
     Starting,
     Serving,
     /// Workers keep dying; `retry_after` is in seconds.
-    CrashLooping { retry_after: u32 },
+    CrashLooping {
+        retry_after: u32,
+    },
     Stopping,
 }
 
@@ -58,13 +60,23 @@ pub enum SlotEvent {
         sockets: Vec<OwnedFd>,
     },
     /// A WSGI worker has one more thread.
-    SlotAdded { worker: WorkerId, socket: OwnedFd },
+    SlotAdded {
+        worker: WorkerId,
+        socket: OwnedFd,
+    },
     /// No more leases; each slot is closed as its request ends.
-    Draining { worker: WorkerId },
+    Draining {
+        worker: WorkerId,
+    },
     /// The process has ended.
-    Gone { worker: WorkerId, how: Exit },
+    Gone {
+        worker: WorkerId,
+        how: Exit,
+    },
     /// Workers of this generation serve from now on, and only they.
-    GenerationSwitched { generation: u64 },
+    GenerationSwitched {
+        generation: u64,
+    },
     State(PoolState),
 }
 
@@ -119,12 +131,10 @@ impl SupervisorHandle {
     /// The worker broke the rules of the wire.
     pub fn misbehaved(&self, worker: WorkerId, text: String) {
         tracing::error!(worker = worker.0, "the worker broke the protocol: {text}");
-        self.tell(Event::Recycle { worker, why: "it broke the protocol".to_owned() });
-    }
-
-    /// A draining worker's last request has ended.
-    pub fn drained(&self, worker: WorkerId) {
-        self.tell(Event::Drained { worker });
+        self.tell(Event::Recycle {
+            worker,
+            why: "it broke the protocol".to_owned(),
+        });
     }
 
     pub fn reload(&self) {
@@ -143,12 +153,18 @@ impl SupervisorHandle {
 
     /// The keeper has started a zygote; `plan` is what the config files say now.
     pub fn zygote_started(&self, zygote: Zygote, plan: Plan) {
-        let _ = self.events.send(shell::Input::Zygote(zygote, Box::new(plan)));
+        let _ = self
+            .events
+            .send(shell::Input::Zygote(zygote, Box::new(plan)));
     }
 
     /// The keeper could not start a zygote, or its config file is broken.
     pub fn zygote_failed(&self, generation: u64, exit: u8, text: String) {
-        self.tell(Event::LoadFailed { generation, exit, text });
+        self.tell(Event::LoadFailed {
+            generation,
+            exit,
+            text,
+        });
     }
 
     /// A zygote has ended.

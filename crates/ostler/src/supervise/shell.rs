@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 
 use super::control::{FromWorker, FromZygote, decode};
 use super::state::{Action, Event, Fleet, Level};
-use super::{Hooks, Interface, MEMORY_EVERY, Plan, Request, SlotEvent, SupervisorHandle, WorkerId, memory};
+use super::{
+    Hooks, Interface, MEMORY_EVERY, Plan, Request, SlotEvent, SupervisorHandle, WorkerId, memory,
+};
 use crate::sys::{Channel, Exit, Pidfd, Signal, fds};
 
 /// Sockets in one message (the kernel allows 253 descriptors).
@@ -129,10 +131,16 @@ impl Supervisor {
             Input::Event(event) => self.step(event).await,
             Input::Zygote(zygote, plan) => self.adopt(zygote, *plan).await,
             Input::FromZygote(generation, bytes, fds) => {
-                self.from_zygote(generation, &bytes, fds).await
+                self.on_zygote(generation, &bytes, fds).await
             }
-            Input::FromWorker(worker, bytes, fds) => self.from_worker(worker, &bytes, fds).await,
-            Input::Ended(worker) => self.step(Event::Exited { worker, exit: Exit::Unknown }).await,
+            Input::FromWorker(worker, bytes, fds) => self.on_worker(worker, &bytes, fds).await,
+            Input::Ended(worker) => {
+                self.step(Event::Exited {
+                    worker,
+                    exit: Exit::Unknown,
+                })
+                .await
+            }
         }
     }
 
@@ -151,10 +159,17 @@ impl Supervisor {
             Action::StartZygote { generation } => {
                 let _ = self.requests.send(Request::StartZygote { generation });
             }
-            Action::Fork { generation, worker, age } => self.fork(generation, worker, age).await,
+            Action::Fork {
+                generation,
+                worker,
+                age,
+            } => self.fork(generation, worker, age).await,
             Action::RetireZygote { generation } => {
                 if let Some(zygote) = self.zygotes.get(&generation) {
-                    let _ = zygote.control.send_json(&json!({"type": "retire"}), &[]).await;
+                    let _ = zygote
+                        .control
+                        .send_json(&json!({"type": "retire"}), &[])
+                        .await;
                 }
             }
             Action::KillZygote { generation } => {
@@ -165,7 +180,8 @@ impl Supervisor {
             Action::Drain { worker } => self.tell_pool(SlotEvent::Draining { worker }).await,
             Action::Signal { worker, signal } => self.signal(worker, signal),
             Action::Switch { generation } => {
-                self.tell_pool(SlotEvent::GenerationSwitched { generation }).await;
+                self.tell_pool(SlotEvent::GenerationSwitched { generation })
+                    .await;
             }
             Action::Gone { worker, exit } => self.gone(worker, exit).await,
             Action::Pool(state) => self.tell_pool(SlotEvent::State(state)).await,
@@ -205,12 +221,22 @@ impl Supervisor {
 
     /// Takes a configured zygote over and lets it load the app.
     async fn adopt(&mut self, zygote: Zygote, plan: Plan) -> bool {
-        let Zygote { generation, control, pidfd } = zygote;
+        let Zygote {
+            generation,
+            control,
+            pidfd,
+        } = zygote;
         let control = match Channel::new(control) {
             Ok(control) => Arc::new(control),
             Err(error) => {
                 let text = format!("no control socket: {error}");
-                return self.step(Event::LoadFailed { generation, exit: 1, text }).await;
+                return self
+                    .step(Event::LoadFailed {
+                        generation,
+                        exit: 1,
+                        text,
+                    })
+                    .await;
             }
         };
         let mut load = plan.load.clone();
@@ -219,8 +245,11 @@ impl Supervisor {
         self.plan = plan;
         let _ = self.step(Event::Policy(policy)).await;
         let _ = control.send_json(&load, &[]).await;
-        self.read(Arc::clone(&control), move |bytes, fds| Input::FromZygote(generation, bytes, fds));
-        self.zygotes.insert(generation, RunningZygote { control, pidfd });
+        self.read(Arc::clone(&control), move |bytes, fds| {
+            Input::FromZygote(generation, bytes, fds)
+        });
+        self.zygotes
+            .insert(generation, RunningZygote { control, pidfd });
         false
     }
 
@@ -240,18 +269,25 @@ impl Supervisor {
         });
     }
 
-    async fn from_zygote(&mut self, generation: u64, bytes: &[u8], fds: Vec<OwnedFd>) -> bool {
+    async fn on_zygote(&mut self, generation: u64, bytes: &[u8], fds: Vec<OwnedFd>) -> bool {
         match decode::<FromZygote>(bytes) {
             Ok(FromZygote::Loaded { preloaded, why_not }) => {
                 match why_not {
                     Some(why) if preloaded => tracing::warn!("preloaded although {why}"),
-                    Some(why) => tracing::info!("not preloaded: {why}; each worker imports the app itself"),
+                    Some(why) => {
+                        tracing::info!("not preloaded: {why}; each worker imports the app itself")
+                    }
                     None => {}
                 }
                 self.step(Event::Loaded { generation }).await
             }
             Ok(FromZygote::Failed { exit, text }) => {
-                self.step(Event::LoadFailed { generation, exit, text }).await
+                self.step(Event::LoadFailed {
+                    generation,
+                    exit,
+                    text,
+                })
+                .await
             }
             Ok(FromZygote::Forked { worker, pid }) => {
                 self.forked(WorkerId(worker), pid, fds);
@@ -259,19 +295,29 @@ impl Supervisor {
             }
             Ok(FromZygote::Exited { worker, status }) => {
                 let exit = Exit::from_wait_status(status).unwrap_or(Exit::Unknown);
-                self.step(Event::Exited { worker: WorkerId(worker), exit }).await
+                self.step(Event::Exited {
+                    worker: WorkerId(worker),
+                    exit,
+                })
+                .await
             }
             Ok(_) => false,
             Err(error) => {
-                tracing::error!(generation, "the zygote sent what nobody understands: {error}");
+                tracing::error!(
+                    generation,
+                    "the zygote sent what nobody understands: {error}"
+                );
                 self.act(Action::KillZygote { generation }).await
             }
         }
     }
 
     async fn fork(&mut self, generation: u64, worker: WorkerId, age: u64) {
-        let Some(zygote) = self.zygotes.get(&generation) else { return };
-        let pair = fds::seqpacket_pair().and_then(|(ours, theirs)| Ok((Channel::new(ours)?, theirs)));
+        let Some(zygote) = self.zygotes.get(&generation) else {
+            return;
+        };
+        let pair =
+            fds::seqpacket_pair().and_then(|(ours, theirs)| Ok((Channel::new(ours)?, theirs)));
         let (control, theirs) = match pair {
             Ok((ours, theirs)) => (Arc::new(ours), theirs),
             Err(error) => {
@@ -281,11 +327,18 @@ impl Supervisor {
             }
         };
         let message = json!({"type": "fork", "worker": worker.0, "age": age});
-        if zygote.control.send_json(&message, &[theirs.as_fd()]).await.is_err() {
+        if zygote
+            .control
+            .send_json(&message, &[theirs.as_fd()])
+            .await
+            .is_err()
+        {
             let _ = self.to_self.send(Input::Ended(worker));
             return;
         }
-        self.read(Arc::clone(&control), move |bytes, fds| Input::FromWorker(worker, bytes, fds));
+        self.read(Arc::clone(&control), move |bytes, fds| {
+            Input::FromWorker(worker, bytes, fds)
+        });
         self.workers.insert(
             worker,
             Worker {
@@ -302,7 +355,9 @@ impl Supervisor {
     }
 
     fn forked(&mut self, id: WorkerId, pid: u32, mut fds: Vec<OwnedFd>) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         worker.pid = pid;
         let pidfd = fds.pop().ok_or(std::io::ErrorKind::NotFound.into());
         match pidfd.and_then(|fd| Pidfd::from_fd(fd, pid)) {
@@ -323,7 +378,10 @@ impl Supervisor {
     }
 
     fn signal(&self, worker: WorkerId, signal: Signal) {
-        if let Some(pidfd) = self.workers.get(&worker).and_then(|worker| worker.pidfd.as_ref())
+        if let Some(pidfd) = self
+            .workers
+            .get(&worker)
+            .and_then(|worker| worker.pidfd.as_ref())
             && let Err(error) = pidfd.send(signal)
         {
             tracing::error!(worker = worker.0, %error, "cannot signal a worker");
@@ -332,19 +390,26 @@ impl Supervisor {
 
     // Workers
 
-    async fn from_worker(&mut self, id: WorkerId, bytes: &[u8], fds: Vec<OwnedFd>) -> bool {
+    async fn on_worker(&mut self, id: WorkerId, bytes: &[u8], fds: Vec<OwnedFd>) -> bool {
         match decode::<FromWorker>(bytes) {
             Ok(FromWorker::Booted { wire, interface }) => self.booted(id, wire, interface).await,
             Ok(FromWorker::Ready) => return self.ready(id).await,
             Ok(FromWorker::Slot) => {
                 for socket in fds {
                     if fds::set_nonblocking(&socket).is_ok() {
-                        self.tell_pool(SlotEvent::SlotAdded { worker: id, socket }).await;
+                        self.tell_pool(SlotEvent::SlotAdded { worker: id, socket })
+                            .await;
                     }
                 }
             }
             Ok(FromWorker::Failed { exit, text }) => {
-                return self.step(Event::BootFailed { worker: id, exit, text }).await;
+                return self
+                    .step(Event::BootFailed {
+                        worker: id,
+                        exit,
+                        text,
+                    })
+                    .await;
             }
             Ok(FromWorker::Log { level, text }) => match level.as_str() {
                 "error" | "critical" => tracing::error!("{text}"),
@@ -356,7 +421,10 @@ impl Supervisor {
                 return self.step(Event::Reload).await;
             }
             Err(error) => {
-                tracing::error!(worker = id.0, "the worker sent what nobody understands: {error}");
+                tracing::error!(
+                    worker = id.0,
+                    "the worker sent what nobody understands: {error}"
+                );
                 self.signal(id, Signal::Kill);
             }
         }
@@ -365,9 +433,15 @@ impl Supervisor {
 
     /// Makes the worker's slots and sends it its ends.
     async fn booted(&mut self, id: WorkerId, wire: u32, interface: Interface) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         if wire != ostler_wire::VERSION {
-            tracing::error!(worker = id.0, wire, "the worker speaks another version of the wire");
+            tracing::error!(
+                worker = id.0,
+                wire,
+                "the worker speaks another version of the wire"
+            );
             return self.signal(id, Signal::Kill);
         }
         let count = match interface {
@@ -403,8 +477,12 @@ impl Supervisor {
     }
 
     async fn ready(&mut self, id: WorkerId) -> bool {
-        let Some(worker) = self.workers.get_mut(&id) else { return false };
-        let Some(interface) = worker.interface else { return false };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return false;
+        };
+        let Some(interface) = worker.interface else {
+            return false;
+        };
         tracing::debug!(worker = id.0, pid = worker.pid, "worker ready");
         let event = SlotEvent::WorkerReady {
             worker: id,
@@ -418,9 +496,15 @@ impl Supervisor {
     }
 
     async fn gone(&mut self, id: WorkerId, exit: Exit) {
-        let Some(worker) = self.workers.remove(&id) else { return };
+        let Some(worker) = self.workers.remove(&id) else {
+            return;
+        };
         tracing::debug!(worker = id.0, pid = worker.pid, "worker ended: {exit}");
-        self.tell_pool(SlotEvent::Gone { worker: id, how: exit }).await;
+        self.tell_pool(SlotEvent::Gone {
+            worker: id,
+            how: exit,
+        })
+        .await;
         let shim = json!({"pid": worker.pid, "age": worker.age});
         self.hooks.tell("child_exit", shim, json!({})).await;
     }
@@ -432,7 +516,11 @@ impl Supervisor {
     }
 
     async fn look_at_memory(&mut self) {
-        let pids: Vec<_> = self.workers.iter().map(|(&id, worker)| (id, worker.pid)).collect();
+        let pids: Vec<_> = self
+            .workers
+            .iter()
+            .map(|(&id, worker)| (id, worker.pid))
+            .collect();
         let used = tokio::task::spawn_blocking(move || {
             let measure = |(id, pid)| memory::private(pid).map(|bytes| (id, bytes));
             pids.into_iter().filter_map(measure).collect::<Vec<_>>()
@@ -441,7 +529,10 @@ impl Supervisor {
             let over = |limit: Option<u64>| limit.is_some_and(|limit| bytes > limit);
             let mib = bytes >> 20;
             if over(self.plan.memory_hard) {
-                tracing::error!(worker = id.0, "killed: it uses {mib} MiB of private memory (--memory-hard)");
+                tracing::error!(
+                    worker = id.0,
+                    "killed: it uses {mib} MiB of private memory (--memory-hard)"
+                );
                 self.signal(id, Signal::Kill);
             } else if over(self.plan.memory_soft)
                 && let Some(worker) = self.workers.get_mut(&id)
@@ -453,4 +544,3 @@ impl Supervisor {
         }
     }
 }
-

@@ -39,22 +39,46 @@ const LOOP_WINDOW: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub enum Event {
     /// The zygote has loaded the app, or is ready to import it in each worker.
-    Loaded { generation: u64 },
-    LoadFailed { generation: u64, exit: u8, text: String },
-    ZygoteGone { generation: u64 },
-    Ready { worker: WorkerId },
+    Loaded {
+        generation: u64,
+    },
+    LoadFailed {
+        generation: u64,
+        exit: u8,
+        text: String,
+    },
+    ZygoteGone {
+        generation: u64,
+    },
+    Ready {
+        worker: WorkerId,
+    },
     /// The worker could not start; its exit follows.
-    BootFailed { worker: WorkerId, exit: u8, text: String },
-    Exited { worker: WorkerId, exit: Exit },
-    TimedOut { worker: WorkerId },
-    Recycle { worker: WorkerId, why: String },
-    /// Its last request has ended while it was draining.
-    Drained { worker: WorkerId },
+    BootFailed {
+        worker: WorkerId,
+        exit: u8,
+        text: String,
+    },
+    Exited {
+        worker: WorkerId,
+        exit: Exit,
+    },
+    TimedOut {
+        worker: WorkerId,
+    },
+    Recycle {
+        worker: WorkerId,
+        why: String,
+    },
     Reload,
-    Adjust { by: i32 },
+    Adjust {
+        by: i32,
+    },
     Policy(Policy),
     /// `graceful` false ends everything at once.
-    Stop { graceful: bool },
+    Stop {
+        graceful: bool,
+    },
     /// Time passed; see [`Fleet::next_look`].
     Tick,
 }
@@ -62,24 +86,52 @@ pub enum Event {
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    StartZygote { generation: u64 },
-    Fork { generation: u64, worker: WorkerId, age: u64 },
-    RetireZygote { generation: u64 },
-    KillZygote { generation: u64 },
+    StartZygote {
+        generation: u64,
+    },
+    Fork {
+        generation: u64,
+        worker: WorkerId,
+        age: u64,
+    },
+    RetireZygote {
+        generation: u64,
+    },
+    KillZygote {
+        generation: u64,
+    },
     /// The pool must not lease this worker any more.
-    Drain { worker: WorkerId },
-    Signal { worker: WorkerId, signal: Signal },
+    Drain {
+        worker: WorkerId,
+    },
+    Signal {
+        worker: WorkerId,
+        signal: Signal,
+    },
     /// Workers of this generation serve from now on.
-    Switch { generation: u64 },
-    Gone { worker: WorkerId, exit: Exit },
+    Switch {
+        generation: u64,
+    },
+    Gone {
+        worker: WorkerId,
+        exit: Exit,
+    },
     Pool(PoolState),
-    Say { level: Level, text: String },
+    Say {
+        level: Level,
+        text: String,
+    },
     /// A hook of gunicorn's master is due.
     WhenReady,
-    WorkersChanged { new: u32, old: u32 },
+    WorkersChanged {
+        new: u32,
+        old: u32,
+    },
     Reloaded,
     /// Nothing is left to do; the server ends with this code.
-    Finish { code: u8 },
+    Finish {
+        code: u8,
+    },
 }
 
 /// How loud a line is.
@@ -92,11 +144,16 @@ pub enum Level {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Booting { since: Instant },
+    Booting {
+        since: Instant,
+    },
     Ready,
     /// Its replacement is starting; it serves until then.
     Leaving,
-    Draining { until: Instant, aborted: bool },
+    Draining {
+        until: Instant,
+        aborted: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -163,7 +220,11 @@ impl Fleet {
         }
         match event {
             Event::Loaded { generation } => self.loaded.push(generation),
-            Event::LoadFailed { generation, exit, text } => {
+            Event::LoadFailed {
+                generation,
+                exit,
+                text,
+            } => {
                 self.load_failed(generation, exit, text, &mut actions);
             }
             Event::ZygoteGone { generation } => self.zygote_gone(generation, now, &mut actions),
@@ -176,8 +237,7 @@ impl Fleet {
             Event::Exited { worker, exit } => self.exited(worker, exit, now, &mut actions),
             Event::TimedOut { worker } => self.timed_out(worker, now, &mut actions),
             Event::Recycle { worker, why } => self.recycle(worker, &why, &mut actions),
-            // Its sockets are closed, so it ends by itself; the deadline stands.
-            Event::Drained { .. } | Event::Tick => {}
+            Event::Tick => {}
             Event::Reload => self.reload(now, &mut actions),
             Event::Adjust { by } => self.adjust(by, now, &mut actions),
             Event::Policy(policy) => self.policy = policy,
@@ -189,18 +249,24 @@ impl Fleet {
 
     /// When to call [`Fleet::step`] with [`Event::Tick`] at the latest.
     pub fn next_look(&self) -> Option<Instant> {
-        let workers = self.workers.values().filter_map(|worker| match worker.phase {
-            Phase::Booting { since } => Some(since + BOOT_LIMIT),
-            Phase::Draining { until, .. } => Some(until),
-            Phase::Ready | Phase::Leaving => None,
-        });
+        let workers = self
+            .workers
+            .values()
+            .filter_map(|worker| match worker.phase {
+                Phase::Booting { since } => Some(since + BOOT_LIMIT),
+                Phase::Draining { until, .. } => Some(until),
+                Phase::Ready | Phase::Leaving => None,
+            });
         workers.chain(self.hold).min()
     }
 
     /// Workers that are ready, of those that should be.
     pub fn count(&self) -> (u32, u32) {
         let ready = |worker: &&Worker| matches!(worker.phase, Phase::Ready | Phase::Leaving);
-        (self.workers.values().filter(ready).count() as u32, self.policy.workers)
+        (
+            self.workers.values().filter(ready).count() as u32,
+            self.policy.workers,
+        )
     }
 
     // What follows from every event.
@@ -224,18 +290,57 @@ impl Fleet {
         for (&id, worker) in &mut self.workers {
             match worker.phase {
                 Phase::Booting { since } if now >= since + BOOT_LIMIT => {
-                    say(actions, Level::Error, format!("worker {} was not ready within {} s and is killed", id.0, BOOT_LIMIT.as_secs()));
-                    worker.phase = Phase::Draining { until: now + ABORT_GRACE, aborted: true };
-                    actions.push(Action::Signal { worker: id, signal: Signal::Kill });
+                    say(
+                        actions,
+                        Level::Error,
+                        format!(
+                            "worker {} was not ready within {} s and is killed",
+                            id.0,
+                            BOOT_LIMIT.as_secs()
+                        ),
+                    );
+                    worker.phase = Phase::Draining {
+                        until: now + ABORT_GRACE,
+                        aborted: true,
+                    };
+                    actions.push(Action::Signal {
+                        worker: id,
+                        signal: Signal::Kill,
+                    });
                 }
-                Phase::Draining { until, aborted: false } if now >= until => {
-                    say(actions, Level::Warning, format!("worker {} did not finish within the graceful timeout and is aborted", id.0));
-                    worker.phase = Phase::Draining { until: now + ABORT_GRACE, aborted: true };
-                    actions.push(Action::Signal { worker: id, signal: Signal::Abort });
+                Phase::Draining {
+                    until,
+                    aborted: false,
+                } if now >= until => {
+                    say(
+                        actions,
+                        Level::Warning,
+                        format!(
+                            "worker {} did not finish within the graceful timeout and is aborted",
+                            id.0
+                        ),
+                    );
+                    worker.phase = Phase::Draining {
+                        until: now + ABORT_GRACE,
+                        aborted: true,
+                    };
+                    actions.push(Action::Signal {
+                        worker: id,
+                        signal: Signal::Abort,
+                    });
                 }
-                Phase::Draining { until, aborted: true } if now >= until => {
-                    worker.phase = Phase::Draining { until: now + ABORT_GRACE, aborted: true };
-                    actions.push(Action::Signal { worker: id, signal: Signal::Kill });
+                Phase::Draining {
+                    until,
+                    aborted: true,
+                } if now >= until => {
+                    worker.phase = Phase::Draining {
+                        until: now + ABORT_GRACE,
+                        aborted: true,
+                    };
+                    actions.push(Action::Signal {
+                        worker: id,
+                        signal: Signal::Kill,
+                    });
                 }
                 _ => {}
             }
@@ -252,8 +357,19 @@ impl Fleet {
                 self.last_worker += 1;
                 let worker = WorkerId(self.last_worker);
                 let phase = Phase::Booting { since: now };
-                self.workers.insert(worker, Worker { generation, phase, failed: None });
-                actions.push(Action::Fork { generation, worker, age: self.last_worker });
+                self.workers.insert(
+                    worker,
+                    Worker {
+                        generation,
+                        phase,
+                        failed: None,
+                    },
+                );
+                actions.push(Action::Fork {
+                    generation,
+                    worker,
+                    age: self.last_worker,
+                });
             }
         }
     }
@@ -296,20 +412,35 @@ impl Fleet {
     }
 
     fn ids(&self, chosen: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
-        self.workers.iter().filter(|(_, worker)| chosen(worker)).map(|(&id, _)| id).collect()
+        self.workers
+            .iter()
+            .filter(|(_, worker)| chosen(worker))
+            .map(|(&id, _)| id)
+            .collect()
     }
 
     fn drain(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
         let until = now + self.policy.graceful;
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         match worker.phase {
             Phase::Draining { .. } => {}
             Phase::Booting { .. } => {
-                worker.phase = Phase::Draining { until, aborted: false };
-                actions.push(Action::Signal { worker: id, signal: Signal::Kill });
+                worker.phase = Phase::Draining {
+                    until,
+                    aborted: false,
+                };
+                actions.push(Action::Signal {
+                    worker: id,
+                    signal: Signal::Kill,
+                });
             }
             Phase::Ready | Phase::Leaving => {
-                worker.phase = Phase::Draining { until, aborted: false };
+                worker.phase = Phase::Draining {
+                    until,
+                    aborted: false,
+                };
                 actions.push(Action::Drain { worker: id });
             }
         }
@@ -365,7 +496,11 @@ impl Fleet {
 
     /// A new generation that cannot start leaves the old one as it is.
     fn abandon(&mut self, generation: u64, why: &str, actions: &mut Vec<Action>) {
-        say(actions, Level::Error, format!("reload failed: {why}; the running workers stay"));
+        say(
+            actions,
+            Level::Error,
+            format!("reload failed: {why}; the running workers stay"),
+        );
         self.next = None;
         self.loaded.retain(|&loaded| loaded != generation);
         self.retired.push(generation);
@@ -389,16 +524,26 @@ impl Fleet {
             if !self.ever_ready {
                 return self.finish(1, actions);
             }
-            say(actions, Level::Error, "the zygote ended unexpectedly; a new one starts".to_owned());
+            say(
+                actions,
+                Level::Error,
+                "the zygote ended unexpectedly; a new one starts".to_owned(),
+            );
             self.last_generation += 1;
             self.live = self.last_generation;
-            actions.push(Action::StartZygote { generation: self.live });
-            actions.push(Action::Switch { generation: self.live });
+            actions.push(Action::StartZygote {
+                generation: self.live,
+            });
+            actions.push(Action::Switch {
+                generation: self.live,
+            });
         }
     }
 
     fn ready(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         if !matches!(worker.phase, Phase::Booting { .. }) {
             return;
         }
@@ -419,7 +564,9 @@ impl Fleet {
     }
 
     fn exited(&mut self, id: WorkerId, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
-        let Some(worker) = self.workers.remove(&id) else { return };
+        let Some(worker) = self.workers.remove(&id) else {
+            return;
+        };
         actions.push(Action::Gone { worker: id, exit });
         if matches!(worker.phase, Phase::Draining { .. }) || self.stopping {
             return;
@@ -437,7 +584,10 @@ impl Fleet {
             }
             return self.abandon(generation, "a new worker could not start", actions);
         }
-        if !self.ever_ready && !booted && let Some(code) = code {
+        if !self.ever_ready
+            && !booted
+            && let Some(code) = code
+        {
             say(actions, Level::Error, why);
             return self.finish(code, actions);
         }
@@ -453,7 +603,11 @@ impl Fleet {
         self.exits.push(now);
         let many = self.exits.len() >= LOOP_EXITS;
         if many && !self.ever_ready {
-            say(actions, Level::Error, "workers keep ending before the first one is ready".to_owned());
+            say(
+                actions,
+                Level::Error,
+                "workers keep ending before the first one is ready".to_owned(),
+            );
             return self.finish(1, actions);
         }
         // The first crash in a while is replaced at once: a lone crash should cost no capacity.
@@ -465,7 +619,15 @@ impl Fleet {
         if many && none_ready {
             let retry_after = self.delay.as_secs().max(1) as u32;
             if !self.looping {
-                say(actions, Level::Error, format!("crash loop: {} workers ended within {} s; the next start waits, visitors get 503", self.exits.len(), LOOP_WINDOW.as_secs()));
+                say(
+                    actions,
+                    Level::Error,
+                    format!(
+                        "crash loop: {} workers ended within {} s; the next start waits, visitors get 503",
+                        self.exits.len(),
+                        LOOP_WINDOW.as_secs()
+                    ),
+                );
             }
             self.looping = true;
             actions.push(Action::Pool(PoolState::CrashLooping { retry_after }));
@@ -474,12 +636,17 @@ impl Fleet {
 
     /// Takes nothing new at once; its replacement has started before it is told to go.
     fn timed_out(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         if matches!(worker.phase, Phase::Draining { .. }) {
             return;
         }
         worker.phase = Phase::Leaving;
-        actions.push(Action::Signal { worker: id, signal: Signal::Dump });
+        actions.push(Action::Signal {
+            worker: id,
+            signal: Signal::Dump,
+        });
         if !self.stopping {
             self.hold = None;
             self.fork_missing(now, actions);
@@ -492,7 +659,11 @@ impl Fleet {
             && worker.phase == Phase::Ready
         {
             worker.phase = Phase::Leaving;
-            say(actions, Level::Info, format!("worker {} is replaced: {why}", id.0));
+            say(
+                actions,
+                Level::Info,
+                format!("worker {} is replaced: {why}", id.0),
+            );
         }
     }
 
@@ -508,16 +679,24 @@ impl Fleet {
             actions.push(Action::KillZygote { generation: next });
         }
         self.last_generation += 1;
-        say(actions, Level::Info, format!("reload: generation {} starts", self.last_generation));
+        say(
+            actions,
+            Level::Info,
+            format!("reload: generation {} starts", self.last_generation),
+        );
         if self.policy.stop_first {
             let old = std::mem::replace(&mut self.live, self.last_generation);
             self.drain_generation(old, now, actions);
             self.retire(old, actions);
-            actions.push(Action::Switch { generation: self.live });
+            actions.push(Action::Switch {
+                generation: self.live,
+            });
         } else {
             self.next = Some(self.last_generation);
         }
-        actions.push(Action::StartZygote { generation: self.last_generation });
+        actions.push(Action::StartZygote {
+            generation: self.last_generation,
+        });
     }
 
     fn adjust(&mut self, by: i32, now: Instant, actions: &mut Vec<Action>) {
@@ -539,7 +718,10 @@ impl Fleet {
         for id in self.ids(|_| true) {
             match graceful {
                 true => self.drain(id, now, actions),
-                false => actions.push(Action::Signal { worker: id, signal: Signal::Kill }),
+                false => actions.push(Action::Signal {
+                    worker: id,
+                    signal: Signal::Kill,
+                }),
             }
         }
     }

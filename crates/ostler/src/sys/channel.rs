@@ -39,7 +39,9 @@ impl Channel {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         super::fds::set_nonblocking(&fd)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        Ok(Self { io: super::fds::watch(fd, interest)? })
+        Ok(Self {
+            io: super::fds::watch(fd, interest)?,
+        })
     }
 
     /// Sends `value` as JSON together with `fds`.
@@ -58,10 +60,16 @@ impl Channel {
     /// Sends one message, waiting for room.
     pub async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if bytes.is_empty() || bytes.len() > MESSAGE_MAX || fds.len() > FDS_MAX {
-            let text = format!("message of {} bytes and {} descriptors", bytes.len(), fds.len());
+            let text = format!(
+                "message of {} bytes and {} descriptors",
+                bytes.len(),
+                fds.len()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        self.io.async_io(Interest::WRITABLE, |fd| send(fd, bytes, fds)).await
+        self.io
+            .async_io(Interest::WRITABLE, |fd| send(fd, bytes, fds))
+            .await
     }
 
     /// Receives one message; `None` once the other end is closed.
@@ -74,11 +82,6 @@ impl Channel {
         }
     }
 
-    /// The descriptor, for handing a copy to another process.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(self.io.get_ref())
-    }
-
     /// Gives the descriptor back; it stays non-blocking.
     pub fn into_fd(self) -> OwnedFd {
         self.io.into_inner()
@@ -89,7 +92,10 @@ fn send(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many descriptors",
+        ));
     }
     let sent = rustix::net::sendmsg(
         socket,
@@ -117,8 +123,14 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
             fds.extend(rights);
         }
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message longer than agreed"));
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message longer than agreed",
+        ));
     }
     // No message is empty, so an empty one is the end.
     if received.bytes == 0 {
@@ -148,15 +160,26 @@ mod tests {
     fn descriptors_arrive_with_their_message_and_close_on_exec() {
         block_on(async {
             let (left, right) = seqpacket_pair().expect("pair");
-            let (left, right) = (Channel::new(left).expect("l"), Channel::new(right).expect("r"));
+            let (left, right) = (
+                Channel::new(left).expect("l"),
+                Channel::new(right).expect("r"),
+            );
             let (one, other) = stream_pair().expect("pair");
             left.send(b"first", &[]).await.expect("send");
-            left.send(b"second", &[one.as_fd(), other.as_fd()]).await.expect("send");
+            left.send(b"second", &[one.as_fd(), other.as_fd()])
+                .await
+                .expect("send");
             drop(left);
             let first = right.recv().await.expect("recv").expect("message");
-            assert_eq!((first.bytes.as_slice(), first.fds.len()), (&b"first"[..], 0));
+            assert_eq!(
+                (first.bytes.as_slice(), first.fds.len()),
+                (&b"first"[..], 0)
+            );
             let second = right.recv().await.expect("recv").expect("message");
-            assert_eq!((second.bytes.as_slice(), second.fds.len()), (&b"second"[..], 2));
+            assert_eq!(
+                (second.bytes.as_slice(), second.fds.len()),
+                (&b"second"[..], 2)
+            );
             for fd in &second.fds {
                 let flags = rustix::io::fcntl_getfd(fd).expect("flags");
                 assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
@@ -169,12 +192,18 @@ mod tests {
     fn the_longest_message_passes_and_a_longer_one_is_refused() {
         block_on(async {
             let (left, right) = seqpacket_pair().expect("pair");
-            let (left, right) = (Channel::new(left).expect("l"), Channel::new(right).expect("r"));
+            let (left, right) = (
+                Channel::new(left).expect("l"),
+                Channel::new(right).expect("r"),
+            );
             left.send(&vec![7; MESSAGE_MAX], &[]).await.expect("fits");
             let message = right.recv().await.expect("recv").expect("message");
             assert_eq!(message.bytes.len(), MESSAGE_MAX);
             let refused = left.send(&vec![7; MESSAGE_MAX + 1], &[]).await;
-            assert_eq!(refused.expect_err("too long").kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(
+                refused.expect_err("too long").kind(),
+                io::ErrorKind::InvalidInput
+            );
         });
     }
 
@@ -182,9 +211,14 @@ mod tests {
     fn two_hundred_descriptors_fit_in_one_message() {
         block_on(async {
             let (left, right) = seqpacket_pair().expect("pair");
-            let (left, right) = (Channel::new(left).expect("l"), Channel::new(right).expect("r"));
+            let (left, right) = (
+                Channel::new(left).expect("l"),
+                Channel::new(right).expect("r"),
+            );
             let (one, _other) = stream_pair().expect("pair");
-            left.send(b"slots", &vec![one.as_fd(); FDS_MAX]).await.expect("send");
+            left.send(b"slots", &vec![one.as_fd(); FDS_MAX])
+                .await
+                .expect("send");
             let message = right.recv().await.expect("recv").expect("message");
             assert_eq!(message.fds.len(), FDS_MAX);
         });

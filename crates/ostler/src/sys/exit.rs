@@ -25,15 +25,13 @@ impl Exit {
             Some(Self::Code(libc::WEXITSTATUS(status)))
         } else if libc::WIFSIGNALED(status) {
             let core_dumped = libc::WCOREDUMP(status);
-            Some(Self::Signal { number: libc::WTERMSIG(status), core_dumped })
+            Some(Self::Signal {
+                number: libc::WTERMSIG(status),
+                core_dumped,
+            })
         } else {
             None
         }
-    }
-
-    /// Exit code 0.
-    pub fn is_success(self) -> bool {
-        self == Self::Code(0)
     }
 
     /// The end came by a signal: a crash, or somebody's `kill`.
@@ -46,8 +44,14 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit {code}"),
-            Self::Signal { number, core_dumped: false } => f.write_str(&signal::name(*number)),
-            Self::Signal { number, core_dumped: true } => {
+            Self::Signal {
+                number,
+                core_dumped: false,
+            } => f.write_str(&signal::name(*number)),
+            Self::Signal {
+                number,
+                core_dumped: true,
+            } => {
                 write!(f, "{} (core dumped)", signal::name(*number))
             }
             Self::Unknown => f.write_str("unknown exit"),

@@ -25,7 +25,12 @@ pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 fn pair(kind: SocketType) -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?)
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        kind,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 /// Makes every further read and write of this open file description return at once.
@@ -82,7 +87,10 @@ pub fn read_all(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "file longer than agreed"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "file longer than agreed",
+        ));
     }
     Ok(bytes)
 }
@@ -108,17 +116,29 @@ mod tests {
         let fd = sealed("test", b"horses").expect("memfd");
         let mut writer = File::from(fd.try_clone().expect("dup"));
         assert_eq!(
-            writer.write_all(b"mules").expect_err("sealed").raw_os_error(),
+            writer
+                .write_all(b"mules")
+                .expect_err("sealed")
+                .raw_os_error(),
             Some(libc::EPERM)
         );
-        assert_eq!(read_all(fd.try_clone().expect("dup"), 6).expect("read"), b"horses");
+        assert_eq!(
+            read_all(fd.try_clone().expect("dup"), 6).expect("read"),
+            b"horses"
+        );
         assert!(read_all(fd, 5).is_err(), "longer than agreed");
     }
 
     #[test]
     fn claiming_a_closed_number_is_an_error() {
-        assert_eq!(claim(-1).expect_err("negative").raw_os_error(), Some(libc::EBADF));
-        assert_eq!(claim(1_000_000).expect_err("closed").raw_os_error(), Some(libc::EBADF));
+        assert_eq!(
+            claim(-1).expect_err("negative").raw_os_error(),
+            Some(libc::EBADF)
+        );
+        assert_eq!(
+            claim(1_000_000).expect_err("closed").raw_os_error(),
+            Some(libc::EBADF)
+        );
     }
 
     #[test]
@@ -128,6 +148,10 @@ mod tests {
         let number = std::os::fd::IntoRawFd::into_raw_fd(inheritable);
         let owned = claim(number).expect("open");
         assert_eq!(owned.as_raw_fd(), number);
-        assert!(rustix::io::fcntl_getfd(&owned).expect("flags").contains(FdFlags::CLOEXEC));
+        assert!(
+            rustix::io::fcntl_getfd(&owned)
+                .expect("flags")
+                .contains(FdFlags::CLOEXEC)
+        );
     }
 }

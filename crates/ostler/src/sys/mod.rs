@@ -13,7 +13,7 @@ pub mod spawn;
 pub mod users;
 mod worker_so;
 
-pub use channel::{Channel, Message};
+pub use channel::Channel;
 pub use exit::Exit;
 pub use process::Pidfd;
 pub use signal::Signal;

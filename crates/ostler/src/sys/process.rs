@@ -6,10 +6,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, WaitIdOptions, WaitOptions, getpid,
-};
-use tokio::io::{Interest, unix::AsyncFd};
+use rustix::process::{Pid, PidfdFlags, WaitIdOptions, WaitOptions, getpid};
+use tokio::io::Interest;
 
 use super::{Exit, Signal};
 
@@ -22,7 +20,9 @@ pub struct Pidfd {
 impl Pidfd {
     /// Opens a handle on a child of this process that was not waited for yet.
     pub fn open(pid: u32) -> io::Result<Self> {
-        Ok(Self { fd: rustix::process::pidfd_open(to_pid(pid)?, PidfdFlags::empty())? })
+        Ok(Self {
+            fd: rustix::process::pidfd_open(to_pid(pid)?, PidfdFlags::empty())?,
+        })
     }
 
     /// Takes a descriptor that another process sent. Whether it is a pidfd is checked where the
@@ -42,7 +42,10 @@ impl Pidfd {
                 let text = format!("a handle on process {seen} in place of {pid}");
                 Err(io::Error::new(io::ErrorKind::InvalidData, text))
             }
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, "not a process handle")),
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a process handle",
+            )),
         }
     }
 
@@ -68,7 +71,9 @@ impl Pidfd {
 
     /// A second handle on the same process.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()? })
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+        })
     }
 }
 
@@ -122,7 +127,10 @@ pub fn kill_group(pgid: u32) -> io::Result<()> {
 /// Whether a process with this pid is there now. Racy by nature: only for stale pid files.
 pub fn exists(pid: u32) -> bool {
     let Ok(pid) = to_pid(pid) else { return false };
-    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+    !matches!(
+        rustix::process::test_kill_process(pid),
+        Err(rustix::io::Errno::SRCH)
+    )
 }
 
 /// This process's pid.
@@ -133,22 +141,6 @@ pub fn own_pid() -> u32 {
 /// Whether this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Raises the soft limit of open descriptors to the hard limit; gives the limit that holds now
-/// (`u64::MAX`: none).
-pub fn raise_open_files() -> io::Result<u64> {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    rustix::process::setrlimit(Resource::Nofile, raised)?;
-    Ok(limit.maximum.unwrap_or(u64::MAX))
-}
-
-/// The name that `ps` and `top` show (at most 15 bytes; the rest is cut off by the kernel).
-pub fn set_name(name: &str) {
-    if let Ok(name) = std::ffi::CString::new(name) {
-        let _ = rustix::thread::set_name(&name);
-    }
 }
 
 /// Leaves the terminal: the caller's process ends with exit 0 and a child in a session of its own

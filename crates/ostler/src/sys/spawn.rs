@@ -50,7 +50,10 @@ impl Spawn<'_> {
     pub fn start(&self) -> io::Result<Child> {
         self.try_start().map_err(|error| {
             let program = self.program.display();
-            io::Error::new(error.kind(), format!("cannot start {} ({program}): {error}", self.name))
+            io::Error::new(
+                error.kind(),
+                format!("cannot start {} ({program}): {error}", self.name),
+            )
         })
     }
 
@@ -84,8 +87,15 @@ impl Spawn<'_> {
 
 /// This process's environment without the variables that speak to it alone.
 pub fn own_env() -> Vec<(OsString, OsString)> {
-    const OURS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"];
-    std::env::vars_os().filter(|(name, _)| !OURS.iter().any(|ours| name == ours)).collect()
+    const OURS: [&str; 4] = [
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "NOTIFY_SOCKET",
+    ];
+    std::env::vars_os()
+        .filter(|(name, _)| !OURS.iter().any(|ours| name == ours))
+        .collect()
 }
 
 /// Everything the child needs, made before the fork.
@@ -106,8 +116,16 @@ struct Plan {
 
 impl Plan {
     fn new(spawn: &Spawn<'_>, report: &impl AsRawFd) -> io::Result<Self> {
-        let argv = spawn.args.iter().map(|arg| c_string(arg)).collect::<io::Result<Vec<_>>>()?;
-        let envp = spawn.env.iter().map(variable).collect::<io::Result<Vec<_>>>()?;
+        let argv = spawn
+            .args
+            .iter()
+            .map(|arg| c_string(arg))
+            .collect::<io::Result<Vec<_>>>()?;
+        let envp = spawn
+            .env
+            .iter()
+            .map(variable)
+            .collect::<io::Result<Vec<_>>>()?;
         let mut plan = Self {
             program: c_string(find_program(spawn.program)?.as_os_str())?,
             argv_pointers: Vec::new(),
@@ -191,7 +209,12 @@ impl Plan {
             // Descriptors that our own parent left open are no business of our children. Kernels
             // before 5.11 do not know the flag; there, only those stay.
             let first = end.unsigned_abs();
-            libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            libc::syscall(
+                libc::SYS_close_range,
+                first,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
         }
         Ok(())
     }
@@ -227,7 +250,10 @@ unsafe fn unblock_signals() {
 /// # Safety
 /// Only in a child fresh from `fork`.
 unsafe fn raise_open_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is valid for reads and writes; failing leaves the old limit, which is fine.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
@@ -252,14 +278,22 @@ unsafe fn switch_user(user: &User) -> Result<(), i32> {
         if libc::geteuid() != 0 && same {
             return Ok(());
         }
-        check_long(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        check_long(libc::syscall(
+            libc::SYS_setgroups,
+            groups.len(),
+            groups.as_ptr(),
+        ))?;
         check_long(libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid))?;
         check_long(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid))
     }
 }
 
 fn check(result: libc::c_int) -> Result<libc::c_int, i32> {
-    if result == -1 { Err(errno()) } else { Ok(result) }
+    if result == -1 {
+        Err(errno())
+    } else {
+        Ok(result)
+    }
 }
 
 fn check_long(result: libc::c_long) -> Result<(), i32> {
@@ -289,7 +323,11 @@ fn find_program(program: &Path) -> io::Result<PathBuf> {
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+    strings
+        .iter()
+        .map(|text| text.as_ptr())
+        .chain([ptr::null()])
+        .collect()
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {

@@ -51,10 +51,18 @@ pub fn find_user(text: &str) -> io::Result<User> {
     let Some(account) = account else {
         let uid = text.parse().expect("only a number reaches this");
         let gid = rustix::process::getegid().as_raw();
-        return Ok(User { uid, gid, groups: vec![gid] });
+        return Ok(User {
+            uid,
+            gid,
+            groups: vec![gid],
+        });
     };
     let groups = groups_of(&account)?;
-    Ok(User { uid: account.uid, gid: account.gid, groups })
+    Ok(User {
+        uid: account.uid,
+        gid: account.gid,
+        groups,
+    })
 }
 
 /// The gid that a group's name or number means.
@@ -79,7 +87,10 @@ pub fn find_group(text: &str) -> io::Result<u32> {
                 buffer.len(),
                 &mut result,
             );
-            (errno, (!result.is_null()).then(|| entry.assume_init_ref().gr_gid))
+            (
+                errno,
+                (!result.is_null()).then(|| entry.assume_init_ref().gr_gid),
+            )
         }
     })?;
     found.ok_or_else(|| not_found("group", text))
@@ -103,8 +114,7 @@ pub fn account_by_uid(uid: u32) -> io::Result<Option<Account>> {
     })
 }
 
-type Lookup<'a> =
-    dyn Fn(*mut libc::passwd, &mut [u8], *mut *mut libc::passwd) -> libc::c_int + 'a;
+type Lookup<'a> = dyn Fn(*mut libc::passwd, &mut [u8], *mut *mut libc::passwd) -> libc::c_int + 'a;
 
 fn account<F>(lookup: F) -> io::Result<Option<Account>>
 where
@@ -125,7 +135,14 @@ where
             (std::ffi::CStr::from_ptr(entry.pw_name), entry)
         };
         let name = name.to_string_lossy().into_owned();
-        (errno, Some(Account { name, uid: entry.pw_uid, gid: entry.pw_gid }))
+        (
+            errno,
+            Some(Account {
+                name,
+                uid: entry.pw_uid,
+                gid: entry.pw_gid,
+            }),
+        )
     })
 }
 
@@ -161,7 +178,10 @@ fn groups_of(account: &Account) -> io::Result<Vec<u32>> {
             return Ok(groups);
         }
         if groups.len() >= GROUPS_MAX {
-            return Err(io::Error::other(format!("user {} has too many groups", account.name)));
+            return Err(io::Error::other(format!(
+                "user {} has too many groups",
+                account.name
+            )));
         }
         groups.resize(groups.len() * 4, 0);
     }
@@ -172,7 +192,10 @@ fn c_string(text: &str) -> io::Result<CString> {
 }
 
 fn not_found(kind: &str, text: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("no {kind} {text:?} on this machine"))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("no {kind} {text:?} on this machine"),
+    )
 }
 
 #[cfg(test)]

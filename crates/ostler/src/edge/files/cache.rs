@@ -126,6 +126,7 @@ impl FileCache {
     }
 
     /// Forgets everything (after the roots changed).
+    #[cfg(test)]
     pub fn clear(&mut self) {
         self.young = Generation::default();
         self.old = Generation::default();

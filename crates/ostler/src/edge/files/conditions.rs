@@ -2,7 +2,6 @@
 //!
 //! Pure: it must not know how validators were made. Dates are whole seconds since 1970, UTC.
 
-
 /// What identifies one state of a representation.
 #[derive(Clone, Copy, Debug)]
 pub struct Validators<'a> {
@@ -43,7 +42,9 @@ impl Conditions<'_> {
             if !lists(wanted, current.etag, Compare::Strong) {
                 return Outcome::Failed;
             }
-        } else if let Some(limit) = self.if_unmodified_since.and_then(crate::edge::h1::date::parse)
+        } else if let Some(limit) = self
+            .if_unmodified_since
+            .and_then(crate::edge::h1::date::parse)
             && current.modified > limit
         {
             return Outcome::Failed;
@@ -52,7 +53,9 @@ impl Conditions<'_> {
             if lists(known, current.etag, Compare::Weak) {
                 return Outcome::NotModified;
             }
-        } else if let Some(since) = self.if_modified_since.and_then(crate::edge::h1::date::parse)
+        } else if let Some(since) = self
+            .if_modified_since
+            .and_then(crate::edge::h1::date::parse)
             && current.modified <= since
         {
             return Outcome::NotModified;

@@ -74,7 +74,9 @@ impl Decoder {
         while at < input.len() && self.state != State::Done {
             if self.state == State::Data {
                 let rest = &input[at..];
-                let count = rest.len().min(usize::try_from(self.size).unwrap_or(usize::MAX));
+                let count = rest
+                    .len()
+                    .min(usize::try_from(self.size).unwrap_or(usize::MAX));
                 out.extend_from_slice(&rest[..count]);
                 at += count;
                 self.size -= count as u64;
@@ -86,7 +88,10 @@ impl Decoder {
                 at += 1;
             }
         }
-        Ok(Decoded { consumed: at, done: self.state == State::Done })
+        Ok(Decoded {
+            consumed: at,
+            done: self.state == State::Done,
+        })
     }
 
     fn byte(&mut self, byte: u8) -> Result<State, Reason> {
@@ -175,16 +180,34 @@ impl Decoder {
 /// 6.5.1). The others are dropped: no app of ours reads them.
 fn check_trailer(line: &[u8]) -> Result<(), Reason> {
     const FORBIDDEN: [&[u8]; 18] = [
-        b"content-length", b"transfer-encoding", b"host", b"trailer", b"authorization", b"content-type",
-        b"content-encoding", b"content-range", b"te", b"cookie", b"set-cookie", b"connection", b"expect",
-        b"upgrade", b"proxy-authorization", b"cache-control", b"range", b"max-forwards",
+        b"content-length",
+        b"transfer-encoding",
+        b"host",
+        b"trailer",
+        b"authorization",
+        b"content-type",
+        b"content-encoding",
+        b"content-range",
+        b"te",
+        b"cookie",
+        b"set-cookie",
+        b"connection",
+        b"expect",
+        b"upgrade",
+        b"proxy-authorization",
+        b"cache-control",
+        b"range",
+        b"max-forwards",
     ];
     let colon = memchr::memchr(b':', line).ok_or(Reason::TrailerInvalid)?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     if !is_token(name) || find_control(value).is_some() {
         return Err(Reason::TrailerInvalid);
     }
-    match FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
+    match FORBIDDEN
+        .iter()
+        .any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+    {
         true => Err(Reason::TrailerForbidden),
         false => Ok(()),
     }
@@ -214,8 +237,14 @@ mod tests {
         let trailers = format!("0\r\nx: {}\r\n\r\n", "a".repeat(TRAILERS));
         let table: &[(&str, Result<&str, Reason>)] = &[
             ("5\r\nhello\r\n0\r\n\r\n", Ok("hello")),
-            ("5;ext=1;q=\"a\\\"b;\"\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", Ok("hello world")),
-            ("00000005\r\nhello\r\n000\r\nx-note: fine\r\n\r\n", Ok("hello")),
+            (
+                "5;ext=1;q=\"a\\\"b;\"\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
+                Ok("hello world"),
+            ),
+            (
+                "00000005\r\nhello\r\n000\r\nx-note: fine\r\n\r\n",
+                Ok("hello"),
+            ),
             ("A\r\n0123456789\r\n0\r\n\r\n", Ok("0123456789")),
             ("5\nhello\r\n0\r\n\r\n", Err(Reason::BareLf)),
             ("5\r\nhello\n0\r\n\r\n", Err(Reason::ChunkEnd)),
@@ -224,12 +253,21 @@ mod tests {
             ("0x5\r\nhello\r\n0\r\n\r\n", Err(Reason::ChunkSize)),
             ("5_0\r\nhello\r\n0\r\n\r\n", Err(Reason::ChunkSize)),
             ("\r\nhello\r\n0\r\n\r\n", Err(Reason::ChunkSize)),
-            ("00000000000000005\r\nhello\r\n0\r\n\r\n", Err(Reason::ChunkSize)),
+            (
+                "00000000000000005\r\nhello\r\n0\r\n\r\n",
+                Err(Reason::ChunkSize),
+            ),
             ("5\rXhello\r\n0\r\n\r\n", Err(Reason::BareCr)),
             ("5;a\nb\r\nhello\r\n0\r\n\r\n", Err(Reason::BareLf)),
-            ("5;a=\"\r\n\"\r\nhello\r\n0\r\n\r\n", Err(Reason::ChunkExtension)),
+            (
+                "5;a=\"\r\n\"\r\nhello\r\n0\r\n\r\n",
+                Err(Reason::ChunkExtension),
+            ),
             ("4\r\nhello\r\n0\r\n\r\n", Err(Reason::ChunkEnd)),
-            ("0\r\nContent-Length: 5\r\n\r\n", Err(Reason::TrailerForbidden)),
+            (
+                "0\r\nContent-Length: 5\r\n\r\n",
+                Err(Reason::TrailerForbidden),
+            ),
             ("0\r\nhost: x\r\n\r\n", Err(Reason::TrailerForbidden)),
             ("0\r\nno colon\r\n\r\n", Err(Reason::TrailerInvalid)),
             ("0\r\nx: y\n\r\n", Err(Reason::BareLf)),
@@ -240,7 +278,12 @@ mod tests {
             for step in [1, 2, 3, 7, input.len()] {
                 let seen = decode(input.as_bytes(), step).map(|(body, _)| body);
                 let expected = expected.map(|body| body.as_bytes().to_vec());
-                assert_eq!(seen, expected, "{:?} by {step}", &input[..input.len().min(60)]);
+                assert_eq!(
+                    seen,
+                    expected,
+                    "{:?} by {step}",
+                    &input[..input.len().min(60)]
+                );
             }
         }
     }

@@ -7,7 +7,7 @@
 use super::bytes::{decimal, find_control, is_token, trim};
 use super::host::Authority;
 use super::names;
-use super::target::{Form, PathFlags, Target};
+use super::target::{Form, Target};
 use crate::edge::reason::Reason;
 
 /// How long a head and its parts may be.
@@ -30,7 +30,13 @@ pub const HEAD_MAX: usize = 60 * 1024;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { line: 8192, fields: 100, field: 8190, total: 32 * 1024, refuse_underscores: false }
+        Self {
+            line: 8192,
+            fields: 100,
+            field: 8190,
+            total: 32 * 1024,
+            refuse_underscores: false,
+        }
     }
 }
 
@@ -104,10 +110,6 @@ impl Head {
         self.target.path(self.text(self.target_at))
     }
 
-    pub fn path_flags(&self) -> PathFlags {
-        self.target.flags()
-    }
-
     /// Raw, without the `?`.
     pub fn query(&self) -> &[u8] {
         self.target.query(self.text(self.target_at))
@@ -147,14 +149,20 @@ impl Head {
 
     /// Asking twice does no more than asking once (RFC 9110 section 9.2.2).
     pub fn is_idempotent(&self) -> bool {
-        matches!(self.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE" | b"TRACE")
+        matches!(
+            self.method(),
+            b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE" | b"TRACE"
+        )
     }
 
     /// The value of the first field with this lower-case name.
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
         let id = names::find(name);
         let is = |field: &&Field| field.id == id && (id != 0 || self.text(field.name) == name);
-        self.fields.iter().find(is).map(|field| self.text(field.value))
+        self.fields
+            .iter()
+            .find(is)
+            .map(|field| self.text(field.value))
     }
 
     /// Fields that are for the app, in order: id, lower-case name, value. Not hop-by-hop ones.
@@ -188,7 +196,9 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Progress, R
     head.bytes.clear();
     head.bytes.extend_from_slice(&buf[..end]);
     head.read(limits)?;
-    Ok(Progress::Complete { consumed: skip + end })
+    Ok(Progress::Complete {
+        consumed: skip + end,
+    })
 }
 
 /// What can be refused before the head is whole: waiting longer would help nobody.
@@ -238,7 +248,11 @@ fn check_lengths(head: &[u8], limits: &Limits) -> Result<(), Reason> {
         match first {
             true if line.len() > limits.line => return Err(Reason::RequestLineTooLong),
             false if line.len() > limits.field => return Err(Reason::FieldTooLong),
-            false if line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t')) => {
+            false
+                if line
+                    .first()
+                    .is_some_and(|byte| matches!(byte, b' ' | b'\t')) =>
+            {
                 return Err(Reason::ObsFold);
             }
             _ => first = false,
@@ -265,8 +279,13 @@ impl Head {
     fn read_line(&mut self, end: usize) -> Result<(), Reason> {
         let line = &self.bytes[..end];
         let first = memchr::memchr(b' ', line).ok_or(Reason::RequestLine)?;
-        let second = memchr::memchr(b' ', &line[first + 1..]).ok_or(Reason::RequestLine)? + first + 1;
-        let (method, target, version) = (&line[..first], &line[first + 1..second], &line[second + 1..]);
+        let second =
+            memchr::memchr(b' ', &line[first + 1..]).ok_or(Reason::RequestLine)? + first + 1;
+        let (method, target, version) = (
+            &line[..first],
+            &line[first + 1..second],
+            &line[second + 1..],
+        );
         if !is_token(method) {
             return Err(Reason::MethodToken);
         }
@@ -329,7 +348,11 @@ impl Head {
         if name.contains(&b'_') {
             // Frameworks turn `-` into `_`: two spellings of one name would meet different checks.
             self.dropped += 1;
-            return if limits.refuse_underscores { Err(Reason::UnderscoreName) } else { Ok(()) };
+            return if limits.refuse_underscores {
+                Err(Reason::UnderscoreName)
+            } else {
+                Ok(())
+            };
         }
         if name == b"proxy" {
             // httpoxy, CVE-2016-5385: it would become the variable HTTP_PROXY.
@@ -348,16 +371,29 @@ impl Head {
         }
         let hop = matches!(
             id,
-            names::CONNECTION | names::KEEP_ALIVE | names::TE | names::TRANSFER_ENCODING
-                | names::UPGRADE | names::EXPECT | names::CONTENT_LENGTH
+            names::CONNECTION
+                | names::KEEP_ALIVE
+                | names::TE
+                | names::TRANSFER_ENCODING
+                | names::UPGRADE
+                | names::EXPECT
+                | names::CONTENT_LENGTH
         ) || matches!(name, b"trailer" | b"proxy-connection" | b"http2-settings");
-        self.fields.push(Field { id, hop, name: name_at, value });
+        self.fields.push(Field {
+            id,
+            hop,
+            name: name_at,
+            value,
+        });
         Ok(())
     }
 
     /// All values of a known field.
     fn values(&self, id: u8) -> impl Iterator<Item = &[u8]> {
-        self.fields.iter().filter(move |field| field.id == id).map(|field| self.text(field.value))
+        self.fields
+            .iter()
+            .filter(move |field| field.id == id)
+            .map(|field| self.text(field.value))
     }
 
     /// Exactly one valid host; an absolute target must name the same one (threats E-08).
@@ -410,10 +446,20 @@ impl Head {
             (None, Some(_)) if self.version < 11 => return Err(Reason::TeInOldVersion),
             (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
             (None, Some(coding)) => {
-                const KNOWN: [&[u8]; 6] =
-                    [b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"identity"];
+                const KNOWN: [&[u8]; 6] = [
+                    b"gzip",
+                    b"x-gzip",
+                    b"deflate",
+                    b"compress",
+                    b"x-compress",
+                    b"identity",
+                ];
                 let known = KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known));
-                return Err(if known { Reason::TeUnsupported } else { Reason::TeInvalid });
+                return Err(if known {
+                    Reason::TeUnsupported
+                } else {
+                    Reason::TeInvalid
+                });
             }
         };
         Ok(())
@@ -451,7 +497,9 @@ impl Head {
             && self.version >= 11
             && self.method() == b"GET"
             && self.framing == Framing::None
-            && self.values(names::UPGRADE).any(|value| value.eq_ignore_ascii_case(b"websocket"))
+            && self
+                .values(names::UPGRADE)
+                .any(|value| value.eq_ignore_ascii_case(b"websocket"))
             && self.values(names::SEC_WEBSOCKET_KEY).count() == 1;
         Ok(())
     }
@@ -460,10 +508,20 @@ impl Head {
     /// proxies rely on (threats E-10).
     fn hop_by_request(&mut self, name: &[u8]) -> Result<(), Reason> {
         const KEPT: [&[u8]; 9] = [
-            b"host", b"authorization", b"cookie", b"content-length", b"content-type",
-            b"transfer-encoding", b"forwarded", b"x-real-ip", b"x-api-key",
+            b"host",
+            b"authorization",
+            b"cookie",
+            b"content-length",
+            b"content-type",
+            b"transfer-encoding",
+            b"forwarded",
+            b"x-real-ip",
+            b"x-api-key",
         ];
-        if KEPT.contains(&name) || name.starts_with(b"x-forwarded-") || name.starts_with(b"x-ostler-") {
+        if KEPT.contains(&name)
+            || name.starts_with(b"x-forwarded-")
+            || name.starts_with(b"x-ostler-")
+        {
             return Err(Reason::ConnectionNames);
         }
         for index in 0..self.fields.len() {
@@ -506,9 +564,18 @@ mod tests {
         check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::None));
         check("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::None));
         check("GET / HTTP/1.0\r\n\r\n", Ok(Framing::None));
-        check("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", Ok(Framing::Length(5)));
-        check("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Ok(Framing::Chunked));
-        check("GET http://a:80/x HTTP/1.1\r\nHost: A\r\n\r\n", Ok(Framing::None));
+        check(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
+            Ok(Framing::Length(5)),
+        );
+        check(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
+            Ok(Framing::Chunked),
+        );
+        check(
+            "GET http://a:80/x HTTP/1.1\r\nHost: A\r\n\r\n",
+            Ok(Framing::None),
+        );
         check("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::None));
     }
 
@@ -516,9 +583,18 @@ mod tests {
     fn ambiguous_framing_is_refused() {
         let post = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         for (fields, reason) in [
-            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", Reason::ClAndTe),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", Reason::ClAndTe),
-            ("Content-Length: 5\r\nContent-Length: 5\r\n", Reason::ClDuplicate),
+            (
+                "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                Reason::ClAndTe,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+                Reason::ClAndTe,
+            ),
+            (
+                "Content-Length: 5\r\nContent-Length: 5\r\n",
+                Reason::ClDuplicate,
+            ),
             ("Content-Length: 5, 5\r\n", Reason::ClInvalid),
             ("Content-Length: +5\r\n", Reason::ClInvalid),
             ("Content-Length: -5\r\n", Reason::ClInvalid),
@@ -526,15 +602,24 @@ mod tests {
             ("Content-Length: 5_0\r\n", Reason::ClInvalid),
             ("Content-Length:\r\n", Reason::ClInvalid),
             ("Content-Length: 9223372036854775808\r\n", Reason::ClInvalid),
-            ("Content-Length: 99999999999999999999\r\n", Reason::ClInvalid),
+            (
+                "Content-Length: 99999999999999999999\r\n",
+                Reason::ClInvalid,
+            ),
             ("Transfer-Encoding: chunked, chunked\r\n", Reason::TeInvalid),
-            ("Transfer-Encoding: identity, chunked\r\n", Reason::TeInvalid),
+            (
+                "Transfer-Encoding: identity, chunked\r\n",
+                Reason::TeInvalid,
+            ),
             ("Transfer-Encoding: ,chunked\r\n", Reason::TeInvalid),
             ("Transfer-Encoding: xchunked\r\n", Reason::TeInvalid),
             ("Transfer-Encoding: chunked;q=1\r\n", Reason::TeInvalid),
             ("Transfer-Encoding: \u{b}chunked\r\n", Reason::Control),
             ("Transfer-Encoding: gzip\r\n", Reason::TeUnsupported),
-            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Reason::TeDuplicate),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                Reason::TeDuplicate,
+            ),
             ("Transfer-Encoding : chunked\r\n", Reason::SpaceBeforeColon),
             (" Transfer-Encoding: chunked\r\n", Reason::ObsFold),
             ("X: y\r\n z\r\n", Reason::ObsFold),
@@ -543,14 +628,20 @@ mod tests {
             ("X: a\rb\r\n", Reason::BareCr),
             ("X: a\nb\r\n", Reason::BareLf),
             ("X: a\0b\r\n", Reason::Nul),
-            ("Content-Type: a\r\nContent-Type: b\r\n", Reason::FieldDuplicate),
+            (
+                "Content-Type: a\r\nContent-Type: b\r\n",
+                Reason::FieldDuplicate,
+            ),
             ("Connection: X-Forwarded-For\r\n", Reason::ConnectionNames),
             ("Connection: authorization\r\n", Reason::ConnectionNames),
             ("Expect: 200-ok\r\n", Reason::Expect),
         ] {
             check(&post(fields), Err(reason));
         }
-        check("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(Reason::TeInOldVersion));
+        check(
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Err(Reason::TeInOldVersion),
+        );
     }
 
     #[test]
@@ -558,24 +649,33 @@ mod tests {
         for (input, reason) in [
             ("GET / HTTP/1.1\r\n\r\n", Reason::HostMissing),
             ("GET / HTTP/1.1\r\nHost:\r\n\r\n", Reason::HostInvalid),
-            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Reason::HostDuplicate),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+                Reason::HostDuplicate,
+            ),
             ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", Reason::HostInvalid),
             ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", Reason::HostInvalid),
-            ("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", Reason::HostMismatch),
+            (
+                "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+                Reason::HostMismatch,
+            ),
             ("GET foo HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Target),
             ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Target),
             ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Fragment),
             ("GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Escape),
             ("GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", Reason::EscapedNul),
             ("GET /../x HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Traversal),
-            ("GET /%2e%2e/x HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Traversal),
+            (
+                "GET /%2e%2e/x HTTP/1.1\r\nHost: a\r\n\r\n",
+                Reason::Traversal,
+            ),
             ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Method),
             ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Method),
             ("G@T / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::MethodToken),
             ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", Reason::Version),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", Reason::Version),
             ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", Reason::RequestLine),
-            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Target),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::RequestLine),
             ("GET /\r\nHost: a\r\n\r\n", Reason::RequestLine),
             ("GET / HTTP/1.1\nHost: a\r\n\r\n", Reason::BareLf),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Reason::Http2Preface),
@@ -588,9 +688,18 @@ mod tests {
     #[test]
     fn limits_hold_whole_and_in_pieces() {
         let line = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(8300));
-        let field = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "a".repeat(8300));
-        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(100));
-        let total = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", format!("x: {}\r\n", "y".repeat(8000)).repeat(5));
+        let field = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n",
+            "a".repeat(8300)
+        );
+        let many = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "x: y\r\n".repeat(100)
+        );
+        let total = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            format!("x: {}\r\n", "y".repeat(8000)).repeat(5)
+        );
         for (input, reason) in [
             (line, Reason::RequestLineTooLong),
             (field, Reason::FieldTooLong),
@@ -612,8 +721,14 @@ mod tests {
         assert_eq!((head.host(), head.port()), (&b"ex.com"[..], Some(8080)));
         assert_eq!((head.path(), head.query()), (&b"/a b"[..], &b"q=1"[..]));
         assert!(!head.keep_alive());
-        let names: Vec<_> = head.fields().map(|(_, name, value)| (name, value)).collect();
-        assert_eq!(names, [(&b"host"[..], &b"Ex.com.:8080"[..]), (b"x-kept", b"v")]);
+        let names: Vec<_> = head
+            .fields()
+            .map(|(_, name, value)| (name, value))
+            .collect();
+        assert_eq!(
+            names,
+            [(&b"host"[..], &b"Ex.com.:8080"[..]), (b"x-kept", b"v")]
+        );
     }
 
     #[test]

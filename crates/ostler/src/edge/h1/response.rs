@@ -72,7 +72,10 @@ pub fn encode(
     if !(200..=999).contains(&head.status) {
         return Err(Reason::BadResponse);
     }
-    let mut private = Private { status: head.status, ..Private::default() };
+    let mut private = Private {
+        status: head.status,
+        ..Private::default()
+    };
     let (mut length, mut close, mut dated) = (None, !context.keep_alive, false);
     status_line(head.status, head.reason, out)?;
     for (name, value) in head.fields() {
@@ -110,7 +113,11 @@ pub fn encode(
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    Ok(Encoded { framing, close, private })
+    Ok(Encoded {
+        framing,
+        close,
+        private,
+    })
 }
 
 /// Decides the framing and writes its field.
@@ -170,31 +177,6 @@ pub fn encode_trailers(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a 101 for a WebSocket: `accept` is the answer to the client's key, `extensions` what was
-/// negotiated; the app's own fields follow.
-pub fn encode_switch(
-    head: &ResponseHead<'_>,
-    accept: &str,
-    extensions: Option<&str>,
-    out: &mut Vec<u8>,
-) -> Result<(), Reason> {
-    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
-    line(b"Sec-WebSocket-Accept", accept.as_bytes(), out);
-    if let Some(extensions) = extensions {
-        line(b"Sec-WebSocket-Extensions", extensions.as_bytes(), out);
-    }
-    for (name, value) in head.fields() {
-        check(name, value)?;
-        let ours = name.eq_ignore_ascii_case(b"sec-websocket-accept")
-            || name.eq_ignore_ascii_case(b"sec-websocket-extensions");
-        if matches!(known(name), Known::Other) && !ours {
-            line(name, value, out);
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    Ok(())
-}
-
 /// The usual phrase of a status (RFC 9110 section 15); empty for an unknown one.
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
@@ -241,7 +223,10 @@ pub fn reason_phrase(status: u16) -> &'static str {
 }
 
 fn status_line(status: u16, reason: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
-    if !reason.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 127)) {
+    if !reason
+        .iter()
+        .all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 127))
+    {
         return Err(Reason::BadResponse);
     }
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -265,11 +250,17 @@ fn line(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 /// A name that is a token, a value that ends no line.
 fn check(name: &[u8], value: &[u8]) -> Result<(), Reason> {
     let splits = memchr::memchr3(b'\r', b'\n', 0, value).is_some();
-    if splits || !is_token(name) { Err(Reason::BadResponse) } else { Ok(()) }
+    if splits || !is_token(name) {
+        Err(Reason::BadResponse)
+    } else {
+        Ok(())
+    }
 }
 
 fn has_close(value: &[u8]) -> bool {
-    value.split(|&byte| byte == b',').any(|option| trim(option).eq_ignore_ascii_case(b"close"))
+    value
+        .split(|&byte| byte == b',')
+        .any(|option| trim(option).eq_ignore_ascii_case(b"close"))
 }
 
 enum Known {
@@ -346,7 +337,8 @@ mod tests {
         let (_, payload, _) = frame(&wire).expect("frame").expect("whole");
         let head = ResponseHead::decode(payload).expect("head");
         let mut out = Vec::new();
-        encode(&head, context, &mut out).map(|encoded| (String::from_utf8_lossy(&out).into_owned(), encoded))
+        encode(&head, context, &mut out)
+            .map(|encoded| (String::from_utf8_lossy(&out).into_owned(), encoded))
     }
 
     fn context() -> ResponseContext {
@@ -361,23 +353,76 @@ mod tests {
 
     #[test]
     fn framing_follows_status_method_version_and_length() {
-        let check = |status, fields: &[(&str, &str)], context: &ResponseContext, framing, has: &str| {
-            let (text, encoded) = encoded(status, fields, context).expect("good");
-            assert_eq!(encoded.framing, framing, "{text}");
-            assert!(text.contains(has), "{text:?} lacks {has:?}");
-        };
+        let check =
+            |status, fields: &[(&str, &str)], context: &ResponseContext, framing, has: &str| {
+                let (text, encoded) = encoded(status, fields, context).expect("good");
+                assert_eq!(encoded.framing, framing, "{text}");
+                assert!(text.contains(has), "{text:?} lacks {has:?}");
+            };
         let plain = context();
-        let whole = ResponseContext { body_len: Some(7), ..context() };
-        let old = ResponseContext { request_version: 10, keep_alive: false, ..context() };
-        let head = ResponseContext { method_is_head: true, ..whole.clone() };
-        check(200, &[], &plain, BodyFraming::Chunked, "Transfer-Encoding: chunked\r\n");
-        check(200, &[], &whole, BodyFraming::Length(7), "Content-Length: 7\r\n");
-        check(200, &[("content-length", "9")], &plain, BodyFraming::Length(9), "Content-Length: 9\r\n");
-        check(200, &[], &old, BodyFraming::UntilClose, "Connection: close\r\n");
+        let whole = ResponseContext {
+            body_len: Some(7),
+            ..context()
+        };
+        let old = ResponseContext {
+            request_version: 10,
+            keep_alive: false,
+            ..context()
+        };
+        let head = ResponseContext {
+            method_is_head: true,
+            ..whole.clone()
+        };
+        check(
+            200,
+            &[],
+            &plain,
+            BodyFraming::Chunked,
+            "Transfer-Encoding: chunked\r\n",
+        );
+        check(
+            200,
+            &[],
+            &whole,
+            BodyFraming::Length(7),
+            "Content-Length: 7\r\n",
+        );
+        check(
+            200,
+            &[("content-length", "9")],
+            &plain,
+            BodyFraming::Length(9),
+            "Content-Length: 9\r\n",
+        );
+        check(
+            200,
+            &[],
+            &old,
+            BodyFraming::UntilClose,
+            "Connection: close\r\n",
+        );
         check(200, &[], &head, BodyFraming::None, "Content-Length: 7\r\n");
-        check(204, &[("Content-Length", "0")], &plain, BodyFraming::None, "204 No Content\r\n");
-        check(304, &[("ETag", "\"x\"")], &whole, BodyFraming::None, "ETag: \"x\"\r\n");
-        check(200, &[("Connection", "close")], &plain, BodyFraming::Chunked, "Connection: close\r\n");
+        check(
+            204,
+            &[("Content-Length", "0")],
+            &plain,
+            BodyFraming::None,
+            "204 No Content\r\n",
+        );
+        check(
+            304,
+            &[("ETag", "\"x\"")],
+            &whole,
+            BodyFraming::None,
+            "ETag: \"x\"\r\n",
+        );
+        check(
+            200,
+            &[("Connection", "close")],
+            &plain,
+            BodyFraming::Chunked,
+            "Connection: close\r\n",
+        );
     }
 
     #[test]
@@ -394,7 +439,10 @@ mod tests {
             (200, &[("Content-Length", "5"), ("Content-Length", "6")]),
             (200, &[("Content-Length", "-1")]),
         ] {
-            assert!(encoded(status, fields, &context()).is_err(), "{status} {fields:?}");
+            assert!(
+                encoded(status, fields, &context()).is_err(),
+                "{status} {fields:?}"
+            );
         }
     }
 
@@ -410,6 +458,8 @@ mod tests {
         let (text, encoded) = encoded(200, &fields, &context()).expect("good");
         assert!(!text.contains("Accel") && !text.contains("Sendfile") && !text.contains("ostler"));
         assert_eq!(text.matches("Transfer-Encoding").count(), 1);
-        assert!(encoded.private.internal() && encoded.private.app_error && encoded.private.unbuffered);
+        assert!(
+            encoded.private.internal() && encoded.private.app_error && encoded.private.unbuffered
+        );
     }
 }

@@ -77,7 +77,11 @@ impl Target {
         } else if starts_with(text, b"https://") {
             (true, 8)
         } else {
-            return Err(if text.contains(&b'#') { Reason::Fragment } else { Reason::Target });
+            return Err(if text.contains(&b'#') {
+                Reason::Fragment
+            } else {
+                Reason::Target
+            });
         };
         let rest = &text[from..];
         let length = rest
@@ -141,10 +145,6 @@ impl Target {
 
     pub fn form(&self) -> Form {
         self.form
-    }
-
-    pub fn flags(&self) -> PathFlags {
-        self.flags
     }
 
     /// Host and port of an absolute target; empty for other forms.
@@ -241,7 +241,7 @@ mod tests {
         let mut parsed = Target::default();
         parsed.parse(target.as_bytes(), false)?;
         let path = parsed.path(target.as_bytes()).to_vec();
-        Ok((path.escape_ascii().to_string(), parsed.flags()))
+        Ok((path.escape_ascii().to_string(), parsed.flags))
     }
 
     #[test]
@@ -315,17 +315,39 @@ mod tests {
     fn forms_are_told_apart() {
         let mut target = Target::default();
         assert_eq!(target.parse(b"*", true), Ok(()));
-        assert_eq!((target.form(), target.path(b"*")), (Form::Asterisk, &b"*"[..]));
+        assert_eq!(
+            (target.form(), target.path(b"*")),
+            (Form::Asterisk, &b"*"[..])
+        );
         let text = b"http://a.example:81/p?q=1?2";
         assert_eq!(target.parse(text, false), Ok(()));
         assert_eq!(target.form(), Form::Absolute { https: false });
         assert_eq!(target.authority(text), b"a.example:81");
-        assert_eq!((target.path(text), target.query(text)), (&b"/p"[..], &b"q=1?2"[..]));
+        assert_eq!(
+            (target.path(text), target.query(text)),
+            (&b"/p"[..], &b"q=1?2"[..])
+        );
         for bad in [
-            "", "*", "foo", "a:443", "ftp://a/", "http:/a", "http:a", "http://", "http:///a",
-            "http://u@a/", "http://u:p@a/", "http://a:x/", "//a@b", "?x",
+            "",
+            "*",
+            "foo",
+            "a:443",
+            "ftp://a/",
+            "http:/a",
+            "http:a",
+            "http://",
+            "http:///a",
+            "http://u@a/",
+            "http://u:p@a/",
+            "http://a:x/",
+            "//a@b",
+            "?x",
         ] {
-            let expected = if bad.starts_with("//") { Ok(()) } else { Err(Reason::Target) };
+            let expected = if bad.starts_with("//") {
+                Ok(())
+            } else {
+                Err(Reason::Target)
+            };
             assert_eq!(target.parse(bad.as_bytes(), false), expected, "{bad:?}");
         }
     }
