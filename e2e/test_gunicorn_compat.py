@@ -128,8 +128,8 @@ def test_settings_that_reach_the_app(host, tmp_path):
     (tmp_path / "sub" / "lib" / "extra.py").write_text("GREETING = 'from lib'\n")
     source = HELLO + "import extra\nos.environ['GREETING'] = extra.GREETING + os.environ['MORE'] + os.getcwd()\n"
     (tmp_path / "sub" / "app.py").write_text(source)
-    running = host("app:app", "--chdir", "sub", "--pythonpath", "lib", "-e", "MORE=, more, ", cwd=tmp_path)
-    assert running.get("/").text == f"from lib, more, {tmp_path}/sub"
+    running = host("app:app", "--chdir", "sub", "--pythonpath", "lib", "-e", "MORE=, more,", cwd=tmp_path)
+    assert running.get("/").text == f"from lib, more,{tmp_path}/sub"
 
 
 def test_wsgi_app_in_the_file(host, tmp_path):
