@@ -79,7 +79,9 @@ def app(environ, start_response):
             assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == b"False"
 
 
-@pytest.mark.parametrize("app", ["flask_app:app", "django_app:app", "httpbin:app", "probe:app"])
+# Not httpbin: Werkzeug calls read() without a size where `wsgi.input_terminated` allows it, and the
+# validator knows only read(size).
+@pytest.mark.parametrize("app", ["flask_app:app", "django_app:app", "probe:app"])
 def test_wsgiref_validate_finds_nothing(host, app):
     module, _, name = app.partition(":")
     source = f"from wsgiref.validate import validator\nfrom {module} import {name} as inner\napp = validator(inner)\n"
@@ -87,7 +89,7 @@ def test_wsgiref_validate_finds_nothing(host, app):
     for path in ("/", "/stream/5", "/nothing"):
         assert running.get(path).status < 500
     assert running.request("HEAD", "/").status < 500
-    assert running.request("POST", "/post", {"Content-Type": "application/x-www-form-urlencoded"}, b"a=b").status < 500
+    assert running.request("POST", "/length", {"Content-Type": "text/plain"}, b"a=b").status < 500
     assert not running.log.matches("AssertionError")
 
 
