@@ -104,7 +104,7 @@ e2e: debug $(E2E)/ready
 	for part in $(wildcard e2e/asgi e2e/worker e2e/zygote); do \
 		$(PYTEST) -n $(JOBS) -c /dev/null --rootdir $$part --confcutdir $$part $$part; \
 	done
-	$(PYTEST) -n $(JOBS) e2e
+	$(PYTEST) -n $(JOBS) --ignore=e2e/asgi --ignore=e2e/worker --ignore=e2e/zygote e2e
 
 wheel-test: $(E2E)/ready
 	$(E2E)/bin/maturin build --profile dev --locked --quiet --out target/wheels-dev

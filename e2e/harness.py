@@ -113,7 +113,7 @@ class Host:
 
     def workers(self) -> list[psutil.Process]:
         """The processes forked from a zygote, oldest first."""
-        forked = [p for zygote in self.zygotes() for p in self._children(zygote.pid)]
+        forked = [p for zygote in self.zygotes() for p in self._children(zygote.pid) if "ostler: hooks" not in " ".join(command_line(p))]
         return sorted(forked, key=lambda p: (p.create_time(), p.pid))
 
     def tree(self) -> str:
@@ -219,7 +219,7 @@ class Raw:
         """Sends; a peer that has hung up meanwhile is no error here, its answer is what counts."""
         try:
             self.socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             pass
         return self
 

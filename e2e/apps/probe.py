@@ -12,7 +12,7 @@ def app(environ, start_response):
     path = environ["PATH_INFO"]
     if path != "/calls":
         calls += 1
-    do = ACTIONS.get(path.split("/")[1], hello)
+    do = ACTIONS.get(path.strip("/").split("/")[0], hello)
     return do(environ, start_response)
 
 

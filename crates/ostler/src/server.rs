@@ -24,6 +24,9 @@ use crate::sys::{Channel, Pidfd};
 /// Disk that spooled bodies may take together, in bytes: 1 GiB.
 const SPOOL: u64 = 1 << 30;
 
+/// What is still being sent when the last worker is gone has this long.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
 /// Threads that do blocking work for one edge thread: disk reads behind `wsgi.file_wrapper`.
 const BLOCKING_THREADS: usize = 8;
 
@@ -245,14 +248,27 @@ impl Server {
         for thread in &self.threads {
             thread.thread.stopping.notify_waiters();
         }
-        self.handle.stop(graceful);
+        let patience = if graceful {
+            self.settings.graceful_timeout
+        } else {
+            Duration::ZERO
+        };
+        let (shared, handle) = (Arc::clone(&self.edge), self.handle.clone());
+        tokio::spawn(async move {
+            if graceful {
+                // What the kernel had accepted comes in now.
+                tokio::time::sleep(2 * edge::LAST_ACCEPT).await;
+            }
+            // Requests first, then the workers that serve them.
+            let _ = tokio::time::timeout(patience, shared.peers.empty()).await;
+            handle.stop(graceful);
+        });
     }
 
     /// Ends the edge threads, then the logs: the last lines must be written.
     async fn end(&mut self) {
-        // The workers are gone; what they answered may still be on its way to slow clients.
-        let patience = self.settings.graceful_timeout;
-        let _ = tokio::time::timeout(patience, self.edge.peers.empty()).await;
+        // The workers are gone; their last answers may still be on their way.
+        let _ = tokio::time::timeout(LAST_BYTES, self.edge.peers.empty()).await;
         for thread in &mut self.threads {
             if let Some(stop) = thread.stop.take() {
                 let _ = stop.send(());

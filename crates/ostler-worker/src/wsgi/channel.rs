@@ -12,7 +12,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::gil::GilCell;
-use super::{ClientDisconnected, sys};
+use super::sys;
+use crate::ClientDisconnected;
 
 /// The socket, shared by everything that serves or reads the request in flight.
 pub struct Channel {

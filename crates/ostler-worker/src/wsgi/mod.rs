@@ -26,6 +26,7 @@ mod respond;
 mod start_response;
 mod sys;
 
+use crate::ClientDisconnected;
 use channel::{Channel, Next};
 use environ::Environ;
 use exchange::{Exchange, Response, Stage};
@@ -36,19 +37,8 @@ use report::Subject;
 use respond::{Outcome, respond};
 use start_response::Callables;
 
-pyo3::create_exception!(
-    _ostler,
-    ClientDisconnected,
-    PyConnectionError,
-    "The client went away before its request was read or its response was sent."
-);
-
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<FileWrapper>()?;
-    module.add(
-        "ClientDisconnected",
-        module.py().get_type::<ClientDisconnected>(),
-    )?;
     module.add_function(wrap_pyfunction!(serve_wsgi, module)?)
 }
 

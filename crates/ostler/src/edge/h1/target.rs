@@ -283,7 +283,7 @@ mod tests {
             ("/%zz", "400 escape"),
             ("/%+1", "400 escape"),
             ("/%%", "400 escape"),
-            ("/%00", "400 escaped-nul"),
+            ("/%00", "400 escaped_nul"),
             ("/a#b", "400 fragment"),
             ("/a?b#c", "400 fragment"),
             ("/a?%zz%00/../", "/a"),

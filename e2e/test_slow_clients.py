@@ -1,0 +1,238 @@
+"""Clients that take their time: they pay for it themselves, nobody else does."""
+
+import shutil
+import socket
+import statistics
+import subprocess
+import threading
+import time
+
+import pytest
+
+from harness import eventually
+
+SLOW = "127.0.0.7"
+"""Where the slow ones come from; the good client uses another address."""
+
+
+def latencies(host, seconds):
+    """What one good client sees on one connection: seconds of each request."""
+    found = []
+    end = time.monotonic() + seconds
+    with host.raw() as raw:
+        while time.monotonic() < end:
+            began = time.monotonic()
+            answer = raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer()
+            assert answer.status == 200
+            found.append(time.monotonic() - began)
+    return found
+
+
+def p99(values):
+    return statistics.quantiles(values, n=100)[98]
+
+
+class Crowd:
+    """Many slow connections from addresses of their own, each doing as `act(socket)` says now and then."""
+
+    def __init__(self, host, count, first, act):
+        self.sockets = []
+        for n in range(count):
+            source = f"127.0.{10 + n // 200}.{1 + n % 200}"
+            one = socket.create_connection(("127.0.0.1", host.port), 10, (source, 0))
+            one.sendall(first)
+            self.sockets.append(one)
+        self.act, self.over = act, threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.over.wait(0.5):
+            for one in self.sockets:
+                try:
+                    self.act(one)
+                except OSError:
+                    pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+        for one in self.sockets:
+            one.close()
+
+
+CROWDS = {
+    "heads": (b"GET / HTTP/1.1\r\nHost: a\r\n", lambda s: s.sendall(b"X: y\r\n")),
+    "bodies": (b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n", lambda s: s.sendall(b"x")),
+    "readers": (b"GET /large/2000000 HTTP/1.1\r\nHost: a\r\n\r\n", lambda s: s.recv(32, socket.MSG_DONTWAIT)),
+}
+
+
+def good_client_is_fine(host, count, kind, seconds):
+    quiet = p99(latencies(host, 2))
+    with Crowd(host, count, *CROWDS[kind]):
+        busy = latencies(host, seconds)
+    # On a machine that also runs the crowd, the crowd's own processor time is in this number.
+    return quiet, p99(busy), len(busy)
+
+
+@pytest.mark.parametrize("kind", CROWDS)
+def test_200_slow_ones_hurt_nobody(host, kind):
+    running = host("probe:app", "-w", "2")
+    quiet, busy, count = good_client_is_fine(running, 200, kind, 4)
+    assert count > 100 and busy < max(4 * quiet, 0.05), (quiet, busy, count)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", CROWDS)
+def test_1000_slow_ones_hurt_nobody(host, kind):
+    running = host("probe:app", "-w", "2")
+    quiet, busy, count = good_client_is_fine(running, 1000, kind, 30)
+    assert count > 1000 and busy <= max(2 * quiet, 0.005), (quiet, busy, count)
+
+
+@pytest.mark.parametrize("mode", ["-H", "-B", "-X"])
+def test_slowhttptest_cannot_deny_service(host, mode, tmp_path):
+    tool = shutil.which("slowhttptest")
+    assert tool, "apt-get install slowhttptest"
+    running = host("probe:app", "-w", "2", "--max-connections-per-address", 200)
+    command = [tool, mode, "-c", "150", "-r", "150", "-i", "1", "-l", "6", "-p", "2"]
+    command += ["-u", f"http://127.0.0.1:{running.port}/large/500000"]
+    attack = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        assert len(latencies(running, 5)) > 100
+    finally:
+        attack.terminate()
+        attack.wait(20)
+
+
+# Each slow one is ended in time
+
+
+def ends_within(raw, seconds):
+    raw.socket.settimeout(seconds)
+    try:
+        return raw.rest()
+    except TimeoutError:
+        raise AssertionError(f"not closed within {seconds} s") from None
+
+
+def test_head_has_10_seconds_in_total(host):
+    running = host("probe:app")
+    with running.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\n")
+        began = time.monotonic()
+        stop = threading.Event()
+
+        def drip():
+            while not stop.wait(1):
+                raw.send(b"X: y\r\n")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        said = ends_within(raw, 20)
+        stop.set()
+        thread.join()
+        assert 8 < time.monotonic() - began < 15
+        assert said == b"" or said.startswith(b"HTTP/1.1 408")
+
+
+def test_header_timeout_is_a_setting(host):
+    running = host("probe:app", "--header-timeout", "1")
+    with running.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\n")
+        ends_within(raw, 4)
+
+
+def test_silent_connection_is_closed(host):
+    running = host("probe:app", "--keep-alive", "1", "--header-timeout", "2")
+    with running.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer()
+        assert ends_within(raw, 4) == b"", "an idle connection is closed without a word"
+    with running.raw() as raw:
+        ends_within(raw, 5)
+
+
+def test_body_that_stops_is_given_up(host):
+    running = host("probe:app", "--body-timeout", "1")
+    with running.raw() as raw:
+        raw.send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx")
+        assert ends_within(raw, 5).startswith((b"HTTP/1.1 408", b""))
+    assert running.get("/calls").body == b"0"
+
+
+def test_body_below_the_least_rate_is_given_up(host):
+    running = host("probe:app", "--minimum-rate", "500")
+    with running.raw() as raw:
+        raw.send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+        stop = threading.Event()
+
+        def drip():
+            while not stop.wait(0.5):
+                raw.send(b"x")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        ends_within(raw, 25)
+        stop.set()
+        thread.join()
+        assert 8 < time.monotonic() - began < 20
+
+
+def test_reader_that_stops_is_given_up(host):
+    running = host("probe:app", "--write-timeout", "1")
+    server = running.server()
+    with running.raw() as raw:
+        raw.send(b"GET /large/50000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        raw.socket.recv(100)
+        eventually(lambda: any(c.status == "ESTABLISHED" for c in server.net_connections()), 5)
+        eventually(lambda: not any(c.status == "ESTABLISHED" for c in server.net_connections()), 10)
+
+
+def test_tls_handshake_has_a_time(host, tls):
+    running = host("probe:app", "--certfile", tls[0], "--keyfile", tls[1])
+    with running.raw(20) as raw:
+        began = time.monotonic()
+        raw.send(b"\x16\x03\x01")
+        ends_within(raw, 20)
+        assert time.monotonic() - began < 15
+
+
+# Connections of one address
+
+
+def test_cap_per_address_closes_the_oldest_idle_one_first(host):
+    running = host("probe:app", "--max-connections-per-address", 5, "--forwarded-allow-ips", "10.0.0.1")
+    held = []
+    for _ in range(5):
+        raw = running.raw(source=SLOW)
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+        held.append(raw)
+    with running.raw(source=SLOW) as sixth:
+        assert sixth.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+    assert held[0].closed_within(2), "the oldest idle one made room"
+    assert held[4].send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+
+
+def test_cap_per_address_answers_503_when_none_is_idle(host):
+    running = host("probe:app", "--max-connections-per-address", 3, "--threads", "8", "--forwarded-allow-ips", "10.0.0.1")
+    busy = [running.raw(source=SLOW) for _ in range(3)]
+    for raw in busy:
+        raw.send(b"GET /slow/1500 HTTP/1.1\r\nHost: a\r\n\r\n")
+    time.sleep(0.3)
+    with running.raw(source=SLOW) as more:
+        assert more.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 503
+    with running.raw(source="127.0.0.8") as other:
+        assert other.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+    assert [raw.answer().status for raw in busy] == [200] * 3
+
+
+def test_trusted_proxy_has_no_cap(host):
+    running = host("probe:app", "--max-connections-per-address", 3)
+    raws = [running.raw() for _ in range(20)]
+    for raw in raws:
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
