@@ -51,6 +51,8 @@ fn build(root: &Path, target: &Path) -> PathBuf {
     ] {
         cargo.env_remove(name);
     }
+    // A shared build folder in cargo's configuration would make the two wait for each other.
+    cargo.env("CARGO_BUILD_BUILD_DIR", target);
     // abi3 needs no interpreter; whichever is first on PATH must not have a say in the result.
     cargo.env("PYO3_NO_PYTHON", "1");
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");

@@ -17,7 +17,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-import wire  # noqa: E402
+import wsgi_wire as wire  # noqa: E402
 
 
 def _library():

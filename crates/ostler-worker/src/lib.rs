@@ -11,6 +11,13 @@ mod asgi;
 mod process;
 mod wsgi;
 
+pyo3::create_exception!(
+    _ostler,
+    ClientDisconnected,
+    pyo3::exceptions::PyConnectionError,
+    "The client went away before its request was read or its response was sent."
+);
+
 /// The Python side, importable as `_ostler.<name>`.
 const SOURCES: &[(&str, &str)] = &[
     ("appimport", include_str!("../py/appimport.py")),
@@ -33,6 +40,8 @@ const SOURCES: &[(&str, &str)] = &[
 #[pymodule]
 fn _ostler(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("WIRE_VERSION", ostler_wire::VERSION)?;
+    let disconnected = module.py().get_type::<ClientDisconnected>();
+    module.add("ClientDisconnected", disconnected)?;
     wsgi::register(module)?;
     asgi::register(module)?;
     process::register(module)?;

@@ -23,6 +23,9 @@ use crate::sys::{Channel, Pidfd};
 /// Disk that spooled bodies may take together, in bytes: 1 GiB.
 const SPOOL: u64 = 1 << 30;
 
+/// What is still being sent when the last worker is gone has this long.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
 /// Threads that do blocking work for one edge thread: disk reads behind `wsgi.file_wrapper`.
 const BLOCKING_THREADS: usize = 8;
 
@@ -98,7 +101,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         python: handover.python,
     };
     let code = server.run(&mut asked).await;
-    server.end();
+    server.end().await;
     Ok(code)
 }
 
@@ -198,7 +201,10 @@ impl Server {
             } => {
                 self.handle.zygote_failed(generation, exit, text);
             }
-            FromKeeper::ZygoteExited { generation, .. } => self.handle.zygote_gone(generation),
+            // Its socket's end says the same, behind its last words.
+            FromKeeper::ZygoteExited { generation, exit } => {
+                tracing::debug!(generation, "the zygote ended: {exit}");
+            }
             FromKeeper::Zygote {
                 generation,
                 pid,
@@ -232,7 +238,8 @@ impl Server {
     }
 
     /// Stops accepting, lets requests end, then the workers.
-    fn begin_stop(&self, graceful: bool) {
+    fn begin_stop(&mut self, graceful: bool) {
+        self.listeners.clear();
         tracing::info!(
             "stopping: no new connections{}",
             if graceful {
@@ -245,11 +252,23 @@ impl Server {
         for thread in &self.threads {
             thread.thread.stopping.notify_waiters();
         }
-        self.handle.stop(graceful);
+        let patience = if graceful {
+            self.settings.graceful_timeout
+        } else {
+            Duration::ZERO
+        };
+        let (edge, handle) = (Arc::clone(&self.edge), self.handle.clone());
+        tokio::spawn(async move {
+            // Requests first, then the workers that serve them.
+            let _ = tokio::time::timeout(patience, edge.peers.empty()).await;
+            handle.stop(graceful);
+        });
     }
 
     /// Ends the edge threads, then the logs: the last lines must be written.
-    fn end(&mut self) {
+    async fn end(&mut self) {
+        // The workers are gone; their last answers may still be on their way.
+        let _ = tokio::time::timeout(LAST_BYTES, self.edge.peers.empty()).await;
         for thread in &mut self.threads {
             if let Some(stop) = thread.stop.take() {
                 let _ = stop.send(());

@@ -22,18 +22,7 @@ mod websocket;
 
 use pyo3::prelude::*;
 
-pyo3::create_exception!(
-    _ostler,
-    ClientDisconnected,
-    pyo3::exceptions::PyOSError,
-    "The client is gone; nothing more can be sent to it."
-);
-
 /// Adds what `_ostler.asgi` builds on.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<channel::Channel>()?;
-    module.add(
-        "ClientDisconnected",
-        module.py().get_type::<ClientDisconnected>(),
-    )
+    module.add_class::<channel::Channel>()
 }

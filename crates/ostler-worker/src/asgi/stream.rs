@@ -7,7 +7,6 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::ClientDisconnected;
 use super::awaitable::{Drain, Receive};
 use super::channel::{Channel, Trouble};
 use super::event::Event;
@@ -16,6 +15,7 @@ use super::message::Message;
 use super::outflow::Outflow;
 use super::socket::Outbox;
 use super::websocket::WebSocket;
+use crate::ClientDisconnected;
 
 /// The state of one stream. Python holds it while the app's task runs; the channel holds it until
 /// the task is done and what it sent is in the channel's buffer.

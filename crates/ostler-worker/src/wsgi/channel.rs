@@ -12,7 +12,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::gil::GilCell;
-use super::{ClientDisconnected, sys};
+use super::sys;
+use crate::ClientDisconnected;
 
 /// The socket, shared by everything that serves or reads the request in flight.
 pub struct Channel {
@@ -152,9 +153,12 @@ impl Receive {
         self.serial += 1;
         self.cancelled = false;
         self.body = Body::Ended;
-        if self.pending.is_empty() && self.buf.len() > KEEP {
-            self.buf = vec![0; BUFFER];
-            self.pending = 0..0;
+        if self.pending.is_empty() {
+            self.fds.clear();
+            if self.buf.len() > KEEP {
+                self.buf = vec![0; BUFFER];
+                self.pending = 0..0;
+            }
         }
         loop {
             let Some((head, payload)) = self.frame(py)? else {
@@ -183,18 +187,13 @@ impl Receive {
         self.body = Body::BetweenFrames;
     }
 
-    /// Has the server called off the request in flight, or gone? Looks at what has arrived, never
-    /// waits.
+    /// Has the server called off the request in flight? Looks at what has arrived, never waits. The
+    /// end of the socket is no such sign: a graceful stop ends it while responses still go out.
     pub fn poll_cancel(&mut self, py: Python<'_>) -> PyResult<bool> {
         // A body that nobody reads stays in the socket: looking further ahead would buffer it all.
         while !self.cancelled && !self.eof && self.pending.len() < BUFFER && self.try_fill(py)? {}
-        self.cancelled = self.cancelled || self.eof || self.cancel_is_pending();
+        self.cancelled = self.cancelled || self.cancel_is_pending();
         Ok(self.cancelled)
-    }
-
-    /// Has [`Self::poll_cancel`] or the body found the request called off?
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled
     }
 
     /// Is a `Cancel` among the bytes that were received already?
@@ -335,7 +334,10 @@ impl Receive {
         while !self.eof {
             self.free_space();
             let (fd, at, buf, fds) = (self.fd, self.pending.end, &mut self.buf, &mut self.fds);
-            let received = py.detach(|| sys::recv(fd, &mut buf[at..], true, fds));
+            let received = py.detach(|| {
+                sys::wait_readable(fd)?;
+                sys::recv(fd, &mut buf[at..], fds)
+            });
             if self.received(py, received)? {
                 return Ok(true);
             }
@@ -350,7 +352,7 @@ impl Receive {
         }
         self.free_space();
         let at = self.pending.end;
-        let received = sys::recv(self.fd, &mut self.buf[at..], false, &mut self.fds);
+        let received = sys::recv(self.fd, &mut self.buf[at..], &mut self.fds);
         let found = self.received(py, received)?;
         self.misses = if found {
             0

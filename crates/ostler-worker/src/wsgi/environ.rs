@@ -1,17 +1,17 @@
 //! `environ`: a copy of a template dict, and the strings of this request in it.
 //!
-//! The template holds what is the same for every request. Strings that come again and again (a
-//! host, a user agent) are kept as the `str` built last and used again only when the bytes are the
-//! same. Nothing of `os.environ` gets in. Everything is latin-1 (PEP 3333, "Unicode Issues").
+//! The template holds what is the same for every request, and what has been the same in the last
+//! ones (see [`Entry`]). Nothing of `os.environ` gets in. Everything is latin-1 (PEP 3333, "Unicode
+//! Issues").
 
 use std::collections::HashMap;
 
 use ostler_wire::{BodyKind, Field, NAMES, RequestHead};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::Options;
+use super::entry::{Entry, set};
 use super::file::FileWrapper;
 use super::gil::latin1;
 use super::input::Input;
@@ -20,35 +20,44 @@ use super::input::Input;
 pub struct Environ {
     template: Py<PyDict>,
     keys: Keys,
-    words: Words,
-    method: Kept,
-    root: Kept,
-    path: Kept,
-    server: Kept,
-    server_port: KeptNumber,
-    client: Kept,
-    client_port: KeptNumber,
-    length: KeptNumber,
+    fixed: Fixed,
     /// By header id; the entry 0 is not used.
     headers: Vec<Header>,
+    /// Ids of headers that are in the template.
+    templated: Vec<u8>,
+    /// Counts requests, to tell which templated headers this one has.
+    turn: u32,
     /// `HTTP_…` keys of names without an id, at most [`MOST_NAMES`].
     named: HashMap<Box<[u8]>, Py<PyString>>,
 }
 
+/// What every request has.
+struct Fixed {
+    method: Entry,
+    root: Entry,
+    path: Entry,
+    raw_uri: Entry,
+    request_uri: Entry,
+    server: Entry,
+    server_port: Entry,
+    protocol: Entry,
+    scheme: Entry,
+    client: Entry,
+}
+
 /// A header whose name has an id.
 struct Header {
-    key: Py<PyString>,
-    value: Kept,
+    entry: Entry,
+    /// The request that had it last.
+    seen: u32,
     /// Secrets do not stay in memory longer than their request.
     secret: bool,
 }
 
 /// Names outside of `ostler_wire::NAMES` whose keys are kept; a client that invents names must not
-/// fill the memory.
+/// fill the memory. Longer ones than [`LONGEST_NAME`] bytes are not kept either.
 const MOST_NAMES: usize = 256;
-
-/// Values longer than this many bytes are built anew each time.
-const LONGEST_KEPT: usize = 512;
+const LONGEST_NAME: usize = 128;
 
 const SECRETS: [&str; 5] = [
     "authorization",
@@ -58,96 +67,51 @@ const SECRETS: [&str; 5] = [
     "x-csrf-token",
 ];
 
-/// Interned keys of what is set for each request.
+/// Interned keys of what only some requests have.
 struct Keys {
-    request_method: Py<PyString>,
-    script_name: Py<PyString>,
-    path_info: Py<PyString>,
     query_string: Py<PyString>,
-    raw_uri: Py<PyString>,
-    request_uri: Py<PyString>,
-    server_name: Py<PyString>,
-    server_port: Py<PyString>,
-    server_protocol: Py<PyString>,
-    remote_addr: Py<PyString>,
     remote_port: Py<PyString>,
     content_length: Py<PyString>,
-    url_scheme: Py<PyString>,
     input: Py<PyString>,
     early_hints: Py<PyString>,
-}
-
-/// Values out of a small set.
-struct Words {
-    empty: Py<PyString>,
-    http: Py<PyString>,
-    https: Py<PyString>,
-    http10: Py<PyString>,
-    http11: Py<PyString>,
-    http2: Py<PyString>,
-}
-
-/// The `str` built last, and the bytes it stands for.
-#[derive(Default)]
-struct Kept {
-    bytes: Vec<u8>,
-    text: Option<Py<PyString>>,
-}
-
-/// The same for a number in decimal.
-#[derive(Default)]
-struct KeptNumber {
-    number: u64,
-    text: Option<Py<PyString>>,
 }
 
 impl Environ {
     pub fn new(py: Python<'_>, options: &Options) -> PyResult<Self> {
         let intern = |text: &str| PyString::intern(py, text).unbind();
+        let entry = |key: &str| Entry::new(intern(key));
         let keys = Keys {
-            request_method: intern("REQUEST_METHOD"),
-            script_name: intern("SCRIPT_NAME"),
-            path_info: intern("PATH_INFO"),
             query_string: intern("QUERY_STRING"),
-            raw_uri: intern("RAW_URI"),
-            request_uri: intern("REQUEST_URI"),
-            server_name: intern("SERVER_NAME"),
-            server_port: intern("SERVER_PORT"),
-            server_protocol: intern("SERVER_PROTOCOL"),
-            remote_addr: intern("REMOTE_ADDR"),
             remote_port: intern("REMOTE_PORT"),
             content_length: intern("CONTENT_LENGTH"),
-            url_scheme: intern("wsgi.url_scheme"),
             input: intern("wsgi.input"),
             early_hints: intern("wsgi.early_hints"),
         };
-        let words = Words {
-            empty: intern(""),
-            http: intern("http"),
-            https: intern("https"),
-            http10: intern("HTTP/1.0"),
-            http11: intern("HTTP/1.1"),
-            http2: intern("HTTP/2"),
+        let fixed = Fixed {
+            method: entry("REQUEST_METHOD"),
+            root: entry("SCRIPT_NAME"),
+            path: entry("PATH_INFO"),
+            raw_uri: entry("RAW_URI"),
+            request_uri: entry("REQUEST_URI"),
+            server: entry("SERVER_NAME"),
+            server_port: entry("SERVER_PORT"),
+            protocol: entry("SERVER_PROTOCOL"),
+            scheme: entry("wsgi.url_scheme"),
+            client: entry("REMOTE_ADDR"),
         };
-        let template = template(py, options, &keys, &words)?;
+        let template = template(py, options, &keys)?;
         let headers = std::iter::once("").chain(NAMES).map(|name| Header {
-            key: intern(&environ_name(name.as_bytes())),
-            value: Kept::default(),
+            entry: entry(&environ_name(name.as_bytes())),
+            seen: 0,
             secret: SECRETS.contains(&name),
         });
         Ok(Self {
             template: template.unbind(),
             keys,
-            words,
-            method: Kept::default(),
-            root: Kept::default(),
-            path: Kept::default(),
-            server: Kept::default(),
-            server_port: KeptNumber::default(),
-            client: Kept::default(),
-            client_port: KeptNumber::default(),
-            length: KeptNumber::default(),
+            fixed,
             headers: headers.collect(),
+            templated: Vec::new(),
+            turn: 0,
             named: HashMap::new(),
         })
     }
@@ -166,89 +130,129 @@ impl Environ {
         head: &RequestHead<'_>,
         input: Option<Bound<'py, Input>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let environ = self.template.bind(py).copy()?;
-        let (keys, words) = (&self.keys, &self.words);
-        set(
-            &environ,
-            &keys.request_method,
-            self.method.text(py, head.method)?,
-        )?;
-        set(&environ, &keys.script_name, self.root.text(py, head.root)?)?;
-        let path = self.path.text(py, head.path)?;
-        let raw = if head.raw_target == head.path {
-            path.clone()
-        } else {
-            latin1(py, head.raw_target)?
-        };
-        set(&environ, &keys.raw_uri, raw.clone())?;
-        set(&environ, &keys.request_uri, raw)?;
-        set(&environ, &keys.path_info, path)?;
+        let template = self.template.bind(py).clone();
+        let environ = template.copy()?;
+        self.put_fixed(&template, &environ, head)?;
+        let keys = &self.keys;
         if !head.query.is_empty() {
-            set(&environ, &keys.query_string, latin1(py, head.query)?)?;
+            set(
+                &environ,
+                &keys.query_string,
+                latin1(py, head.query)?.as_any(),
+            )?;
         }
-        set(
-            &environ,
-            &keys.server_name,
-            self.server.text(py, head.server)?,
-        )?;
-        let port = self.server_port.text(py, head.server_port.into());
-        set(&environ, &keys.server_port, port)?;
-        let protocol = match head.version {
-            10 => &words.http10,
-            20 => &words.http2,
-            _ => &words.http11,
-        };
-        set(&environ, &keys.server_protocol, protocol.bind(py).clone())?;
-        set(
-            &environ,
-            &keys.remote_addr,
-            self.client.text(py, head.client)?,
-        )?;
         if !head.client.is_empty() {
-            let port = self.client_port.text(py, head.client_port.into());
-            set(&environ, &keys.remote_port, port)?;
-        }
-        if head.https {
-            set(&environ, &keys.url_scheme, words.https.bind(py).clone())?;
+            let port = PyString::new(py, &head.client_port.to_string());
+            set(&environ, &keys.remote_port, &port)?;
         }
         if let Some(length) = head.content_length {
-            set(&environ, &keys.content_length, self.length.text(py, length))?;
+            let length = PyString::new(py, &length.to_string());
+            set(&environ, &keys.content_length, &length)?;
         }
         if let Some(input) = input {
-            set(&environ, &keys.input, input)?;
+            set(&environ, &keys.input, &input)?;
         }
+        self.turn = self.turn.wrapping_add(1);
+        let mut templated = 0;
         for field in head.fields() {
-            self.header(&environ, head.body, field)?;
+            templated += self.put_header(&template, &environ, head.body, field)?;
+        }
+        if templated != self.templated.len() {
+            self.remove_absent(&template, &environ)?;
         }
         Ok(environ)
     }
 
-    fn header(
+    fn put_fixed(
         &mut self,
+        template: &Bound<'_, PyDict>,
+        environ: &Bound<'_, PyDict>,
+        head: &RequestHead<'_>,
+    ) -> PyResult<()> {
+        let fixed = &mut self.fixed;
+        let protocol: &[u8] = match head.version {
+            10 => b"HTTP/1.0",
+            20 => b"HTTP/2",
+            _ => b"HTTP/1.1",
+        };
+        let scheme: &[u8] = if head.https { b"https" } else { b"http" };
+        for (entry, text) in [
+            (&mut fixed.method, head.method),
+            (&mut fixed.root, head.root),
+            (&mut fixed.path, head.path),
+            (&mut fixed.raw_uri, head.raw_target),
+            (&mut fixed.request_uri, head.raw_target),
+            (&mut fixed.server, head.server),
+            (&mut fixed.protocol, protocol),
+            (&mut fixed.scheme, scheme),
+            (&mut fixed.client, head.client),
+        ] {
+            entry.put(template, environ, text)?;
+        }
+        fixed
+            .server_port
+            .put_number(template, environ, head.server_port)
+    }
+
+    /// Sets one header; gives 1 when it is in the template and was not counted in this request yet.
+    fn put_header(
+        &mut self,
+        template: &Bound<'_, PyDict>,
         environ: &Bound<'_, PyDict>,
         body: BodyKind,
         field: Field<'_>,
-    ) -> PyResult<()> {
+    ) -> PyResult<usize> {
         let py = environ.py();
         if field.id == CONTENT_LENGTH || (field.id == TRANSFER_ENCODING && body != BodyKind::Stream)
         {
             // The length is told by `content_length`, and of a whole body it is known.
-            return Ok(());
+            return Ok(0);
         }
-        match self.headers.get_mut(usize::from(field.id)) {
-            Some(header) if field.id != 0 => {
-                let value = if header.secret {
-                    latin1(py, field.value)?
-                } else {
-                    header.value.text(py, field.value)?
-                };
-                set(environ, &header.key, value)
-            }
+        let header = match self.headers.get_mut(usize::from(field.id)) {
+            Some(header) if field.id != 0 => header,
             _ => {
                 let key = self.named(py, field.name);
-                set(environ, &key, latin1(py, field.value)?)
+                set(environ, &key, &latin1(py, field.value)?)?;
+                return Ok(0);
+            }
+        };
+        if header.secret {
+            let value = latin1(py, field.value)?;
+            set(environ, header.entry.key(), &value)?;
+            return Ok(0);
+        }
+        let was_templated = header.entry.is_templated();
+        header.entry.put(template, environ, field.value)?;
+        match (was_templated, header.entry.is_templated()) {
+            (false, true) => self.templated.push(field.id),
+            (true, false) => {
+                // Unlike what every request has, it must not stay with an old value.
+                header.entry.remove(template)?;
+                self.templated.retain(|id| *id != field.id);
+            }
+            _ => {}
+        }
+        let first = header.seen != self.turn;
+        header.seen = self.turn;
+        Ok(usize::from(first && header.entry.is_templated()))
+    }
+
+    /// Takes headers that this request does not have out of its environ and out of the template.
+    fn remove_absent(
+        &mut self,
+        template: &Bound<'_, PyDict>,
+        environ: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        for id in std::mem::take(&mut self.templated) {
+            let header = &mut self.headers[usize::from(id)];
+            if header.seen == self.turn {
+                self.templated.push(id);
+            } else {
+                header.entry.remove(template)?;
+                environ.del_item(header.entry.key())?;
             }
         }
+        Ok(())
     }
 
     fn named(&mut self, py: Python<'_>, name: &[u8]) -> Py<PyString> {
@@ -256,7 +260,7 @@ impl Environ {
             return key.clone_ref(py);
         }
         let key = PyString::new(py, &environ_name(name)).unbind();
-        if self.named.len() < MOST_NAMES && name.len() <= LONGEST_KEPT {
+        if self.named.len() < MOST_NAMES && name.len() <= LONGEST_NAME {
             self.named.insert(name.into(), key.clone_ref(py));
         }
         key
@@ -292,31 +296,11 @@ const fn equal(left: &[u8], right: &[u8]) -> bool {
     true
 }
 
-fn template<'py>(
-    py: Python<'py>,
-    options: &Options,
-    keys: &Keys,
-    words: &Words,
-) -> PyResult<Bound<'py, PyDict>> {
+fn template<'py>(py: Python<'py>, options: &Options, keys: &Keys) -> PyResult<Bound<'py, PyDict>> {
     let template = PyDict::new(py);
-    // Keys that every request sets stand here too, so that the copy has their place already.
-    for key in [
-        &keys.request_method,
-        &keys.script_name,
-        &keys.path_info,
-        &keys.query_string,
-        &keys.raw_uri,
-        &keys.request_uri,
-        &keys.server_name,
-        &keys.server_port,
-        &keys.server_protocol,
-        &keys.remote_addr,
-    ] {
-        template.set_item(key, &words.empty)?;
-    }
+    template.set_item(&keys.query_string, "")?;
     template.set_item("SERVER_SOFTWARE", &options.server_software)?;
     template.set_item("wsgi.version", (1, 0))?;
-    template.set_item(&keys.url_scheme, &words.http)?;
     template.set_item(&keys.input, Bound::new(py, Input::empty())?)?;
     template.set_item("wsgi.errors", &options.errors)?;
     template.set_item("wsgi.multithread", options.multithread)?;
@@ -340,47 +324,6 @@ fn environ_name(name: &[u8]) -> String {
     match name {
         b"content-type" | b"content-length" => upper.collect(),
         _ => "HTTP_".chars().chain(upper).collect(),
-    }
-}
-
-fn set<T>(environ: &Bound<'_, PyDict>, key: &Py<PyString>, value: Bound<'_, T>) -> PyResult<()> {
-    // SAFETY: three live objects; the dict takes its own references. Checked for its error below.
-    let result = unsafe { ffi::PyDict_SetItem(environ.as_ptr(), key.as_ptr(), value.as_ptr()) };
-    if result < 0 {
-        return Err(PyErr::fetch(environ.py()));
-    }
-    Ok(())
-}
-
-impl Kept {
-    /// The `str` of `bytes`; the same object as last time when they are the same bytes.
-    fn text<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
-        if let Some(text) = &self.text
-            && self.bytes == bytes
-        {
-            return Ok(text.bind(py).clone());
-        }
-        let text = latin1(py, bytes)?;
-        if bytes.len() <= LONGEST_KEPT {
-            self.bytes.clear();
-            self.bytes.extend_from_slice(bytes);
-            self.text = Some(text.clone().unbind());
-        }
-        Ok(text)
-    }
-}
-
-impl KeptNumber {
-    fn text<'py>(&mut self, py: Python<'py>, number: u64) -> Bound<'py, PyString> {
-        if let Some(text) = &self.text
-            && self.number == number
-        {
-            return text.bind(py).clone();
-        }
-        let text = PyString::new(py, &number.to_string());
-        self.number = number;
-        self.text = Some(text.clone().unbind());
-        text
     }
 }
 

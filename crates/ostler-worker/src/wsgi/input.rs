@@ -160,6 +160,9 @@ impl Input {
         Ok(self.state.borrow(py)?.closed)
     }
 
+    /// Nothing to do; `io.TextIOWrapper` calls it when it is dropped.
+    fn flush(&self) {}
+
     fn readable(&self) -> bool {
         true
     }

@@ -15,6 +15,7 @@ use pyo3::types::{PyBytes, PyDict};
 use pyo3::{ffi, intern};
 
 mod channel;
+mod entry;
 mod environ;
 mod exchange;
 mod file;
@@ -25,6 +26,7 @@ mod respond;
 mod start_response;
 mod sys;
 
+use crate::ClientDisconnected;
 use channel::{Channel, Next};
 use environ::Environ;
 use exchange::{Exchange, Response, Stage};
@@ -35,19 +37,8 @@ use report::Subject;
 use respond::{Outcome, respond};
 use start_response::Callables;
 
-pyo3::create_exception!(
-    _ostler,
-    ClientDisconnected,
-    PyConnectionError,
-    "The client went away before its request was read or its response was sent."
-);
-
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<FileWrapper>()?;
-    module.add(
-        "ClientDisconnected",
-        module.py().get_type::<ClientDisconnected>(),
-    )?;
     module.add_function(wrap_pyfunction!(serve_wsgi, module)?)
 }
 
@@ -176,8 +167,8 @@ impl<'py> Slot<'py> {
         let Some(request) = self.receive()? else {
             return Ok(Turn::Eof);
         };
-        let exchange = self.callables.exchange.clone();
-        let exchange = exchange.get();
+        let held = self.callables.exchange.clone();
+        let exchange = held.get();
         exchange.open(py, request.interim, request.bodiless)?;
         let fatal = if request.cancelled {
             exchange.abort(py, "")?;
@@ -190,7 +181,7 @@ impl<'py> Slot<'py> {
         };
         let (stage, gone) = exchange.close(py)?;
         let streamed = request.streamed;
-        drop(request);
+        drop((request, held));
         if let Some(error) = fatal {
             return Err(error);
         }

@@ -40,10 +40,11 @@ impl<'py> Callables<'py> {
     }
 
     /// Did the app keep one of them? Then they must not serve another request. `early_hints` is
-    /// also in the environ template.
+    /// also in the environ template; a hijack callable shows as one more holder of the exchange.
     pub fn were_kept(&self) -> bool {
         let py = self.exchange.py();
-        !(referenced_only_by(&self.start_response, 1)
+        !(referenced_only_by(self.exchange.as_any(), 4)
+            && referenced_only_by(&self.start_response, 1)
             && referenced_only_by(&self.early_hints, 2)
             && referenced_only_by(self.write.bind(py), 2))
     }
@@ -484,14 +485,30 @@ fn checked<'a>(name: &'a [u8], value: &'a [u8]) -> PyResult<(&'a [u8], &'a [u8])
 
 /// RFC 9110 section 5.6.2.
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut index = 0;
+    while index < others.len() {
+        table[others[index] as usize] = true;
+        index += 1;
+    }
+    table
+};
 
 /// RFC 9110 section 5.5: no control character but the tab.
 fn is_field_text(text: &[u8]) -> bool {
-    !text
-        .iter()
-        .any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
+    // No early end, so that the compiler can look at many bytes at once.
+    let bad = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    !text.iter().fold(false, |any, byte| any | bad(byte))
 }
 
 fn content_length(value: &[u8], before: Option<u64>) -> PyResult<u64> {

@@ -11,8 +11,9 @@ const MOST_FDS: usize = 4;
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Receives into `buf`; descriptors that come along are pushed to `fds`. 0 is the end of file.
-pub fn recv(fd: RawFd, buf: &mut [u8], wait: bool, fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+/// Receives what is there into `buf`, without waiting; descriptors that come along are pushed to
+/// `fds`. 0 is the end of the socket.
+pub fn recv(fd: RawFd, buf: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut control = Control([0; 64]);
     let mut iov = libc::iovec {
         iov_base: buf.as_mut_ptr().cast(),
@@ -26,7 +27,7 @@ pub fn recv(fd: RawFd, buf: &mut [u8], wait: bool, fds: &mut Vec<OwnedFd>) -> io
     // SAFETY: arithmetic on a constant.
     message.msg_controllen =
         unsafe { libc::CMSG_SPACE((MOST_FDS * size_of::<RawFd>()) as u32) } as _;
-    let flags = libc::MSG_CMSG_CLOEXEC | if wait { 0 } else { libc::MSG_DONTWAIT };
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: `message` points at `iov` and `control`, which outlive the call.
     let count = unsafe { libc::recvmsg(fd, &mut message, flags) };
     if count < 0 {
@@ -57,7 +58,8 @@ fn take_fds(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
     }
 }
 
-/// Sends what it can of `parts`; `passed` travels with the first byte.
+/// Sends what it can of `parts`, or waits until all of it is sent; `passed` travels with the first
+/// byte.
 pub fn send(
     fd: RawFd,
     parts: &[IoSlice<'_>],
@@ -95,7 +97,24 @@ pub fn send(
     Ok(count as usize)
 }
 
-/// Makes calls on `fd` wait unless they say otherwise.
+/// Waits until `fd` has something to receive or has ended; returns early on a signal.
+///
+/// A `recvmsg` that waits itself would be woken as well when the peer takes what we sent: on an
+/// `AF_UNIX` socket both wait in the same queue, and only `poll` says which of the two it is for.
+pub fn wait_readable(fd: RawFd) -> io::Result<()> {
+    let mut wanted = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one `pollfd`, alive during the call.
+    if unsafe { libc::poll(&mut wanted, 1, -1) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Makes sending on `fd` wait unless it says otherwise.
 pub fn set_blocking(fd: RawFd) {
     // SAFETY: system calls on a number; a wrong one gives an error that changes nothing.
     unsafe {

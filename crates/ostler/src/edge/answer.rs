@@ -26,7 +26,9 @@ impl Connection {
         };
         let Some(plan) = plan else { return Ok(None) };
         let after = self.body_after_answer().await?;
-        self.send_plan(plan).await.map(|sent| Some(sent.max(after)))
+        self.send_plan(plan, b"")
+            .await
+            .map(|sent| Some(sent.max(after)))
     }
 
     /// Sends the file an app named in `X-Accel-Redirect` or `X-Sendfile`.
@@ -49,7 +51,7 @@ impl Connection {
             }
             (None, None) => return Err(Reason::BadResponse),
         };
-        self.send_plan(plan).await
+        self.send_plan(plan, &private.kept).await
     }
 
     fn file_request(&self) -> FileRequest<'_> {
@@ -89,11 +91,12 @@ impl Connection {
         })
     }
 
-    async fn send_plan(&mut self, plan: FileReply) -> Result<After, Reason> {
+    /// `kept` are field lines of the app whose body the file replaces.
+    async fn send_plan(&mut self, plan: FileReply, kept: &[u8]) -> Result<After, Reason> {
         let head_only = self.head.method() == b"HEAD";
         match plan {
             FileReply::Memory { status, head, body } => {
-                self.begin_answer(status, &head, false);
+                self.begin_answer(status, &[&head, kept], false);
                 if !head_only {
                     self.out.bytes().extend_from_slice(&body);
                     self.row.sent = body.len() as u64;
@@ -101,7 +104,7 @@ impl Connection {
                 Ok(After::KeepAlive)
             }
             FileReply::Empty { status, head } => {
-                self.begin_answer(status, &head, false);
+                self.begin_answer(status, &[&head, kept], false);
                 Ok(After::KeepAlive)
             }
             FileReply::File {
@@ -110,7 +113,7 @@ impl Connection {
                 parts,
                 file,
             } => {
-                self.begin_answer(status, &head, false);
+                self.begin_answer(status, &[&head, kept], false);
                 match head_only {
                     true => Ok(After::KeepAlive),
                     false => Ok(self.send_parts(parts, file.as_fd()).await),
@@ -221,7 +224,7 @@ impl Connection {
 
     fn write_answer(&mut self, answer: &Answer<'_>, close: bool) {
         let reply = reply::answer(answer, self.row.id, self.head.field(b"accept"));
-        self.begin_answer(reply.status, &reply.head, close);
+        self.begin_answer(reply.status, &[&reply.head], close);
         if self.head.method() != b"HEAD" {
             self.out.bytes().extend_from_slice(&reply.body);
             self.row.sent = reply.body.len() as u64;
@@ -229,13 +232,13 @@ impl Connection {
     }
 
     /// Writes the status line and the head of an answer of ours, which has its length.
-    fn begin_answer(&mut self, status: u16, fields: &[u8], close: bool) {
+    fn begin_answer(&mut self, status: u16, fields: &[&[u8]], close: bool) {
         let date = self.thread.date();
         let close = close || !self.keeps_alive();
         let old = self.head.version() < 11;
         self.row.status = status;
         let out = self.out.bytes();
-        out.reserve(fields.len() + 128);
+        let mark = out.len();
         out.extend_from_slice(b"HTTP/1.1 ");
         super::h1::bytes::push_decimal(out, status.into());
         out.push(b' ');
@@ -243,13 +246,14 @@ impl Connection {
         out.extend_from_slice(b"\r\nDate: ");
         out.extend_from_slice(&date);
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(fields);
+        fields.iter().for_each(|lines| out.extend_from_slice(lines));
         if close {
             out.extend_from_slice(b"Connection: close\r\n");
         } else if old {
             out.extend_from_slice(b"Connection: keep-alive\r\n");
         }
         out.extend_from_slice(b"\r\n");
+        self.note_head(mark);
     }
 
     /// The next request may come on this connection, as far as the request says.

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
@@ -23,6 +23,9 @@ use super::{Edge, Thread};
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
 /// or the client sees the answer (threats E-05).
 const LINGER_BYTES: usize = 64 * 1024;
+
+/// A request that is on its way when the server stops is still served; it must be here by then.
+const LAST_REQUEST: Duration = Duration::from_millis(100);
 
 /// Who is on the other end, as the kernel says it.
 #[derive(Debug, Clone)]
@@ -91,6 +94,8 @@ pub struct Connection {
     /// Spare memory for the frame to a worker.
     pub frame: Vec<u8>,
     pub access: Option<Arc<Mutex<AccessWriter>>>,
+    /// The response head, for the access log.
+    pub sent_head: Vec<u8>,
 }
 
 /// Serves a connection to its end.
@@ -145,6 +150,7 @@ impl Connection {
             retry_after: None,
             frame: Vec::new(),
             access,
+            sent_head: Vec::new(),
         }
     }
 
@@ -207,6 +213,12 @@ impl Connection {
 
     /// `None` when `until` passed first.
     async fn first_byte(&mut self, until: Instant) -> Option<bool> {
+        let mut ending = self.edge.is_stopping();
+        let until = if ending {
+            Instant::now() + LAST_REQUEST
+        } else {
+            until
+        };
         self.deadline.set(until);
         let (buffer, io, deadline) = (&mut self.buffer, &mut self.io, &mut self.deadline);
         let (stopping, seat) = (&self.thread.stopping, &self.place.seat);
@@ -216,10 +228,14 @@ impl Connection {
             if let Poll::Ready(read) = poll_when_readable(cx, io, buffer) {
                 return Poll::Ready(Some(matches!(read, Ok(1..))));
             }
-            if leave.as_mut().poll(cx).is_ready() || stop.as_mut().poll(cx).is_ready() {
+            if leave.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Some(false));
             }
-            deadline.poll(cx).map(|Elapsed| None)
+            if !ending && stop.as_mut().poll(cx).is_ready() {
+                ending = true;
+                deadline.set(Instant::now() + LAST_REQUEST);
+            }
+            deadline.poll(cx).map(|Elapsed| ending.then_some(false))
         })
         .await
     }

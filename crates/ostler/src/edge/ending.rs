@@ -22,6 +22,14 @@ impl Connection {
         }
     }
 
+    /// Remembers the response head that starts at `mark` in `out`, when a log may ask for its fields.
+    pub fn note_head(&mut self, mark: usize) {
+        if self.access.is_some() {
+            self.sent_head.clear();
+            self.sent_head.extend_from_slice(&self.out.bytes()[mark..]);
+        }
+    }
+
     /// Hands the request's row to the access log.
     pub fn log(&mut self) {
         let Some(access) = &self.access else { return };
@@ -37,6 +45,7 @@ impl Connection {
         let header = |name: &[u8]| head.field(name);
         let micros = |us: u64| (us > 0).then(|| Duration::from_micros(us));
         let none = |_: &[u8]| None;
+        let sent = |name: &[u8]| field_of(&self.sent_head, name);
         let row = LogRow {
             at: SystemTime::now(),
             remote,
@@ -62,7 +71,7 @@ impl Connection {
             id: row.id,
             reason: row.reason.map(|reason| reason.code()).or(row.refusal),
             request_header: &header,
-            response_header: &none,
+            response_header: &sent,
             variable: &none,
         };
         super::lock(access).write(&row);
@@ -80,7 +89,7 @@ impl Connection {
             request = %crate::logs::request_id(self.row.id),
             "the worker was lost while it served a request: {how}"
         );
-        exit.is_some_and(|exit| exit.by_signal())
+        exit.is_some_and(|exit| exit.is_crash())
     }
 
     /// Names the request that took too long; the stacks of its worker follow in the error log.
@@ -95,9 +104,22 @@ impl Connection {
         );
     }
 
-    /// Lets the worker finish a response that nobody reads, apart from this connection.
-    pub fn drain_later(&self, lease: Lease) {
+    /// Gives a slot back, now or when its worker has finished a response that nobody reads.
+    pub fn release(&self, lease: Lease, done: bool) {
+        if done {
+            return lease.give_back();
+        }
         let limit = self.edge.times.response.max(Duration::from_secs(30));
         tokio::spawn(drain(lease, limit));
     }
+}
+
+/// The value of a field in the lines of a head we wrote; `name` in lower case.
+fn field_of<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
+    head.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
+        let colon = memchr::memchr(b':', line)?;
+        line[..colon]
+            .eq_ignore_ascii_case(name)
+            .then(|| line[colon + 1..].trim_ascii())
+    })
 }

@@ -27,6 +27,8 @@ pub struct Forwarding {
 pub struct Sender {
     address: String,
     port: u16,
+    /// The textual address of the proxy that passed the request on; empty for none.
+    peer: String,
     https: Option<bool>,
     trusted: bool,
 }
@@ -64,6 +66,7 @@ impl Forwarding {
                 .map(|address| address.to_string())
                 .unwrap_or_default(),
             port: peer.port,
+            peer: String::new(),
             https: None,
             trusted,
         };
@@ -74,7 +77,7 @@ impl Forwarding {
         if let Some(chain) = head.field(b"x-forwarded-for")
             && let Some(address) = self.client(chain)
         {
-            sender.address = address.to_string();
+            sender.peer = std::mem::replace(&mut sender.address, address.to_string());
             sender.port = 0;
         }
         for (name, secure) in &self.secure {
@@ -155,30 +158,28 @@ impl Sender {
             encoder.field_with_id(names::CONNECTION, b"connection", b"Upgrade");
             encoder.field_with_id(names::UPGRADE, b"upgrade", b"websocket");
         }
-        if self.trusted {
-            self.pass_on(head, https, encoder);
-        }
+        self.tell(head, https, encoder);
     }
 
-    /// A trusted proxy's word goes on, in our hand. Without a proxy `REMOTE_ADDR`, the scheme and
-    /// `Host` say the same, and an app that has no proxy must not be told of one.
-    fn pass_on(&self, head: &Head, https: bool, encoder: &mut RequestEncoder<'_>) {
-        const KNOWN: [(u8, &[u8]); 4] = [
-            (names::X_FORWARDED_FOR, b"x-forwarded-for"),
-            (names::X_FORWARDED_HOST, b"x-forwarded-host"),
-            (names::X_FORWARDED_PORT, b"x-forwarded-port"),
-            (names::FORWARDED, b"forwarded"),
-        ];
-        for (id, name) in KNOWN {
-            if let Some(value) = head.field(name) {
-                encoder.field_with_id(id, name, value);
+    /// Who is asking, in our hand: what a trusted proxy said goes on, with that proxy behind it.
+    fn tell(&self, head: &Head, https: bool, encoder: &mut RequestEncoder<'_>) {
+        let said = |name: &[u8]| head.field(name).filter(|_| self.trusted);
+        let address = self.address.as_bytes();
+        match said(b"x-forwarded-for") {
+            Some(chain) if !self.peer.is_empty() => {
+                let chain = [chain, b", ", self.peer.as_bytes()].concat();
+                encoder.field_with_id(names::X_FORWARDED_FOR, b"x-forwarded-for", &chain);
             }
+            Some(chain) => encoder.field_with_id(names::X_FORWARDED_FOR, b"x-forwarded-for", chain),
+            None => encoder.field_with_id(names::X_FORWARDED_FOR, b"x-forwarded-for", address),
         }
-        if head.field(b"x-forwarded-for").is_some() || self.https.is_some() {
-            let scheme: &[u8] = if https { b"https" } else { b"http" };
-            encoder.field_with_id(names::X_FORWARDED_PROTO, b"x-forwarded-proto", scheme);
-            encoder.field_with_id(names::X_REAL_IP, b"x-real-ip", self.address.as_bytes());
-        }
+        let scheme: &[u8] = if https { b"https" } else { b"http" };
+        encoder.field_with_id(names::X_FORWARDED_PROTO, b"x-forwarded-proto", scheme);
+        let host = said(b"x-forwarded-host")
+            .or(head.field(b"host"))
+            .unwrap_or_default();
+        encoder.field_with_id(names::X_FORWARDED_HOST, b"x-forwarded-host", host);
+        encoder.field_with_id(names::X_REAL_IP, b"x-real-ip", address);
     }
 }
 
@@ -273,7 +274,24 @@ mod tests {
     fn what_strangers_say_about_themselves_never_arrives() {
         let (address, https, fields) = sent("1.2.3.4", only("127.0.0.1"), LIES);
         assert_eq!((address.as_str(), https), ("1.2.3.4", false));
-        assert_eq!(fields, [("host".to_owned(), "a".to_owned())]);
+        let value = |name: &str| {
+            fields
+                .iter()
+                .filter(|field| field.0 == name)
+                .map(|field| field.1.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(value("x-forwarded-for"), ["1.2.3.4"]);
+        assert_eq!(value("x-real-ip"), ["1.2.3.4"]);
+        assert_eq!(value("x-forwarded-proto"), ["http"]);
+        assert_eq!(
+            (
+                value("forwarded").len(),
+                value("x-ostler-user").len(),
+                value("x-client-ip").len()
+            ),
+            (0, 0, 0)
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::connection::{After, Connection};
 use super::deadline::Elapsed;
 use super::forwarded::Sender;
 use super::h1::head::Framing;
+use super::h1::names;
 use super::reason::Reason;
 use super::relay::{Failure, Relay, Relayed, Upload};
 use super::row::Row;
@@ -66,7 +67,8 @@ impl Connection {
             Framing::Length(length) => length <= IN_MEMORY as u64,
             Framing::Chunked => false,
         };
-        !small && (self.edge.pool.streams() || !self.edge.request_buffering)
+        let none = matches!(self.head.framing(), Framing::None | Framing::Length(0));
+        !none && (!self.edge.request_buffering || (!small && self.edge.pool.streams()))
     }
 
     /// Tells a client that asked first to send its body (RFC 9110 section 10.1.1).
@@ -107,17 +109,20 @@ impl Connection {
         loop {
             let mut lease = self.lease(body.memory()).await?;
             let dispatched = Instant::now();
+            let mut done = false;
             let failure = match self.send(&mut lease, sender, &body).await {
                 Err(_closed) => Failure::Lost(Fault::Closed),
                 Ok(()) => {
                     let mut relay = Relay::new(self, None, dispatched);
-                    match relay.run(&mut lease).await {
+                    let relayed = relay.run(&mut lease).await;
+                    done = relay.is_done();
+                    match relayed {
                         Relayed::Failed(failure) => failure,
-                        relayed => return self.finish(relayed, lease).await,
+                        relayed => return self.finish(relayed, lease, done).await,
                     }
                 }
             };
-            match self.after_failure(failure, lease, retried).await {
+            match self.after_failure(failure, lease, done, retried).await {
                 Some(reason) => return Err(reason),
                 None => retried = true,
             }
@@ -138,15 +143,16 @@ impl Connection {
         }
         let mut relay = Relay::new(self, Some(Upload::new(reader)), dispatched);
         let relayed = relay.run(&mut lease).await;
+        let done = relay.is_done();
         let rest = relay.into_upload().map(Upload::into_body);
         let after = match relayed {
             Relayed::Failed(failure) => {
                 return Err(self
-                    .after_failure(failure, lease, true)
+                    .after_failure(failure, lease, done, true)
                     .await
                     .unwrap_or(Reason::WorkerDied));
             }
-            relayed => self.finish(relayed, lease).await?,
+            relayed => self.finish(relayed, lease, done).await?,
         };
         match rest {
             Some(rest) if !rest.is_done() => {
@@ -231,36 +237,59 @@ impl Connection {
         head.server = server;
         head.method = self.head.method();
         head.raw_target = self.head.target();
-        head.root = self.edge.root.as_bytes();
-        head.path = self.head.path();
+        (head.root, head.path) = self.below_root();
         head.query = self.head.query();
         let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
         sender.fields(&self.head, https, &mut encoder);
+        if let Some(length) = content_length
+            && self.edge.pool.streams()
+        {
+            // WSGI has a variable of its own for it; an ASGI scope has only the headers.
+            let name = b"content-length";
+            encoder.field_with_id(names::CONTENT_LENGTH, name, length.to_string().as_bytes());
+        }
         encoder.finish(body.inline());
         frame
     }
 
+    /// `SCRIPT_NAME` and `PATH_INFO`: the path below the root when it lies there (as gunicorn).
+    fn below_root(&self) -> (&[u8], &[u8]) {
+        let (root, path) = (self.edge.root.as_bytes(), self.head.path());
+        match path.strip_prefix(root) {
+            // An ASGI scope's path holds its root_path.
+            Some(below) if !self.edge.pool.streams() && (below.is_empty() || below[0] == b'/') => {
+                (root, below)
+            }
+            _ => (root, path),
+        }
+    }
+
     /// Ends an exchange whose response has begun or became something else.
-    async fn finish(&mut self, relayed: Relayed, lease: Lease) -> Result<After, Reason> {
+    async fn finish(
+        &mut self,
+        relayed: Relayed,
+        lease: Lease,
+        done: bool,
+    ) -> Result<After, Reason> {
         match relayed {
             Relayed::Whole(after) => {
                 lease.give_back();
                 Ok(after)
             }
             Relayed::Internal(private) => {
-                self.drain_later(lease);
+                self.release(lease, done);
                 self.serve_internal(private).await
             }
             Relayed::Hijacked => Ok(self.tunnel(lease).await),
             Relayed::WebSocket => {
-                self.drain_later(lease);
+                self.release(lease, done);
                 Err(Reason::WebSocketVersion)
             }
             Relayed::Broken(reason) => {
                 self.row.reason = Some(reason);
                 match reason {
                     Reason::WorkerDied => drop(self.mourn(&lease, &Fault::Closed).await),
-                    _ => self.drain_later(lease),
+                    _ => self.release(lease, done),
                 }
                 // What the client has is whole up to here; the end it waits for never comes.
                 let _ = self.flush().await;
@@ -275,6 +304,7 @@ impl Connection {
         &mut self,
         failure: Failure,
         lease: Lease,
+        done: bool,
         retried: bool,
     ) -> Option<Reason> {
         match failure {
@@ -293,15 +323,15 @@ impl Connection {
                     path = %String::from_utf8_lossy(self.head.path()),
                     "the app's response cannot be sent: {}", reason.text()
                 );
-                self.drain_later(lease);
+                self.release(lease, done);
                 Some(reason)
             }
             Failure::Upload(reason) => {
-                self.drain_later(lease);
+                self.release(lease, done);
                 Some(reason)
             }
             Failure::ClientGone => {
-                self.drain_later(lease);
+                self.release(lease, done);
                 Some(Reason::ClientGone)
             }
             Failure::Lost(fault) => {

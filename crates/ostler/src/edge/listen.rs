@@ -16,6 +16,10 @@ use super::{Edge, Thread};
 /// How long to leave the listener alone when the process has no descriptor left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
+/// Connections that the kernel has accepted when the server stops are still taken from it: closing
+/// the listener over them would reset them.
+const LAST_ACCEPT: Duration = Duration::from_millis(50);
+
 /// A listening socket, already bound by the keeper.
 pub enum Listener {
     Tcp(std::net::TcpListener),
@@ -73,7 +77,10 @@ pub async fn run(listener: Listener, edge: Arc<Edge>, thread: Arc<Thread>) -> io
     };
     tokio::select! {
         result = accepting => result,
-        _ = stopping.wait_for(|stopping| *stopping) => Ok(()),
+        () = async {
+            drop(stopping.wait_for(|stopping| *stopping).await);
+            tokio::time::sleep(LAST_ACCEPT).await;
+        } => Ok(()),
     }
 }
 

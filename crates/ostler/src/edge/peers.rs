@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -14,6 +14,9 @@ pub struct Peers {
     /// Connections that one address may hold; 0 is no limit.
     cap: usize,
     started: Instant,
+    /// Connections of every kind.
+    total: AtomicUsize,
+    emptied: Notify,
     /// Guards the connections of each address.
     open: Mutex<HashMap<IpAddr, Vec<Arc<Seat>>>>,
 }
@@ -50,12 +53,25 @@ impl Peers {
         Arc::new(Self {
             cap,
             started: Instant::now(),
+            total: AtomicUsize::new(0),
+            emptied: Notify::new(),
             open: Mutex::default(),
         })
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<Arc<Seat>>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when no connection is open.
+    pub async fn empty(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.total.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -83,6 +99,7 @@ impl Peers {
             }
             seats.push(Arc::clone(&seat));
         }
+        self.total.fetch_add(1, Ordering::AcqRel);
         Some(Place {
             peers: Arc::clone(self),
             address,
@@ -107,6 +124,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.peers.total.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.peers.emptied.notify_waiters();
+        }
         let Some(address) = self.address else { return };
         let mut open = self.peers.open();
         if let Some(seats) = open.get_mut(&address) {

@@ -95,6 +95,8 @@ pub struct Relay<'c> {
     /// Bytes of a body with a length that are still to come.
     left: u64,
     close: bool,
+    /// The worker has said its last word.
+    done: bool,
     /// Hold the worker back rather than spool (server-sent events and other streams).
     unbuffered: bool,
     /// The request was dispatched.
@@ -110,6 +112,7 @@ impl<'c> Relay<'c> {
             framing: None,
             left: 0,
             close: false,
+            done: false,
             unbuffered,
             started,
         }
@@ -134,10 +137,20 @@ impl<'c> Relay<'c> {
                 Ok(frame) => frame,
                 Err(fault) => return self.failed(Failure::Lost(fault), Reason::WorkerDied),
             };
+            self.done = frame.head.is_end()
+                || matches!(
+                    frame.head.kind,
+                    Kind::RespAbort | Kind::RespTrailers | Kind::WsClose
+                );
             if let Some(relayed) = self.frame(frame).await {
                 return relayed;
             }
         }
+    }
+
+    /// The worker has nothing more to say, so that its slot can be given back.
+    pub fn is_done(&self) -> bool {
+        self.done
     }
 
     /// The request body that was not read to its end.
@@ -312,13 +325,17 @@ impl<'c> Relay<'c> {
                 return bad(reason);
             }
         };
-        if encoded.private.app_error || encoded.private.internal() {
+        if encoded.private.app_error {
             self.connection.out.bytes().truncate(mark);
-            return Some(match encoded.private.app_error {
-                true => Relayed::Failed(Failure::App),
-                false => Relayed::Internal(encoded.private),
-            });
+            return Some(Relayed::Failed(Failure::App));
         }
+        if encoded.private.internal() {
+            self.connection.out.bytes().truncate(mark);
+            let mut private = encoded.private;
+            response::keep_fields(&head, &mut private);
+            return Some(Relayed::Internal(private));
+        }
+        self.connection.note_head(mark);
         self.connection.row.status = head.status;
         self.close = encoded.close;
         self.unbuffered |= encoded.private.unbuffered;

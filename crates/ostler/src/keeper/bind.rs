@@ -18,7 +18,9 @@ use crate::sys::fds;
 pub struct Listening {
     /// As it is shown: `http://127.0.0.1:8000`, `unix:/run/app.sock`.
     pub name: String,
-    pub fd: OwnedFd,
+    /// `None` once the server has been told to stop: a listener that stays open would let clients
+    /// in that nobody serves.
+    pub fd: Option<OwnedFd>,
     /// Removed when the keeper ends.
     pub path: Option<PathBuf>,
 }
@@ -73,7 +75,7 @@ pub fn all(settings: &Settings) -> Result<Vec<Listening>, BindError> {
                     };
                     listening.push(Listening {
                         name,
-                        fd,
+                        fd: Some(fd),
                         path: None,
                     });
                 }
@@ -87,19 +89,19 @@ pub fn all(settings: &Settings) -> Result<Vec<Listening>, BindError> {
                     })?;
                 listening.push(Listening {
                     name,
-                    fd,
+                    fd: Some(fd),
                     path: Some(path.clone()),
                 });
             }
             Bind::Fd(number) => {
                 let name = format!("fd://{number}");
-                let fd = fds::claim(*number).map_err(|cause| BindError {
+                let fd = fds::claim_listener(*number).map_err(|cause| BindError {
                     address: name.clone(),
                     cause,
                 })?;
                 listening.push(Listening {
                     name,
-                    fd,
+                    fd: Some(fd),
                     path: None,
                 });
             }

@@ -19,7 +19,9 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use crate::cli::run::RunPlan;
 use crate::config::{self, Account, Settings};
 use crate::supervise::Hooks;
-use crate::sys::{self, Channel, Child, Exit, Pidfd, Signal, Spawn, User, fds, process};
+use crate::sys::{
+    self, Channel, Child, Exit, Pidfd, Signal, Spawn, User, fds, process, process::Children,
+};
 
 use bind::Listening;
 use protocol::{FromKeeper, HANDOVER_FD, Handover, ToKeeper};
@@ -51,6 +53,7 @@ struct Server {
 
 /// Runs the keeper to its end.
 pub fn run(plan: RunPlan) -> ExitCode {
+    sys::signal::unblock_all();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -192,7 +195,12 @@ impl Keeper {
         let text = serde_json::to_vec(&handover).map_err(|error| internal(error.into()))?;
         let text = fds::sealed("ostler-handover", &text).map_err(internal)?;
         let mut passed = vec![theirs.as_fd(), text.as_fd()];
-        passed.extend(self.listening.iter().map(|listening| listening.fd.as_fd()));
+        passed.extend(
+            self.listening
+                .iter()
+                .filter_map(|listening| listening.fd.as_ref())
+                .map(AsFd::as_fd),
+        );
         passed.push(zygote_control.as_fd());
         passed.push(zygote.child.pidfd.as_fd());
         passed.extend(hooks_fd.as_ref().map(AsFd::as_fd));
@@ -318,6 +326,11 @@ impl Keeper {
             _ => return,
         };
         self.tell(&message, &[]).await;
+        if self.stopping {
+            self.listening
+                .iter_mut()
+                .for_each(|listening| listening.fd = None);
+        }
     }
 
     async fn obey(&mut self, message: ToKeeper) {
@@ -359,7 +372,7 @@ impl Keeper {
             text: error.to_string(),
         };
         let mut server = None;
-        while let Some(pid) = process::next_ended_child().map_err(internal)? {
+        while let Children::Ended(pid) = process::next_child().map_err(internal)? {
             if self.zygotes.contains_key(&pid) {
                 // Whatever it left in its group (a worker's own children) must not outlive it.
                 let _ = process::kill_group(pid);

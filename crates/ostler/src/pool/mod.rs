@@ -329,7 +329,16 @@ impl Pool {
             SlotEvent::Draining { worker } => self.drain(worker),
             SlotEvent::Gone { worker, how } => {
                 self.drain(worker);
-                let gone = self.state().workers.remove(&worker);
+                let gone = {
+                    let mut state = self.state();
+                    let gone = state.workers.remove(&worker);
+                    if state.serving == PoolState::Stopping && state.workers.is_empty() {
+                        // Nobody will come for those who wait.
+                        state.line.clear();
+                        state.line_bytes = 0;
+                    }
+                    gone
+                };
                 if let Some(gone) = gone {
                     gone.exited(how);
                 }

@@ -166,11 +166,6 @@ impl SupervisorHandle {
             text,
         });
     }
-
-    /// A zygote has ended.
-    pub fn zygote_gone(&self, generation: u64) {
-        self.tell(Event::ZygoteGone { generation });
-    }
 }
 
 /// How often workers' memory is looked at.

@@ -245,7 +245,8 @@ impl Supervisor {
         self.plan = plan;
         let _ = self.step(Event::Policy(policy)).await;
         let _ = control.send_json(&load, &[]).await;
-        self.read(Arc::clone(&control), move |bytes, fds| {
+        let gone = Input::Event(Event::ZygoteGone { generation });
+        self.read(Arc::clone(&control), Some(gone), move |bytes, fds| {
             Input::FromZygote(generation, bytes, fds)
         });
         self.zygotes
@@ -253,10 +254,12 @@ impl Supervisor {
         false
     }
 
-    /// Passes the messages of one socket on, in order.
+    /// Passes the messages of one socket on, in order, and `end` after the last one: a zygote that
+    /// fails says why before its socket closes.
     fn read(
         &self,
         channel: Arc<Channel>,
+        end: Option<Input>,
         input: impl Fn(Vec<u8>, Vec<OwnedFd>) -> Input + Send + 'static,
     ) {
         let to_self = self.to_self.clone();
@@ -265,6 +268,9 @@ impl Supervisor {
                 if to_self.send(input(message.bytes, message.fds)).is_err() {
                     return;
                 }
+            }
+            if let Some(end) = end {
+                let _ = to_self.send(end);
             }
         });
     }
@@ -336,7 +342,7 @@ impl Supervisor {
             let _ = self.to_self.send(Input::Ended(worker));
             return;
         }
-        self.read(Arc::clone(&control), move |bytes, fds| {
+        self.read(Arc::clone(&control), None, move |bytes, fds| {
             Input::FromWorker(worker, bytes, fds)
         });
         self.workers.insert(

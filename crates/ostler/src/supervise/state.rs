@@ -716,12 +716,18 @@ impl Fleet {
             actions.push(Action::Pool(PoolState::Stopping));
         }
         for id in self.ids(|_| true) {
-            match graceful {
-                true => self.drain(id, now, actions),
-                false => actions.push(Action::Signal {
+            if graceful {
+                self.drain(id, now, actions);
+            } else if let Some(worker) = self.workers.get_mut(&id) {
+                // Python may still run its worker_int hook; the kernel has the last word.
+                worker.phase = Phase::Draining {
+                    until: now + ABORT_GRACE,
+                    aborted: true,
+                };
+                actions.push(Action::Signal {
                     worker: id,
-                    signal: Signal::Kill,
-                }),
+                    signal: Signal::Quit,
+                });
             }
         }
     }

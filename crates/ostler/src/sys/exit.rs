@@ -34,9 +34,10 @@ impl Exit {
         }
     }
 
-    /// The end came by a signal: a crash, or somebody's `kill`.
-    pub fn by_signal(self) -> bool {
-        matches!(self, Self::Signal { .. })
+    /// The end came by a signal that a program brings on itself (SIGSEGV, SIGABRT …). SIGKILL and
+    /// SIGTERM come from somebody else, so the request at hand is not to blame.
+    pub fn is_crash(self) -> bool {
+        matches!(self, Self::Signal { number, .. } if number != libc::SIGKILL && number != libc::SIGTERM)
     }
 }
 

@@ -57,6 +57,32 @@ pub fn claim(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(owned)
 }
 
+/// Takes possession of a listening socket this process was started with; it becomes non-blocking.
+///
+/// # Errors
+/// `InvalidInput` when the number is open but no listening stream socket. It is left alone then: a
+/// wrong `fd://N` may well name a descriptor that this process opened for itself.
+pub fn claim_listener(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: as in `claim`: the borrow serves two questions to the kernel about a number.
+    let seen = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let listens = rustix::net::sockopt::socket_acceptconn(seen);
+    let kind = rustix::net::sockopt::socket_type(seen);
+    match (listens, kind) {
+        (Ok(true), Ok(SocketType::STREAM)) => {}
+        (Err(rustix::io::Errno::BADF), _) => return Err(io::Error::from_raw_os_error(libc::EBADF)),
+        _ => {
+            let text = "not a listening socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+    }
+    let owned = claim(fd)?;
+    set_nonblocking(&owned)?;
+    Ok(owned)
+}
+
 /// An anonymous file in memory that holds `bytes` and that nobody can change any more.
 /// `name` is what `/proc/PID/maps` shows.
 pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -137,6 +163,21 @@ mod tests {
         );
         assert_eq!(
             claim(1_000_000).expect_err("closed").raw_os_error(),
+            Some(libc::EBADF)
+        );
+    }
+
+    #[test]
+    fn only_a_listening_socket_is_claimed_as_one() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let number = std::os::fd::IntoRawFd::into_raw_fd(listener);
+        assert_eq!(claim_listener(number).expect("listens").as_raw_fd(), number);
+        let (one, _other) = stream_pair().expect("pair");
+        assert!(claim_listener(one.as_raw_fd()).is_err());
+        let still_open = rustix::io::fcntl_getfd(&one);
+        assert!(still_open.is_ok(), "what was refused was not closed");
+        assert_eq!(
+            claim_listener(999_999).expect_err("closed").raw_os_error(),
             Some(libc::EBADF)
         );
     }

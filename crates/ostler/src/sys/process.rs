@@ -82,16 +82,30 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(getpid()))?)
 }
 
-/// The next child that has ended and waits to be reaped, without reaping it: its pid, and with
-/// it the id of its process group, cannot be reused yet.
-pub fn next_ended_child() -> io::Result<Option<u32>> {
+/// What [`next_child`] sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Children {
+    /// This one has ended and waits to be reaped.
+    Ended(u32),
+    /// There are some, and none has ended.
+    Running,
+    /// There is none.
+    Nobody,
+}
+
+/// Looks for a child that has ended, without reaping it: until then its pid, and with it the id of
+/// its process group, cannot mean anybody else.
+pub fn next_child() -> io::Result<Children> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         // Through libc, because rustix does not tell the pid of a `waitid` result.
         match waitid_pid(options) {
-            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                return Ok(Children::Nobody);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
+            Ok(pid) => return Ok(pid.map_or(Children::Running, Children::Ended)),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -184,4 +198,31 @@ fn waitid_pid(options: WaitIdOptions) -> io::Result<Option<u32>> {
 fn to_pid(pid: u32) -> io::Result<Pid> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
     raw.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("pid {pid}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_handle_is_taken_only_for_what_it_is() {
+        let own = own_pid();
+        let pidfd = Pidfd::open(own).expect("pidfd");
+        let copy = || pidfd.as_fd().try_clone_to_owned().expect("dup");
+        assert!(Pidfd::from_fd(copy(), own).is_ok());
+        let error = Pidfd::from_fd(copy(), 1).expect_err("another process");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let null = OwnedFd::from(File::open("/dev/null").expect("open"));
+        assert!(null.as_fd().try_clone_to_owned().is_ok());
+        assert!(Pidfd::from_fd(null, own).is_err(), "not a handle at all");
+    }
+
+    #[test]
+    fn processes_are_there_or_not() {
+        assert!(exists(own_pid()));
+        assert!(!exists(0));
+        assert!(!exists(u32::MAX));
+    }
 }

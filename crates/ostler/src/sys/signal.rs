@@ -5,6 +5,8 @@ use std::{io, mem::MaybeUninit, ptr};
 /// A signal that ostler sends to a process it watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
+    /// Leave what you do and end in order.
+    Quit,
     /// End at once, with a trace (Python's faulthandler).
     Abort,
     /// Write the stack of every thread and go on.
@@ -25,6 +27,7 @@ impl Signal {
     /// The signal's number on this machine.
     pub fn number(self) -> i32 {
         match self {
+            Self::Quit => libc::SIGQUIT,
             Self::Abort => libc::SIGABRT,
             Self::Dump => sigrtmin() + DUMP_ABOVE_SIGRTMIN,
             Self::Kill => libc::SIGKILL,
@@ -33,6 +36,7 @@ impl Signal {
 
     pub(super) fn to_rustix(self) -> rustix::process::Signal {
         match self {
+            Self::Quit => rustix::process::Signal::QUIT,
             Self::Abort => rustix::process::Signal::ABORT,
             Self::Kill => rustix::process::Signal::KILL,
             // SAFETY: SIGRTMIN + 4 lies between SIGRTMIN and SIGRTMAX (64), so it is a signal
@@ -54,11 +58,16 @@ pub fn name(number: i32) -> String {
     }
 }
 
+/// Unblocks every signal: whoever started us may have blocked some, and the mask is inherited.
+pub fn unblock_all() {
+    let _ = set_mask(Mask::None);
+}
+
 /// Blocks every signal until the guard is dropped: no handler runs between a fork and the moment
 /// the child has put the default handlers back.
 pub(super) fn block_all() -> Blocked {
     Blocked {
-        before: block_every_signal(),
+        before: set_mask(Mask::All),
     }
 }
 
@@ -76,13 +85,21 @@ impl Drop for Blocked {
     }
 }
 
-fn block_every_signal() -> io::Result<libc::sigset_t> {
+enum Mask {
+    All,
+    None,
+}
+
+fn set_mask(mask: Mask) -> io::Result<libc::sigset_t> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset initialises the whole set it is given, and
+    // SAFETY: sigfillset and sigemptyset initialise the whole set they are given, and
     // pthread_sigmask fills `before` when it returns 0; both pointers are valid for writes.
     unsafe {
-        libc::sigfillset(set.as_mut_ptr());
+        match mask {
+            Mask::All => libc::sigfillset(set.as_mut_ptr()),
+            Mask::None => libc::sigemptyset(set.as_mut_ptr()),
+        };
         match libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), before.as_mut_ptr()) {
             0 => Ok(before.assume_init()),
             errno => Err(io::Error::from_raw_os_error(errno)),

@@ -338,3 +338,190 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 fn variable((name, value): &(OsString, OsString)) -> io::Result<CString> {
     c_string(&[name.as_os_str(), value.as_os_str()].join(OsStr::new("=")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::AsFd};
+
+    use super::*;
+    use crate::sys::{Exit, process};
+
+    fn sh<'a>(script: &str, fds: Vec<BorrowedFd<'a>>) -> Spawn<'a> {
+        Spawn {
+            name: "a test program",
+            program: Path::new("/bin/sh"),
+            args: vec!["sh".into(), "-c".into(), script.into()],
+            env: vec![("GREETING".into(), "hello".into())],
+            fds,
+            user: None,
+            raise_open_files: false,
+        }
+    }
+
+    fn end_of(child: &Child) -> Exit {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime")
+            .block_on(child.pidfd.ended())
+            .expect("watched");
+        process::reap(child.pid).expect("reaped")
+    }
+
+    /// Runs a script whose descriptor 3 is a pipe, and gives what it wrote there.
+    fn written_by(script: &str) -> (String, Exit) {
+        let (mut reader, writer) = io::pipe().expect("pipe");
+        let child = sh(script, vec![writer.as_fd()]).start().expect("started");
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("read");
+        (text, end_of(&child))
+    }
+
+    #[test]
+    fn the_program_has_its_environment_and_only_its_descriptors() {
+        let open = File::open("/dev/null").expect("open");
+        let beyond = rustix::io::fcntl_dupfd_cloexec(&open, 50).expect("dup");
+        rustix::io::fcntl_setfd(&beyond, rustix::io::FdFlags::empty()).expect("leaky");
+        let (text, exit) = written_by("echo $GREETING $(ls /proc/$$/fd | tr '\\n' ' ') >&3");
+        assert_eq!(exit, Exit::Code(0));
+        let mut words = text.split_whitespace();
+        assert_eq!(words.next(), Some("hello"));
+        let own = ["0", "1", "2", "3"];
+        // The shell may hold a copy (10 and on) while it redirects; 50 would be the leak.
+        assert!(words.clone().take(4).eq(own), "{text}");
+        assert!(!words.any(|fd| fd == "50"), "{text}");
+    }
+
+    #[test]
+    fn descriptors_come_at_their_places_in_whatever_order_they_were_opened() {
+        let (mut a, a_end) = io::pipe().expect("pipe");
+        let (mut b, b_end) = io::pipe().expect("pipe");
+        let fds = vec![b_end.as_fd(), a_end.as_fd(), b_end.as_fd()];
+        let child = sh("echo three >&3; echo four >&4; echo five >&5", fds)
+            .start()
+            .expect("starts");
+        drop((a_end, b_end));
+        let (mut from_a, mut from_b) = (String::new(), String::new());
+        a.read_to_string(&mut from_a).expect("read");
+        b.read_to_string(&mut from_b).expect("read");
+        assert_eq!(
+            (from_a.as_str(), from_b.as_str()),
+            ("four\n", "three\nfive\n")
+        );
+        assert_eq!(end_of(&child), Exit::Code(0));
+    }
+
+    #[test]
+    fn ends_are_told_by_code_and_by_signal() {
+        let cases = [
+            ("exit 3", "exit 3"),
+            ("kill -SEGV $$", "SIGSEGV"),
+            ("kill -9 $$", "SIGKILL"),
+        ];
+        for (script, wanted) in cases {
+            let exit = end_of(&sh(script, vec![]).start().expect("started")).to_string();
+            assert!(exit.starts_with(wanted), "{script}: {exit}");
+        }
+    }
+
+    #[test]
+    fn the_program_leads_a_process_group_of_its_own() {
+        let (text, _) = written_by("ps -o pgid= -o pid= -p $$ >&3");
+        let mut ids = text.split_whitespace();
+        assert_eq!(
+            ids.next().expect("group"),
+            ids.next().expect("pid"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn signal_mask_and_ignored_signals_are_not_inherited() {
+        let _blocked = signal::block_all();
+        let (text, _) = written_by("grep -E 'Sig(Blk|Ign)' /proc/self/status >&3");
+        for line in text.lines() {
+            let mask = line.split_whitespace().last().expect("mask");
+            let mask = u64::from_str_radix(mask, 16).expect("hexadecimal");
+            // Signals 32 and 33 are glibc's own: no program can set them through it.
+            assert_eq!(mask & !(3 << 31), 0, "{line}");
+        }
+        assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn what_cannot_start_is_said_with_its_name() {
+        let missing = Spawn {
+            program: Path::new("/nowhere/python3"),
+            ..sh("", vec![])
+        };
+        let error = missing.start().expect_err("no such file");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let text = error.to_string();
+        assert!(
+            text.contains("a test program") && text.contains("/nowhere/python3"),
+            "{text}"
+        );
+        let folder = Spawn {
+            program: Path::new("/tmp"),
+            ..sh("", vec![])
+        };
+        assert_eq!(
+            folder.start().expect_err("a folder").kind(),
+            io::ErrorKind::PermissionDenied
+        );
+        let unknown = Spawn {
+            program: Path::new("no-such-program"),
+            ..sh("", vec![])
+        };
+        assert_eq!(
+            unknown.start().expect_err("not in PATH").kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+
+    #[test]
+    fn it_ends_with_the_thread_that_started_it() {
+        let child = std::thread::spawn(|| sh("exec sleep 600", vec![]).start().expect("started"));
+        let child = child.join().expect("the thread ended");
+        assert_eq!(end_of(&child).to_string(), "SIGKILL");
+    }
+
+    #[test]
+    fn a_signal_reaches_it_by_its_handle_and_none_reaches_nobody() {
+        let child = sh("exec sleep 600", vec![]).start().expect("started");
+        child.pidfd.send(crate::sys::Signal::Quit).expect("sent");
+        assert_eq!(end_of(&child).to_string(), "SIGQUIT");
+        child
+            .pidfd
+            .send(crate::sys::Signal::Kill)
+            .expect("already ended is no error");
+        assert!(process::reap(child.pid).is_err(), "reaped once");
+    }
+
+    #[test]
+    fn the_user_is_switched_for_good() {
+        if !process::is_root() {
+            return;
+        }
+        let nobody = User {
+            uid: 65534,
+            gid: 65534,
+            groups: vec![65534, 4711],
+        };
+        let (mut reader, writer) = io::pipe().expect("pipe");
+        let script = "grep -E '^(Uid|Gid|Groups)' /proc/self/status >&3";
+        let child = Spawn {
+            user: Some(&nobody),
+            ..sh(script, vec![writer.as_fd()])
+        };
+        let child = child.start().expect("started");
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("read");
+        assert_eq!(end_of(&child), Exit::Code(0));
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let id = "65534 65534 65534 65534";
+        assert_eq!(words, format!("Uid: {id} Gid: {id} Groups: 4711 65534"));
+    }
+}

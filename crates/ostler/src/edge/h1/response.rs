@@ -42,6 +42,8 @@ pub struct Private {
     pub content_type: Option<Vec<u8>>,
     pub etag: Option<Vec<u8>>,
     pub last_modified: Option<Vec<u8>>,
+    /// The app's fields that stand beside a file sent in its place; lines with their CRLF.
+    pub kept: Vec<u8>,
 }
 
 impl Private {
@@ -145,6 +147,19 @@ fn frame(
             BodyFraming::Chunked
         }
         None => BodyFraming::UntilClose,
+    }
+}
+
+/// Collects the fields that stay when a file takes the place of the app's body: all but those that
+/// describe the body that is not sent.
+pub fn keep_fields(head: &ResponseHead<'_>, private: &mut Private) {
+    for (name, value) in head.fields() {
+        let about_body = name.eq_ignore_ascii_case(b"content-range")
+            || name.eq_ignore_ascii_case(b"accept-ranges")
+            || (value.is_empty() && name.eq_ignore_ascii_case(b"content-type"));
+        if matches!(known(name), Known::Other | Known::Noted) && !about_body {
+            line(name, value, &mut private.kept);
+        }
     }
 }
 
@@ -291,6 +306,8 @@ fn known(name: &[u8]) -> Known {
         13 if is(b"last-modified") => Known::Noted,
         14 if is(b"content-length") => Known::Length,
         16 if is(b"proxy-connection") => Known::Hop,
+        18 if is(b"proxy-authenticate") => Known::Hop,
+        19 if is(b"proxy-authorization") => Known::Hop,
         17 if is(b"transfer-encoding") => Known::Hop,
         _ if name.len() > 9 && name[..8].eq_ignore_ascii_case(b"x-accel-") => Known::Private,
         _ if name.len() > 9 && name[..9].eq_ignore_ascii_case(b"x-ostler-") => Known::Private,

@@ -162,10 +162,10 @@ class ServerEnd:
         fds = [self.fds.pop(0)] if flags & FD else []
         return Frame(kind, flags, payload, fds)
 
-    def response(self):
-        """Reads frames to the end of one response and checks their order."""
+    def response(self, started=False):
+        """Reads frames to the end of one response and checks their order. `started`: the head was
+        read before."""
         answer = Response()
-        started = False
         while True:
             got = self.frame()
             answer.frames.append(got)

@@ -1,10 +1,11 @@
 """What an app finds in environ."""
 
 import os
+import random
 import sys
 
 import pytest
-import wire
+import wsgi_wire as wire
 
 
 class Seen:
@@ -209,3 +210,67 @@ def test_many_invented_header_names_are_all_delivered(serve, seen):
         slot.ask(headers=headers)
         for index in range(50):
             assert seen.environ[f"HTTP_X_{turn}_{index}"] == str(index)
+
+
+def test_no_value_of_one_request_is_ever_in_another(serve, seen):
+    """Values that stay the same move into the template: whatever mix of requests comes, environ is
+    exactly what its own request says."""
+    chance = random.Random(11)
+    names = [name for name in wire.NAMES if name not in (b"content-length", b"transfer-encoding")]
+    names += [b"x-own-%d" % index for index in range(5)]
+    slot = serve(seen)
+    slot.ask()
+    ours = {key for key in seen.environ if key.startswith(("wsgi.", "SERVER_SOFTWARE"))}
+    likely = {}
+    for turn in range(4000):
+        if turn % 200 == 0:
+            # For a while the same headers come in most requests, as from one client.
+            likely = {name: b"%d" % chance.randrange(3) for name in chance.sample(names, 8)}
+            often = chance.choice([0.5, 0.9, 0.99])
+        sent = {name: value for name, value in likely.items() if chance.random() < often}
+        if chance.random() < 0.1:
+            sent[chance.choice(names)] = b"%d" % chance.randrange(3)
+        parts = dict(
+            path=chance.choice([b"/"] * 9 + [b"/other"]),
+            root=chance.choice([b""] * 9 + [b"/root"]),
+            query=chance.choice([b""] * 9 + [b"q"]),
+            client=chance.choice([b"10.0.0.1"] * 20 + [b"10.0.0.2", b""]),
+            client_port=chance.randrange(3),
+            server_port=chance.choice([80] * 20 + [0, 65535]),
+            https=chance.random() < 0.05,
+            version=chance.choice([11] * 20 + [10, 20]),
+        )
+        slot.ask(chance.choice([b"GET"] * 9 + [b"POST"]), headers=list(sent.items()), **parts)
+        expected = {
+            "PATH_INFO": parts["path"],
+            "SCRIPT_NAME": parts["root"],
+            "QUERY_STRING": parts["query"],
+            "RAW_URI": parts["path"] + (b"?q" if parts["query"] else b""),
+            "REMOTE_ADDR": parts["client"],
+            "SERVER_PORT": b"%d" % parts["server_port"],
+            "SERVER_NAME": b"example.test",
+            "SERVER_PROTOCOL": {10: b"HTTP/1.0", 11: b"HTTP/1.1", 20: b"HTTP/2"}[parts["version"]],
+            "REQUEST_METHOD": seen.environ["REQUEST_METHOD"].encode(),
+        }
+        expected["REQUEST_URI"] = expected["RAW_URI"]
+        if parts["client"]:
+            expected["REMOTE_PORT"] = b"%d" % parts["client_port"]
+        for name, value in sent.items():
+            key = name.decode().upper().replace("-", "_")
+            expected[key if key == "CONTENT_TYPE" else "HTTP_" + key] = value
+        found = {key: value.encode() for key, value in seen.environ.items() if key not in ours}
+        assert found == expected
+        assert seen.environ["wsgi.url_scheme"] == ("https" if parts["https"] else "http")
+
+
+def test_header_that_comes_twice_has_its_last_value(serve, seen):
+    slot = serve(seen)
+    for _ in range(40):
+        slot.ask(headers=[(b"accept", b"a"), (b"accept", b"a")])
+        assert seen.environ["HTTP_ACCEPT"] == "a"
+    slot.ask(headers=[(b"accept", b"a"), (b"accept", b"b")])
+    assert seen.environ["HTTP_ACCEPT"] == "b"
+    slot.ask(headers=[(b"accept", b"b"), (b"accept", b"a")])
+    assert seen.environ["HTTP_ACCEPT"] == "a"
+    slot.ask()
+    assert "HTTP_ACCEPT" not in seen.environ
