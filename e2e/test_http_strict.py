@@ -461,7 +461,7 @@ def test_own_answer_names_the_layer_the_reason_and_the_request(probe):
     with probe.raw() as raw:
         answer = raw.send(b"GET / HTTP/1.1\r\n\r\n").answer()
     assert answer.status == 400 and answer.header("Content-Type").startswith("text/plain")
-    for line in ("layer: edge", "reason: host-missing"):
+    for line in ("layer: edge", "reason: host_missing"):
         assert line in answer.text
     assert re.search("request: [0-9a-f]{16}", answer.text)
 
