@@ -1,8 +1,9 @@
 """Runs in the Python under test: loads the extension as a zygote does, and serves one app.
 
-Its arguments: the extension's file, the app's name in `asgi_apps`, the options as JSON, a descriptor
+Its arguments: the extension's file, the app (`module:name`, or a name in `asgi_apps`), the options as JSON, a descriptor
 on which to tell that it is ready, and the channel descriptors. Must run on Python 3.9."""
 
+import importlib
 import importlib.machinery
 import importlib.util
 import json
@@ -21,14 +22,15 @@ def load(path):
 def main(path, app, options, ready, *fds):
     load(path)
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import asgi_apps
+    module, _, name = app.rpartition(":")
+    app = getattr(importlib.import_module(module or "asgi_apps"), name)
     from _ostler import asgi
 
     options = json.loads(options)
     options["on_ready"] = lambda: os.write(int(ready), b"ready")
     options["errors"] = sys.stderr
     try:
-        asgi.serve(getattr(asgi_apps, app), [int(fd) for fd in fds], options)
+        asgi.serve(app, [int(fd) for fd in fds], options)
     except asgi.LifespanFailed as error:
         print(f"LifespanFailed: {error}", file=sys.stderr)
         return 3

@@ -275,6 +275,10 @@ def _is_disconnect(error):
     while error is not None and id(error) not in seen:
         if isinstance(error, ClientDisconnected):
             return True
+        # An ExceptionGroup, as task groups raise it.
+        grouped = getattr(error, "exceptions", None)
+        if isinstance(grouped, tuple) and grouped and all(map(_is_disconnect, grouped)):
+            return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False

@@ -257,10 +257,14 @@ impl Server {
         } else {
             Duration::ZERO
         };
-        let (edge, handle) = (Arc::clone(&self.edge), self.handle.clone());
+        let (shared, handle) = (Arc::clone(&self.edge), self.handle.clone());
         tokio::spawn(async move {
+            if graceful {
+                // What the kernel had accepted comes in now.
+                tokio::time::sleep(2 * edge::LAST_ACCEPT).await;
+            }
             // Requests first, then the workers that serve them.
-            let _ = tokio::time::timeout(patience, edge.peers.empty()).await;
+            let _ = tokio::time::timeout(patience, shared.peers.empty()).await;
             handle.stop(graceful);
         });
     }

@@ -417,9 +417,13 @@ fn lost(slf: &Bound<'_, Channel>, error: &str) -> PyResult<()> {
         return Ok(());
     }
     Channel::close(slf)?;
-    slf.borrow_mut().is_at_eof = true;
+    let was_at_eof = mem::replace(&mut slf.borrow_mut().is_at_eof, true);
     for stream in all_streams(slf) {
         Stream::client_left(&stream)?;
+    }
+    if was_at_eof {
+        // The server has hung up in both directions, and its end is known already.
+        return Ok(());
     }
     let ended = slf.borrow().python.ended.clone_ref(py);
     ended.call1(py, (slf, error)).map(drop)

@@ -4,6 +4,11 @@ mod options;
 mod python;
 pub mod run;
 
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -15,9 +20,6 @@ use run::{RunPlan, Surroundings};
 
 /// The exit code for a command line or settings that cannot be served.
 const USAGE: u8 = 2;
-
-/// The word by which the keeper starts its server.
-const SERVER: &str = "__server";
 
 const SHORT_HELP: &str = "\
 {name} {version}
@@ -32,12 +34,15 @@ ostler run app:app      serves the callable `app` of app.py on 127.0.0.1:8000
 ostler run --help       has all the options
 ";
 
+/// The hidden command that the keeper starts the server with: it takes everything else from a socket.
+const SERVER: &str = "__server";
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
-    // The server process is this program under another name for nobody but the keeper.
+    // The server is never started by a person, so it does not pay for the parser.
     if std::env::args_os()
         .nth(1)
-        .is_some_and(|word| word == SERVER)
+        .is_some_and(|first| first == SERVER)
     {
         return server::run();
     }

@@ -27,9 +27,10 @@ Examples:
   ostler run app:app -b unix:/run/app.sock --static /static=./static
   ostler run -c gunicorn.conf.py --print-config    what is in force, and why
 
-Settings come from the command line, else GUNICORN_CMD_ARGS, else gunicorn.conf.py, else WEB_CONCURRENCY, PORT,
-FORWARDED_ALLOW_IPS, SENDFILE and SCRIPT_NAME. Sizes: 64K, 100M, 1G. Durations: 30, 500ms, 1m.
-Every other flag of gunicorn is taken too, and the one warning at the start names those that do nothing here.";
+Settings come from the command line, else GUNICORN_CMD_ARGS, else gunicorn.conf.py,
+else WEB_CONCURRENCY, PORT, FORWARDED_ALLOW_IPS, SENDFILE and SCRIPT_NAME.
+Sizes: 64K, 100M, 1G. Durations: 30, 500ms, 1m. Every other flag of gunicorn is
+taken too; one warning at the start names those that do nothing here.";
 
 /// The command `run`.
 pub fn command() -> Command {
@@ -38,6 +39,8 @@ pub fn command() -> Command {
         .help("module:callable, module:factory() or module");
     let command = Command::new("run")
         .visible_alias("gunicorn")
+        .display_name("ostler")
+        .override_usage("ostler run [OPTIONS] [APP]")
         .about(ABOUT)
         .after_help(EXAMPLES)
         .max_term_width(WIDEST)

@@ -33,4 +33,8 @@ pub use network::Trust;
 pub use report::{effective, print};
 pub use settings::*;
 pub use unknown::hook_warnings;
+#[cfg(test)]
+pub use worker_class::WorkerClass;
+#[cfg(test)]
+pub use written::Origin;
 pub use written::Written;

@@ -277,7 +277,7 @@ pub const TABLE: &[Group] = &[
         own("request_buffering", "--no-request-buffering", Unswitch, Yes, "Pass request bodies on as they come, not when they are complete"),
         own("response_buffering", "--no-response-buffering", Unswitch, Yes, "Let a slow client hold its worker instead of buffering the response"),
         on("websocket_max_message_size", "--websocket-max-message-size --ws-max-size SIZE", Size, Int(16 << 20), "Largest WebSocket message of an ASGI app"),
-        on("header_map", "--header-map MODE", HEADER_MAP, Word("drop"), "Header names with _ are dropped, or the request is refused"),
+        on("header_map", "--header-map MODE", HEADER_MAP, Word("drop"), "Header names with _: drop those headers, or refuse the request"),
         on("sendfile", "--no-sendfile", Unswitch, Yes, "Do not use sendfile for static files (or $SENDFILE)"),
         on("tmp_upload_dir", "", Path, Unset, "Directory for bodies that are too large for memory [default: $TMPDIR or /tmp]"),
         moot("http_protocols", "--http-protocols NAMES", Opaque, Word("h1"), HTTP2),

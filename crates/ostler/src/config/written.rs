@@ -90,6 +90,12 @@ impl Written {
     /// How `value` of `setting` was written, for messages: "`--workers 0` on the command line".
     pub fn seen(&self, origin: Origin, setting: &Setting, value: &Value) -> String {
         let name = setting.name;
+        // An environment of the app holds secrets, also where it is written wrongly.
+        let value = if name == "raw_env" {
+            &Value::from("…")
+        } else {
+            value
+        };
         match origin {
             Origin::Default => format!("`{name} = {}` by default", short(value)),
             Origin::Environment => {

@@ -18,7 +18,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// Connections that the kernel has accepted when the server stops are still taken from it: closing
 /// the listener over them would reset them.
-const LAST_ACCEPT: Duration = Duration::from_millis(50);
+pub const LAST_ACCEPT: Duration = Duration::from_millis(50);
 
 /// A listening socket, already bound by the keeper.
 pub enum Listener {

@@ -39,7 +39,7 @@ use crate::pool::Pool;
 
 pub use connection::Peer;
 pub use forwarded::Forwarding;
-pub use listen::{Listener, run as accept};
+pub use listen::{LAST_ACCEPT, Listener, run as accept};
 pub use peers::Peers;
 pub use spool::Budget;
 

@@ -1,0 +1,148 @@
+//! What is listened on and how: addresses, TLS, static files, and whose headers are believed. Opens no socket.
+
+use std::path::PathBuf;
+
+use super::Desk;
+use crate::config::bind::{self, Bind, FIRST_INHERITED};
+use crate::config::network::{self, Trust};
+use crate::config::settings::{ClientCertificates, HeaderMap, StaticFiles, Tls};
+
+/// What is listened on, and who is believed.
+impl Desk<'_> {
+    pub(super) fn binds(&mut self) -> Vec<Bind> {
+        if self.written.inherited > 0 {
+            // As gunicorn: sockets handed over by systemd are all there is.
+            return (0..self.written.inherited)
+                .map(|n| Bind::Fd(FIRST_INHERITED + i32::from(n)))
+                .collect();
+        }
+        let mut binds = Vec::new();
+        for text in self.texts("bind") {
+            let address = bind::parse(&text).expect("checked when the layers were merged");
+            match address.resolve(&self.directory) {
+                Ok(bind) => binds.push(bind),
+                Err(complaint) => self.complain("bind", complaint),
+            }
+        }
+        binds
+    }
+
+    pub(super) fn trust(&self) -> Trust {
+        let items = self.texts("forwarded_allow_ips");
+        if items.iter().any(|item| item == "*") {
+            return Trust::Everyone;
+        }
+        let networks = items
+            .iter()
+            .map(|item| network::parse(item).expect("checked when the layers were merged"));
+        Trust::Networks(networks.collect())
+    }
+
+    pub(super) fn header_map(&mut self) -> HeaderMap {
+        match self.word("header_map") {
+            "dangerous" => {
+                self.fail(
+                    "header_map",
+                    "cannot be dangerous: a header X_Y would pass for the X-Y of a trusted proxy",
+                    "use drop, and let clients send the header with - instead of _",
+                );
+                HeaderMap::Drop
+            }
+            "refuse" => HeaderMap::Refuse,
+            _ => HeaderMap::Drop,
+        }
+    }
+
+    pub(super) fn tls(&mut self) -> Option<Tls> {
+        let certfile = self.existing_file("certfile");
+        let keyfile = self.existing_file("keyfile");
+        let authorities = self.existing_file("ca_certs");
+        let level = self.count("cert_reqs");
+        let Some(certfile) = certfile else {
+            for name in ["keyfile", "ca_certs"] {
+                if self.text(name).is_some() && self.text("certfile").is_none() {
+                    self.fail(
+                        name,
+                        "is set without a certfile",
+                        "add --certfile FILE, or leave it out",
+                    );
+                }
+            }
+            return None;
+        };
+        let clients = match (level, authorities) {
+            (1, Some(file)) => ClientCertificates::Optional(file),
+            (2, Some(file)) => ClientCertificates::Required(file),
+            (0, _) => ClientCertificates::NotAsked,
+            (_, None) => {
+                if self.text("ca_certs").is_none() {
+                    self.fail(
+                        "cert_reqs",
+                        "asks for client certificates without ca_certs",
+                        "add --ca-certs FILE",
+                    );
+                }
+                ClientCertificates::NotAsked
+            }
+            (3.., Some(_)) => unreachable!("cert_reqs is at most 2"),
+        };
+        Some(Tls {
+            keyfile: keyfile.unwrap_or_else(|| certfile.clone()),
+            certfile,
+            clients,
+        })
+    }
+
+    pub(super) fn existing_file(&mut self, name: &str) -> Option<PathBuf> {
+        let path = self.path(name)?;
+        if !path.is_file() {
+            self.fail(
+                name,
+                format!("names no file ({})", path.display()),
+                "correct the path, or create the file",
+            );
+        }
+        Some(path)
+    }
+
+    pub(super) fn existing_directory(&mut self, name: &str) -> Option<PathBuf> {
+        let path = self.path(name)?;
+        if !path.is_dir() {
+            self.fail(
+                name,
+                format!("names no directory ({})", path.display()),
+                "correct the path, or create it",
+            );
+        }
+        Some(path)
+    }
+
+    pub(super) fn static_files(&mut self) -> Vec<StaticFiles> {
+        let mut all: Vec<StaticFiles> = Vec::new();
+        for (prefix, directory) in self.pairs("static_files") {
+            let trimmed = prefix.trim_end_matches('/');
+            let trimmed = if trimmed.is_empty() { "/" } else { trimmed };
+            let directory = self.directory.join(&directory);
+            if !prefix.starts_with('/') || prefix.contains("//") || prefix.contains(['?', '#', '%'])
+            {
+                let what = format!("has a prefix that is no path (\"{prefix}\")");
+                self.fail("static_files", what, "write --static /static=./static");
+            } else if all.iter().any(|other| other.prefix == trimmed) {
+                self.fail(
+                    "static_files",
+                    format!("names \"{trimmed}\" twice"),
+                    "keep one of the two",
+                );
+            } else if !directory.is_dir() {
+                let what = format!("names no directory ({})", directory.display());
+                self.fail("static_files", what, "correct the path, or create it");
+            } else {
+                all.push(StaticFiles {
+                    prefix: trimmed.to_owned(),
+                    directory,
+                });
+            }
+        }
+        all
+    }
+}
