@@ -22,6 +22,10 @@ def answer(start_response, body, status="200 OK", kind="text/plain", headers=())
     return [body]
 
 
+def body_of(environ):
+    return environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+
+
 def hello(environ, start_response):
     return answer(start_response, "hello")
 
@@ -36,11 +40,11 @@ def environ_(environ, start_response):
 
 
 def echo(environ, start_response):
-    return answer(start_response, environ["wsgi.input"].read(), kind="application/octet-stream")
+    return answer(start_response, body_of(environ), kind="application/octet-stream")
 
 
 def length(environ, start_response):
-    return answer(start_response, str(len(environ["wsgi.input"].read())))
+    return answer(start_response, str(len(body_of(environ))))
 
 
 def unread(environ, start_response):
