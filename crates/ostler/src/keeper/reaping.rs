@@ -21,13 +21,16 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// Killed processes and the hook process are gone within this.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
+/// How asking a zygote for its settings ended.
+type Conversation = Result<(Said, Channel), Unfit>;
+
 /// Zygotes that run, and zygotes that are being asked for their settings.
 #[derive(Default)]
 pub struct Zygotes {
     /// By pid.
     running: HashMap<u32, Running>,
     asked: HashMap<u32, Asked>,
-    conversations: JoinSet<(u32, Result<(Said, Channel), Unfit>)>,
+    conversations: JoinSet<(u32, Conversation)>,
     /// A hook process was started, which outlives its zygote and becomes our child.
     pub with_hooks: bool,
 }
@@ -61,7 +64,7 @@ pub enum Reaped {
         exit: Exit,
     },
     /// It could not tell its settings.
-    Unfit(Started),
+    Unfit(Box<Started>),
     Other {
         pid: u32,
         exit: Exit,
@@ -115,7 +118,7 @@ impl Zygotes {
         }
     }
 
-    fn told(&mut self, pid: u32, said: Result<(Said, Channel), Unfit>) -> Option<Started> {
+    fn told(&mut self, pid: u32, said: Conversation) -> Option<Started> {
         let mut asked = self.asked.remove(&pid)?;
         let Some(generation) = asked.generation else {
             self.asked.insert(pid, asked);
@@ -197,10 +200,10 @@ impl Zygotes {
             generation, unfit, ..
         } = self.asked.remove(&pid)?;
         let zygote = Err(unfit?.ended_by(exit));
-        Some(Reaped::Unfit(Started {
+        Some(Reaped::Unfit(Box::new(Started {
             generation: generation?,
             zygote,
-        }))
+        })))
     }
 
     /// Waits until all zygotes have ended, `gently` with some patience before they are killed. A

@@ -234,7 +234,7 @@ impl Keeper {
                         .tell(&FromKeeper::ZygoteExited { generation, exit }, &[])
                         .await;
                 }
-                Reaped::Unfit(started) => self.hand_over(started, server).await,
+                Reaped::Unfit(started) => self.hand_over(*started, server).await,
                 Reaped::Other { pid, exit } if pid == server.child.pid => end = Some(exit),
                 Reaped::Other { .. } => {}
             }

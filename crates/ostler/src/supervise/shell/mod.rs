@@ -162,8 +162,8 @@ impl Supervisor {
 
     async fn hear(&mut self, said: Said) -> bool {
         match said {
-            Said::Zygote(generation, message) => self.from_zygote(generation, message).await,
-            Said::Worker(worker, message) => self.from_worker(worker, message).await,
+            Said::Zygote(generation, message) => self.heard_from_zygote(generation, message).await,
+            Said::Worker(worker, message) => self.heard_from_worker(worker, message).await,
             Said::ZygoteEnded(generation, exit) => {
                 self.zygotes.remove(&generation);
                 self.orphan(generation);

@@ -24,7 +24,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) async fn from_worker(&mut self, id: WorkerId, message: Message) -> bool {
+    pub(super) async fn heard_from_worker(&mut self, id: WorkerId, message: Message) -> bool {
         match decode::<FromWorker>(&message.bytes) {
             Ok(FromWorker::Booted { wire, interface }) => self.booted(id, wire, interface).await,
             Ok(FromWorker::Ready) => self.ready(id).await,

@@ -110,7 +110,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) async fn from_zygote(&mut self, generation: u64, message: Message) -> bool {
+    pub(super) async fn heard_from_zygote(&mut self, generation: u64, message: Message) -> bool {
         match decode::<FromZygote>(&message.bytes) {
             Ok(FromZygote::Loaded { preloaded, why_not }) => {
                 match why_not {

@@ -204,11 +204,7 @@ impl Fleet {
             return;
         }
         worker.phase = Phase::Ready { since: now };
-        say(
-            actions,
-            Level::Info,
-            format!("{} is up", name(id, worker)),
-        );
+        say(actions, Level::Info, format!("{} is up", name(id, worker)));
         if worker.generation == self.live {
             self.ever_ready = true;
             actions.push(Action::Admit { worker: id });
