@@ -30,6 +30,10 @@ impl Connection {
             Ok(after) => after,
             Err(reason) => self.answer(reason).await,
         };
+        if after == After::Gone {
+            // It had its line in the log when it became a tunnel.
+            return after;
+        }
         let after = match self.flush().await {
             Ok(()) => after,
             Err(_gone) => After::Abort,
@@ -50,6 +54,7 @@ impl Connection {
         if let Some(after) = self.serve_static().await? {
             return Ok(after);
         }
+        self.check_handshake()?;
         let mut reader =
             BodyReader::new(self.head.framing(), self.edge.body_limit, Instant::now())?;
         self.invite_body(&reader).await?;
@@ -240,9 +245,10 @@ impl Connection {
         (head.root, head.path) = self.below_root();
         head.query = self.head.query();
         let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
-        sender.fields(&self.head, https, &mut encoder);
+        let streams = self.edge.pool.streams();
+        sender.fields(&self.head, https, !streams, &mut encoder);
         if let Some(length) = content_length
-            && self.edge.pool.streams()
+            && streams
         {
             // WSGI has a variable of its own for it; an ASGI scope has only the headers.
             let name = b"content-length";
@@ -256,10 +262,7 @@ impl Connection {
     fn below_root(&self) -> (&[u8], &[u8]) {
         let (root, path) = (self.edge.root.as_bytes(), self.head.path());
         match path.strip_prefix(root) {
-            // An ASGI scope's path holds its root_path.
-            Some(below) if !self.edge.pool.streams() && (below.is_empty() || below[0] == b'/') => {
-                (root, below)
-            }
+            Some(below) if below.is_empty() || below[0] == b'/' => (root, below),
             _ => (root, path),
         }
     }
@@ -281,10 +284,13 @@ impl Connection {
                 self.serve_internal(private).await
             }
             Relayed::Hijacked => Ok(self.tunnel(lease).await),
-            Relayed::WebSocket => {
-                self.release(lease, done);
-                Err(Reason::WebSocketVersion)
-            }
+            Relayed::WebSocket(accept) => match self.check_handshake()? {
+                Some(handshake) => Ok(self.websocket(lease, &handshake, &accept).await),
+                None => {
+                    self.release(lease, done);
+                    Err(Reason::BadResponse)
+                }
+            },
             Relayed::Broken(reason) => {
                 self.row.reason = Some(reason);
                 match reason {

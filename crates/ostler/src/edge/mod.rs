@@ -5,6 +5,7 @@
 
 mod answer;
 mod body;
+mod bridge;
 mod buffer;
 mod connection;
 mod deadline;
@@ -42,6 +43,7 @@ pub use forwarded::Forwarding;
 pub use listen::{LAST_ACCEPT, Listener, run as accept};
 pub use peers::Peers;
 pub use spool::Budget;
+pub use websocket::Settings as WebSocketSettings;
 
 /// How long a client may take for each step.
 #[derive(Debug, Clone)]
@@ -98,6 +100,8 @@ pub struct Edge {
     pub request_buffering: bool,
     /// Take a response off its worker as fast as it comes.
     pub response_buffering: bool,
+    /// Limits and clocks of WebSockets of ASGI apps.
+    pub websocket: websocket::Settings,
     /// `SCRIPT_NAME` / `root_path` that every request carries.
     pub root: String,
     pub spool: Arc<Budget>,

@@ -47,6 +47,8 @@ pub struct Limits {
     /// Up to this many requests are added to `max_requests`, differently for each worker, so that
     /// workers do not leave together.
     pub max_requests_jitter: u64,
+    /// A worker that leaves keeps its WebSockets for this long: 25 s.
+    pub farewell_after: Duration,
 }
 
 impl Default for Limits {
@@ -58,6 +60,7 @@ impl Default for Limits {
             streams_per_worker: 1000,
             max_requests: 0,
             max_requests_jitter: 0,
+            farewell_after: Duration::from_secs(25),
         }
     }
 }
@@ -86,6 +89,14 @@ impl Grant {
         match self {
             Self::Slot(slot) => &slot.worker,
             Self::Stream(stream) => stream.worker(),
+        }
+    }
+
+    /// The worker has said its last word of the exchange. A slot's words are counted by its reader.
+    pub fn is_ended(&self) -> bool {
+        match self {
+            Self::Slot(_) => false,
+            Self::Stream(stream) => stream.is_ended(),
         }
     }
 
@@ -355,6 +366,15 @@ impl Pool {
         }
     }
 
+    /// Closes every WebSocket: the server is about to stop.
+    pub fn say_farewell(&self) {
+        let state = self.state();
+        state
+            .workers
+            .values()
+            .for_each(|worker| worker.say_farewell());
+    }
+
     /// True for a worker of a generation that does not serve yet.
     fn parks(&self, generation: u64) -> bool {
         let current = self.state().generation;
@@ -398,8 +418,13 @@ impl Pool {
             channel.drain();
         }
         if worker.in_flight() == 0 {
-            self.supervisor.drained(id);
+            return self.supervisor.drained(id);
         }
+        let after = self.limits.farewell_after;
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            worker.say_farewell();
+        });
     }
 
     /// Registers an event loop's sockets, one per edge thread, each on its own.
@@ -644,6 +669,13 @@ impl Drop for Lease {
 pub struct Tunnel {
     pool: Arc<Pool>,
     worker: Arc<Worker>,
+}
+
+impl Tunnel {
+    /// Resolves when the worker's tunnels are to be closed.
+    pub fn farewell(&self) -> impl Future<Output = ()> + use<> {
+        self.worker.farewell()
+    }
 }
 
 impl Drop for Tunnel {
