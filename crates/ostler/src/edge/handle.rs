@@ -11,6 +11,7 @@ use crate::pool::{Fault, Lease, Refused};
 use super::body::{Body, BodyReader, Collector, IN_MEMORY};
 use super::connection::{After, Connection};
 use super::deadline::Elapsed;
+use super::engineio;
 use super::forwarded::Sender;
 use super::h1::head::Framing;
 use super::h1::names;
@@ -175,7 +176,9 @@ impl Connection {
     /// Waits for a slot.
     async fn lease(&mut self, bytes: usize) -> Result<Lease, Reason> {
         let asked = Instant::now();
-        let lease = self.edge.pool.lease(self.thread.index, bytes).await;
+        let session = engineio::session(self.head.query());
+        let pool = &self.edge.pool;
+        let lease = pool.lease(self.thread.index, bytes, session).await;
         self.row.queue_us += asked.elapsed().as_micros() as u64;
         let lease = lease.map_err(|refused| match refused {
             Refused::LineFull => Reason::LineFull,

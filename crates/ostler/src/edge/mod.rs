@@ -10,6 +10,7 @@ mod buffer;
 mod connection;
 mod deadline;
 mod ending;
+mod engineio;
 pub mod files;
 mod forwarded;
 pub mod h1;

@@ -2,15 +2,17 @@
 //! here before a byte of it leaves (threats E-11).
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use ostler_wire::{END, FileHead, HEAD_LEN, Kind, ResponseHead, begin, finish};
 
-use crate::pool::{Fault, Frame, Lease};
+use crate::pool::{Fault, Frame, Lease, Session, Worker};
 
 use super::body::BodyReader;
 use super::connection::{After, Connection};
+use super::engineio;
 use super::h1::response::{self, BodyFraming, Private};
 use super::outgoing::IN_MEMORY;
 use super::reason::Reason;
@@ -102,6 +104,8 @@ pub struct Relay<'c> {
     /// The client is watched while the app works: it has sent its whole request and nothing behind
     /// it, and the app can be told that it left.
     watches: bool,
+    /// The body may name a Socket.IO session, which this worker then holds.
+    opens_session: bool,
     /// The request was dispatched.
     started: Instant,
 }
@@ -110,6 +114,7 @@ impl<'c> Relay<'c> {
     pub fn new(connection: &'c mut Connection, upload: Option<Upload>, started: Instant) -> Self {
         let unbuffered = !connection.edge.response_buffering;
         let watches = connection.edge.pool.streams();
+        let opens_session = engineio::session(connection.head.query()) == Session::Opens;
         Self {
             connection,
             upload,
@@ -119,6 +124,7 @@ impl<'c> Relay<'c> {
             done: false,
             unbuffered,
             watches,
+            opens_session,
             started,
         }
     }
@@ -138,10 +144,14 @@ impl<'c> Relay<'c> {
                 Turn::Lost(fault) => return self.failed(Failure::Lost(fault), Reason::WorkerDied),
                 Turn::Upload(reason) => return self.failed(Failure::Upload(reason), reason),
             }
+            let opener = self.opens_session.then(|| Arc::clone(lease.worker()));
             let frame = match lease.grant().take() {
                 Ok(frame) => frame,
                 Err(fault) => return self.failed(Failure::Lost(fault), Reason::WorkerDied),
             };
+            if let Some(worker) = opener {
+                self.learn_session(&frame, &worker);
+            }
             self.done = frame.head.is_end()
                 || matches!(
                     frame.head.kind,
@@ -150,6 +160,24 @@ impl<'c> Relay<'c> {
             if let Some(relayed) = self.frame(frame).await {
                 return relayed;
             }
+        }
+    }
+
+    /// Remembers the Socket.IO session that the start of a body names.
+    fn learn_session(&mut self, frame: &Frame<'_>, worker: &Worker) {
+        let body = match frame.head.kind {
+            Kind::RespHead => {
+                ResponseHead::decode(frame.payload).map_or(&[][..], |head| head.inline)
+            }
+            Kind::RespBody => frame.payload,
+            _ => return,
+        };
+        if body.is_empty() {
+            return;
+        }
+        self.opens_session = false;
+        if let Some(session) = engineio::opened(body) {
+            self.connection.edge.pool.learn_session(session, worker);
         }
     }
 
