@@ -445,11 +445,12 @@ fn edge(
         statics: edge::files::Statics::open(statics.collect())?,
         tls,
         limits: edge::h1::head::Limits {
-            line: settings.limit_request_line as usize,
-            fields: settings.limit_request_fields as usize,
-            field: settings.limit_request_field_size as usize,
             refuse_underscores: settings.header_map == HeaderMap::Refuse,
-            ..edge::h1::head::Limits::default()
+            ..edge::h1::head::Limits::new(
+                settings.limit_request_line as usize,
+                settings.limit_request_fields as usize,
+                settings.limit_request_field_size as usize,
+            )
         },
         times,
         forwarding: edge::Forwarding::new(

@@ -147,7 +147,7 @@ impl Response {
             }
             Expect::Body { .. } | Expect::Trailers(_) => {
                 flow.clear();
-                abort(id, out);
+                abort(b"the app did not finish its response", id, out);
             }
             Expect::Nothing => {}
         }
@@ -157,13 +157,15 @@ impl Response {
     pub fn cancel(&mut self, id: u32, out: &mut Outbox) {
         if !self.is_complete() {
             self.expect = Expect::Nothing;
-            abort(id, out);
+            abort(b"", id, out);
         }
     }
 }
 
-fn abort(id: u32, out: &mut Outbox) {
+/// `why` is for the server; empty when the client left.
+fn abort(why: &[u8], id: u32, out: &mut Outbox) {
     let start = begin(out.bytes(), Kind::RespAbort, END, id);
+    out.bytes().extend_from_slice(why);
     finish(out.bytes(), start, 0);
 }
 

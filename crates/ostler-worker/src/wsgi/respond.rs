@@ -4,8 +4,9 @@
 //! the end of the response is told only after `close()`, because the server gives the slot its next
 //! request from then on.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use ostler_wire::FileHead;
 use pyo3::exceptions::PyAttributeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -25,13 +26,10 @@ pub fn respond(exchange: &Exchange, result: &Bound<'_, PyAny>) -> PyResult<Outco
     if let Some(outcome) = respond_list(exchange, result)? {
         return Ok(outcome);
     }
-    if let Ok(wrapper) = result.cast_exact::<FileWrapper>() {
-        let sent = respond_file(exchange, wrapper);
-        if !matches!(sent, Ok(false)) {
-            let closed = close(result);
-            sent?;
-            return closed.map(|()| Outcome::Complete);
-        }
+    if let Ok(wrapper) = result.cast_exact::<FileWrapper>()
+        && let Some(file) = whole_file(exchange, wrapper)?
+    {
+        return respond_file(exchange, result, file);
     }
     let sent = respond_iterable(exchange, result);
     let closed = close(result);
@@ -94,26 +92,40 @@ fn respond_single(exchange: &Exchange, piece: &Bound<'_, PyAny>) -> PyResult<Out
     end(exchange, py)
 }
 
-/// Hands a regular file to the edge; `false` when it must be iterated instead.
-fn respond_file(exchange: &Exchange, wrapper: &Bound<'_, FileWrapper>) -> PyResult<bool> {
+/// A regular file that is the whole body; `None` when it must be iterated instead.
+fn whole_file(
+    exchange: &Exchange,
+    wrapper: &Bound<'_, FileWrapper>,
+) -> PyResult<Option<(OwnedFd, FileHead)>> {
     let py = wrapper.py();
     let Some(length) = exchange.room_for_file(py)? else {
-        return Ok(false);
+        return Ok(None);
     };
     let Some((file, mut part)) = wrapper.get().regular_file(py) else {
-        return Ok(false);
+        return Ok(None);
     };
     match length {
         // Less than promised is for the iteration to find out and to abort.
-        Some(length) if length > part.len => return Ok(false),
+        Some(length) if length > part.len => return Ok(None),
         Some(length) => part.len = length,
         None => {}
     }
-    if part.len == 0 {
-        return Ok(false);
-    }
+    Ok((part.len > 0).then_some((file, part)))
+}
+
+/// Hands a file to the edge, which needs neither the app nor this thread to send it. So the app's
+/// own file is closed first: with the frame that follows, the response is over.
+fn respond_file(
+    exchange: &Exchange,
+    result: &Bound<'_, PyAny>,
+    (file, part): (OwnedFd, FileHead),
+) -> PyResult<Outcome> {
+    let py = result.py();
+    let flushed = exchange.flush_head(py);
+    let closed = close(result);
+    flushed?;
     exchange.send_file(py, file.as_fd(), part)?;
-    Ok(true)
+    closed.map(|()| Outcome::Complete)
 }
 
 fn respond_iterable(exchange: &Exchange, result: &Bound<'_, PyAny>) -> PyResult<()> {

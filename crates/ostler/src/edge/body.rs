@@ -60,6 +60,11 @@ impl BodyReader {
         self.started + times.body_grace + earned
     }
 
+    /// Leaves `time` out of the account: something else held the body up.
+    pub fn excuse(&mut self, time: Duration) {
+        self.started += time;
+    }
+
     /// Appends decoded bytes to `out`: ready after at least one byte, or when the body is whole.
     pub fn poll_piece(
         &mut self,

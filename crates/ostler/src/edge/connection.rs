@@ -115,13 +115,18 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, pla
     connection.end(after).await;
 }
 
-/// Answers a connection that has no place (too many of its address) and closes it.
-pub async fn refuse(io: Io, edge: Arc<Edge>, thread: Arc<Thread>, peer: Peer) {
-    if let Some(place) = edge.peers.seat(None) {
-        let mut connection = Connection::new(io, peer, edge, thread, place);
-        let after = connection.refuse_head(Reason::TooManyConnections).await;
-        connection.end(after).await;
-    }
+/// Answers a connection on which no request will be read, and closes it.
+pub async fn refuse(
+    reason: Reason,
+    io: Io,
+    peer: Peer,
+    edge: Arc<Edge>,
+    thread: Arc<Thread>,
+    place: Place,
+) {
+    let mut connection = Connection::new(io, peer, edge, thread, place);
+    let after = connection.refuse_head(reason).await;
+    connection.end(after).await;
 }
 
 enum Next {
@@ -260,16 +265,22 @@ impl Connection {
 
     /// Sends what is in `out`, all of it, as long as the client keeps taking it.
     pub async fn flush(&mut self) -> Result<(), ClientGone> {
-        self.deadline
-            .set(Instant::now() + self.edge.times.write_stall);
+        let times = &self.edge.times;
+        let began = Instant::now();
+        let mut taken = 0;
         loop {
+            // It may take nothing for a while, but not for long, and not a byte at a time for ever.
+            let stall = Instant::now() + times.write_stall;
+            let earned = Duration::from_micros(taken * 1_000_000 / times.min_rate.max(1));
+            self.deadline
+                .set(stall.min(began + times.write_stall + earned));
             let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
             let wrote = poll_fn(|cx| match out.poll_write(cx, io) {
                 Poll::Ready(result) => Poll::Ready(Ok(result)),
                 Poll::Pending => deadline.poll(cx).map(Err),
             });
             match wrote.await {
-                Ok(Ok(_)) => {}
+                Ok(Ok(count)) => taken += count as u64,
                 Ok(Err(_)) | Err(Elapsed) => return Err(ClientGone),
             }
             if self.out.is_empty() {
@@ -278,8 +289,6 @@ impl Connection {
                     return Ok(());
                 }
             }
-            self.deadline
-                .set(Instant::now() + self.edge.times.write_stall);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::pool::{Fault, Lease};
 use super::connection::Connection;
 use super::h1::response::ResponseContext;
 use super::micros_since;
-use super::relay::drain;
+use super::relay::{Rest, drain};
 
 impl Connection {
     /// What the response encoder must know of the request.
@@ -105,12 +105,13 @@ impl Connection {
     }
 
     /// Gives a slot back, now or when its worker has finished a response that nobody reads.
-    pub fn release(&self, lease: Lease, done: bool) {
-        if done {
+    pub fn release(&self, lease: Lease, rest: Rest) {
+        if rest.is_nothing() {
             return lease.give_back();
         }
         let limit = self.edge.times.response.max(Duration::from_secs(30));
-        tokio::spawn(drain(lease, limit));
+        let overdue = self.row.app_us == 0;
+        tokio::spawn(drain(lease, rest, limit, overdue));
     }
 }
 

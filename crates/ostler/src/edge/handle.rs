@@ -16,8 +16,9 @@ use super::forwarded::Sender;
 use super::h1::head::Framing;
 use super::h1::names;
 use super::reason::Reason;
-use super::relay::{Failure, Relay, Relayed, Upload};
+use super::relay::{Failure, Relay, Relayed, Rest};
 use super::row::Row;
+use super::upload::Upload;
 
 impl Connection {
     /// One request, whose head is in `self.head`, to its end.
@@ -115,20 +116,18 @@ impl Connection {
         loop {
             let mut lease = self.lease(body.memory()).await?;
             let dispatched = Instant::now();
-            let mut done = false;
-            let failure = match self.send(&mut lease, sender, &body).await {
-                Err(_closed) => Failure::Lost(Fault::Closed),
-                Ok(()) => {
-                    let mut relay = Relay::new(self, None, dispatched);
-                    let relayed = relay.run(&mut lease).await;
-                    done = relay.is_done();
-                    match relayed {
-                        Relayed::Failed(failure) => failure,
-                        relayed => return self.finish(relayed, lease, done).await,
-                    }
-                }
+            let sent = self.send(&mut lease, sender, &body).await;
+            let mut relay = Relay::new(self, None, dispatched);
+            let relayed = match sent {
+                Err(_closed) => Relayed::Failed(Failure::Lost(Fault::Closed)),
+                Ok(()) => relay.run(&mut lease).await,
             };
-            match self.after_failure(failure, lease, done, retried).await {
+            let (rest, _) = relay.into_rest();
+            let failure = match relayed {
+                Relayed::Failed(failure) => failure,
+                relayed => return self.finish(relayed, lease, rest).await,
+            };
+            match self.after_failure(failure, lease, rest, retried).await {
                 Some(reason) => return Err(reason),
                 None => retried = true,
             }
@@ -149,21 +148,20 @@ impl Connection {
         }
         let mut relay = Relay::new(self, Some(Upload::new(reader)), dispatched);
         let relayed = relay.run(&mut lease).await;
-        let done = relay.is_done();
-        let rest = relay.into_upload().map(Upload::into_body);
+        let (rest, body) = relay.into_rest();
         let after = match relayed {
             Relayed::Failed(failure) => {
                 return Err(self
-                    .after_failure(failure, lease, done, true)
+                    .after_failure(failure, lease, rest, true)
                     .await
                     .unwrap_or(Reason::WorkerDied));
             }
-            relayed => self.finish(relayed, lease, done).await?,
+            relayed => self.finish(relayed, lease, rest).await?,
         };
-        match rest {
-            Some(rest) if !rest.is_done() => {
+        match body {
+            Some(body) if !body.is_done() && after == After::KeepAlive => {
                 self.flush().await.map_err(|_| Reason::ClientGone)?;
-                Ok(if self.drop_rest(rest).await {
+                Ok(if self.drop_rest(body).await {
                     after
                 } else {
                     After::Close
@@ -275,34 +273,35 @@ impl Connection {
         &mut self,
         relayed: Relayed,
         lease: Lease,
-        done: bool,
+        rest: Rest,
     ) -> Result<After, Reason> {
         match relayed {
             Relayed::Whole(after) => {
-                lease.give_back();
+                self.release(lease, rest);
                 Ok(after)
             }
+            Relayed::File(file, sending) => {
+                self.release(lease, rest);
+                Ok(self.send_worker_file(file, sending).await)
+            }
             Relayed::Internal(private) => {
-                self.release(lease, done);
+                self.release(lease, rest);
                 self.serve_internal(private).await
             }
             Relayed::Hijacked => Ok(self.tunnel(lease).await),
             Relayed::WebSocket(accept) => match self.check_handshake()? {
                 Some(handshake) => Ok(self.websocket(lease, &handshake, &accept).await),
                 None => {
-                    self.release(lease, done);
+                    self.release(lease, rest);
                     Err(Reason::BadResponse)
                 }
             },
             Relayed::Broken(reason) => {
-                self.row.reason = Some(reason);
                 match reason {
                     Reason::WorkerDied => drop(self.mourn(&lease, &Fault::Closed).await),
-                    _ => self.release(lease, done),
+                    _ => self.release(lease, rest),
                 }
-                // What the client has is whole up to here; the end it waits for never comes.
-                let _ = self.flush().await;
-                Ok(After::Abort)
+                Ok(self.cut(reason).await)
             }
             Relayed::Failed(_) => Ok(After::Abort),
         }
@@ -313,7 +312,7 @@ impl Connection {
         &mut self,
         failure: Failure,
         lease: Lease,
-        done: bool,
+        rest: Rest,
         retried: bool,
     ) -> Option<Reason> {
         match failure {
@@ -323,7 +322,7 @@ impl Connection {
                 Some(Reason::WorkerTimeout)
             }
             Failure::App => {
-                lease.give_back();
+                self.release(lease, rest);
                 Some(Reason::AppError)
             }
             Failure::BadResponse(reason) => {
@@ -332,15 +331,15 @@ impl Connection {
                     path = %String::from_utf8_lossy(self.head.path()),
                     "the app's response cannot be sent: {}", reason.text()
                 );
-                self.release(lease, done);
+                self.release(lease, rest);
                 Some(reason)
             }
             Failure::Upload(reason) => {
-                self.release(lease, done);
+                self.release(lease, rest);
                 Some(reason)
             }
             Failure::ClientGone => {
-                self.release(lease, done);
+                self.release(lease, rest);
                 Some(Reason::ClientGone)
             }
             Failure::Lost(fault) => {

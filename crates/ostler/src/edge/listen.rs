@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{self, Peer};
 use super::io::Io;
+use super::reason::Reason;
 use super::{Edge, Thread};
 
 /// How long to leave the listener alone when the process has no descriptor left.
@@ -116,7 +117,15 @@ fn tcp(
     let counted = (!edge.trusts(&peer)).then_some(address);
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
     let Some(place) = edge.peers.seat(counted) else {
-        tokio::spawn(connection::refuse(Io::Tcp(stream), edge, thread, peer));
+        // Under TLS the answer would cost a handshake, which is what the cap keeps a stranger from.
+        if edge.tls.is_none()
+            && let Some(place) = edge.peers.seat(None)
+        {
+            let io = Io::Tcp(stream);
+            let refused =
+                connection::refuse(Reason::TooManyConnections, io, peer, edge, thread, place);
+            tokio::spawn(refused);
+        }
         return;
     };
     match edge.tls.clone() {
@@ -128,18 +137,38 @@ fn tcp(
             place,
         ))),
         Some(acceptor) => drop(tokio::spawn(async move {
-            if let Some(io) = handshake(stream, acceptor, &edge).await {
-                connection::serve(io, peer, edge, thread, place).await;
+            match handshake(stream, acceptor, &edge).await {
+                Some(Ok(io)) => connection::serve(io, peer, edge, thread, place).await,
+                Some(Err(plain)) => {
+                    let io = Io::Tcp(plain);
+                    connection::refuse(Reason::PlainOnTls, io, peer, edge, thread, place).await;
+                }
+                None => {}
             }
         })),
     }
 }
 
 /// The TLS handshake, bounded in time; a failure is the client's affair and closes the connection.
-async fn handshake(stream: TcpStream, acceptor: TlsAcceptor, edge: &Edge) -> Option<Io> {
-    match tokio::time::timeout(edge.times.handshake, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(Io::Tls(Box::new(stream))),
+/// A client that speaks HTTP without TLS gets its stream back, to be told so.
+async fn handshake(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    edge: &Edge,
+) -> Option<Result<Io, TcpStream>> {
+    let shaken = async {
+        let mut first = [0];
+        // A handshake begins with 0x16, a method with a letter.
+        if stream.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
+            return Ok(Err(stream));
+        }
+        let stream = acceptor.accept(stream).await?;
+        Ok(Ok(Io::Tls(Box::new(stream))))
+    };
+    match tokio::time::timeout(edge.times.handshake, shaken).await {
+        Ok(Ok(shaken)) => Some(shaken),
         Ok(Err(error)) => {
+            let error: io::Error = error;
             tracing::debug!(%error, "TLS handshake failed");
             None
         }

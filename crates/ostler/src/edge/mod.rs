@@ -23,9 +23,11 @@ mod reason;
 mod relay;
 pub mod reply;
 mod row;
+mod sending;
 mod spool;
 pub mod tls;
 mod tunnel;
+mod upload;
 mod websocket;
 mod worker_file;
 

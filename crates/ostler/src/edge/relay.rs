@@ -6,25 +6,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use ostler_wire::{END, FileHead, HEAD_LEN, Kind, ResponseHead, begin, finish};
+use ostler_wire::{FileHead, HEAD_LEN, Kind, ResponseHead, begin};
 
 use crate::pool::{Fault, Frame, Lease, Session, Worker};
 
 use super::body::BodyReader;
 use super::connection::{After, Connection};
 use super::engineio;
-use super::h1::response::{self, BodyFraming, Private};
+use super::h1::response::{self, Private};
 use super::outgoing::IN_MEMORY;
 use super::reason::Reason;
+use super::sending::Sending;
+use super::upload::{self, Upload};
 use super::worker_file::WorkerFile;
-
-/// Body bytes sent to a worker in one frame.
-const UPLOAD_PIECE: usize = 64 * 1024;
 
 /// How an exchange with a worker ended.
 pub enum Relayed {
     /// The whole response is with the client, or in `out`.
     Whole(After),
+    /// The rest of the response is this file; the worker has nothing to do with it any more.
+    File(WorkerFile, Sending),
     /// The app asks for a file of ours instead of its own body.
     Internal(Private),
     /// The app took the raw connection (WSGI WebSocket).
@@ -54,36 +55,12 @@ pub enum Failure {
     ClientGone,
 }
 
-/// A request body that goes to the worker while it comes in.
-pub struct Upload {
-    body: BodyReader,
-    piece: Vec<u8>,
-    frame: Vec<u8>,
-    sent: usize,
-    ended: bool,
-}
-
-impl Upload {
-    pub fn new(body: BodyReader) -> Self {
-        Self {
-            body,
-            piece: Vec::new(),
-            frame: Vec::new(),
-            sent: 0,
-            ended: false,
-        }
-    }
-
-    /// What is left to read of the body once the response is over.
-    pub fn into_body(self) -> BodyReader {
-        self.body
-    }
-}
-
 /// What the next step of an exchange was.
 enum Turn {
     Frame,
     Elapsed,
+    /// The client takes nothing more of what is there for it.
+    Stalled,
     ClientGone,
     Lost(Fault),
     Upload(Reason),
@@ -93,12 +70,12 @@ enum Turn {
 pub struct Relay<'c> {
     connection: &'c mut Connection,
     upload: Option<Upload>,
-    framing: Option<BodyFraming>,
-    /// Bytes of a body with a length that are still to come.
-    left: u64,
-    close: bool,
+    /// The response's body, once its head is on the way.
+    sending: Option<Sending>,
     /// The worker has said its last word.
     done: bool,
+    /// The client was not ready for the bytes that are there for it.
+    stalled: bool,
     /// Hold the worker back rather than spool (server-sent events and other streams).
     unbuffered: bool,
     /// The client is watched while the app works: it has sent its whole request and nothing behind
@@ -118,10 +95,9 @@ impl<'c> Relay<'c> {
         Self {
             connection,
             upload,
-            framing: None,
-            left: 0,
-            close: false,
+            sending: None,
             done: false,
+            stalled: false,
             unbuffered,
             watches,
             opens_session,
@@ -136,10 +112,8 @@ impl<'c> Relay<'c> {
         loop {
             match self.turn(lease).await {
                 Turn::Frame => {}
-                Turn::Elapsed if self.framing.is_none() => {
-                    return Relayed::Failed(Failure::TimedOut);
-                }
-                Turn::Elapsed => return Relayed::Broken(Reason::WriteTimeout),
+                Turn::Elapsed => return self.failed(Failure::TimedOut, Reason::WorkerTimeout),
+                Turn::Stalled => return self.failed(Failure::ClientGone, Reason::WriteTimeout),
                 Turn::ClientGone => return self.failed(Failure::ClientGone, Reason::ClientGone),
                 Turn::Lost(fault) => return self.failed(Failure::Lost(fault), Reason::WorkerDied),
                 Turn::Upload(reason) => return self.failed(Failure::Upload(reason), reason),
@@ -181,18 +155,22 @@ impl<'c> Relay<'c> {
         }
     }
 
-    /// The worker has nothing more to say, so that its slot can be given back.
-    pub fn is_done(&self) -> bool {
-        self.done
-    }
-
-    /// The request body that was not read to its end.
-    pub fn into_upload(self) -> Option<Upload> {
-        self.upload
+    /// What is left to do on both sides when the exchange is over: for the worker, and of the request
+    /// body.
+    pub fn into_rest(self) -> (Rest, Option<BodyReader>) {
+        let connection = &self.connection;
+        let may_hijack = connection.head.is_websocket() && !connection.edge.pool.streams();
+        let (body, unsent) = self.upload.map(Upload::into_rest).unzip();
+        let rest = Rest {
+            answered: self.done,
+            unsent: unsent.flatten(),
+            may_hijack,
+        };
+        (rest, body)
     }
 
     fn failed(&self, failure: Failure, broken: Reason) -> Relayed {
-        match self.framing {
+        match self.sending {
             None => Relayed::Failed(failure),
             Some(_) => Relayed::Broken(broken),
         }
@@ -204,20 +182,8 @@ impl<'c> Relay<'c> {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> Poll<Turn> {
-        while !self.connection.out.is_empty() {
-            let connection = &mut *self.connection;
-            match connection.out.poll_write(cx, &mut connection.io) {
-                Poll::Ready(Ok(_)) => {
-                    if connection.out.is_empty() && connection.out.refill().is_err() {
-                        return Poll::Ready(Turn::ClientGone);
-                    }
-                    connection
-                        .deadline
-                        .set(Instant::now() + connection.edge.times.write_stall);
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(Turn::ClientGone),
-                Poll::Pending => break,
-            }
+        if let Poll::Ready(gone) = self.poll_out(cx) {
+            return Poll::Ready(gone);
         }
         if self.may_take_more()
             && let Poll::Ready(result) = lease.grant().poll_frame(cx)
@@ -233,11 +199,51 @@ impl<'c> Relay<'c> {
         {
             return Poll::Ready(gone);
         }
-        if self.framing.is_some() && self.connection.out.is_empty() {
-            // The app takes its time between pieces: that is its right once it has begun.
-            return Poll::Pending;
+        let edge = &self.connection.edge;
+        if self.connection.out.is_empty() {
+            let upload = self.upload.as_ref();
+            if let Some(at) = upload.and_then(|upload| upload.deadline(&edge.times)) {
+                self.connection.deadline.set(at);
+                let elapsed = self.connection.deadline.poll(cx);
+                return elapsed.map(|_| Turn::Upload(Reason::BodyTooSlow));
+            }
+            if self.sending.is_some() {
+                // The app takes its time between pieces: that is its right once it has begun.
+                return Poll::Pending;
+            }
         }
-        self.connection.deadline.poll(cx).map(|_| Turn::Elapsed)
+        let elapsed = self.connection.deadline.poll(cx);
+        elapsed.map(|_| match self.stalled {
+            true => Turn::Stalled,
+            false => Turn::Elapsed,
+        })
+    }
+
+    /// Moves what is there for the client; ready only when that fails.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        let connection = &mut *self.connection;
+        while !connection.out.is_empty() {
+            match connection.out.poll_write(cx, &mut connection.io) {
+                Poll::Ready(Ok(_)) => {
+                    if connection.out.is_empty() && connection.out.refill().is_err() {
+                        return Poll::Ready(Turn::ClientGone);
+                    }
+                    if std::mem::take(&mut self.stalled) && self.sending.is_none() {
+                        let limit = connection.edge.times.response;
+                        connection.deadline.set(self.started + limit);
+                    }
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Turn::ClientGone),
+                Poll::Pending => {
+                    if !std::mem::replace(&mut self.stalled, true) {
+                        let stall = connection.edge.times.write_stall;
+                        connection.deadline.set(Instant::now() + stall);
+                    }
+                    break;
+                }
+            }
+        }
+        Poll::Pending
     }
 
     /// Looks whether the client is still there; ready only when it is surely gone. The end of what it
@@ -276,84 +282,59 @@ impl<'c> Relay<'c> {
         let Some(upload) = &mut self.upload else {
             return Poll::Pending;
         };
-        let stream = lease.grant().stream_id();
+        let connection = &mut *self.connection;
         loop {
-            while upload.sent < upload.frame.len() {
-                let rest = &upload.frame[upload.sent..];
-                match lease.grant().poll_send(cx, rest, None) {
-                    Poll::Ready(Ok(count)) => upload.sent += count,
-                    Poll::Ready(Err(_)) => {
-                        // The worker closed its end; what it said before is read first.
-                        upload.ended = true;
-                        upload.frame.clear();
-                        upload.sent = 0;
-                    }
-                    Poll::Pending => return Poll::Pending,
+            let (io, buffer) = (&mut connection.io, &mut connection.buffer);
+            match ready!(upload.poll_step(cx, lease, io, buffer)) {
+                upload::Step::Came if self.sending.is_none() => {
+                    // The app's time begins when it has the body.
+                    let limit = connection.edge.times.response;
+                    connection.deadline.set(Instant::now() + limit);
                 }
+                upload::Step::Came => {}
+                upload::Step::Lost(fault) => return Poll::Ready(Turn::Lost(fault)),
+                upload::Step::Refused(reason) => return Poll::Ready(Turn::Upload(reason)),
             }
-            if upload.ended {
-                return Poll::Pending;
-            }
-            if upload.piece.is_empty() && !upload.body.is_done() {
-                let connection = &mut *self.connection;
-                let (io, buffer) = (&mut connection.io, &mut connection.buffer);
-                match upload.body.poll_piece(cx, io, buffer, &mut upload.piece) {
-                    Poll::Ready(Ok(())) => {
-                        if self.framing.is_none() {
-                            // The app's time begins when it has the body.
-                            let limit = connection.edge.times.response;
-                            connection.deadline.set(Instant::now() + limit);
-                        }
-                    }
-                    Poll::Ready(Err(reason)) => return Poll::Ready(Turn::Upload(reason)),
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
-            let mut count = upload.piece.len().min(UPLOAD_PIECE);
-            if count > 0 {
-                count = match lease.grant().poll_credit(cx, count) {
-                    Poll::Ready(Ok(count)) => count,
-                    Poll::Ready(Err(fault)) => return Poll::Ready(Turn::Lost(fault)),
-                    Poll::Pending => return Poll::Pending,
-                };
-            }
-            upload.frame.clear();
-            upload.sent = 0;
-            upload.ended = upload.body.is_done() && count == upload.piece.len();
-            let flags = if upload.ended { END } else { 0 };
-            let start = begin(&mut upload.frame, Kind::ReqBody, flags, stream);
-            upload.frame.extend(upload.piece.drain(..count));
-            finish(&mut upload.frame, start, 0);
         }
     }
 
     /// Takes one frame of the worker; `Some` ends the exchange.
     async fn frame(&mut self, frame: Frame<'_>) -> Option<Relayed> {
         let ends = frame.head.is_end();
-        match (frame.head.kind, self.framing) {
-            (Kind::RespInfo, None) => self.info(frame.payload),
-            (Kind::RespHead, None) => self.head(frame.payload, ends),
-            (Kind::RespBody, Some(framing)) => {
-                self.body(framing, frame.payload);
+        let begun = self.sending.is_some();
+        match (frame.head.kind, begun) {
+            (Kind::RespInfo, false) => self.info(frame.payload),
+            (Kind::RespHead, false) => self.head(frame.payload, ends),
+            (Kind::RespBody, true) => {
+                self.body(frame.payload);
                 self.settled(ends)
             }
-            (Kind::RespFile, Some(framing)) => {
+            (Kind::RespFile, true) => {
                 let Ok(range) = FileHead::decode(frame.payload) else {
                     return Some(Relayed::Broken(Reason::BadResponse));
                 };
-                let file = frame.fd?;
-                self.file(framing, file, range, ends).await
+                let Some(file) = frame.fd else {
+                    return Some(Relayed::Broken(Reason::BadResponse));
+                };
+                self.file(file, range, ends).await
             }
-            (Kind::RespTrailers, Some(framing)) => {
-                self.trailers(framing, frame.payload);
+            (Kind::RespTrailers, true) => {
+                self.trailers(frame.payload);
                 self.settled(true)
             }
-            (Kind::RespAbort, Some(_)) => Some(Relayed::Broken(Reason::AppError)),
-            (Kind::RespAbort, None) => Some(Relayed::Failed(Failure::App)),
-            (Kind::Hijack, None) => Some(Relayed::Hijacked),
-            (Kind::WsAccept, None) => Some(Relayed::WebSocket(frame.payload.to_vec())),
-            (_, None) => Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse))),
-            (_, Some(_)) => Some(Relayed::Broken(Reason::BadResponse)),
+            // Without a text there is nothing to tell: the worker has seen that the client left.
+            (Kind::RespAbort, true) if frame.payload.is_empty() => {
+                Some(Relayed::Broken(Reason::ClientGone))
+            }
+            (Kind::RespAbort, false) if frame.payload.is_empty() => {
+                Some(Relayed::Failed(Failure::ClientGone))
+            }
+            (Kind::RespAbort, true) => Some(Relayed::Broken(Reason::ResponseAborted)),
+            (Kind::RespAbort, false) => Some(Relayed::Failed(Failure::App)),
+            (Kind::Hijack, false) => Some(Relayed::Hijacked),
+            (Kind::WsAccept, false) => Some(Relayed::WebSocket(frame.payload.to_vec())),
+            (_, false) => Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse))),
+            (_, true) => Some(Relayed::Broken(Reason::BadResponse)),
         }
     }
 
@@ -399,55 +380,24 @@ impl<'c> Relay<'c> {
         }
         self.connection.note_head(mark);
         self.connection.row.status = head.status;
-        self.close = encoded.close;
         self.unbuffered |= encoded.private.unbuffered;
-        self.framing = Some(encoded.framing);
-        if let BodyFraming::Length(length) = encoded.framing {
-            self.left = length;
-        }
+        self.sending = Some(Sending::new(&encoded));
         self.connection.row.head_came(self.started);
-        let stall = self.connection.edge.times.write_stall;
-        if !ends {
-            self.connection.deadline.set(Instant::now() + stall);
-        }
-        self.body(encoded.framing, head.inline);
+        self.body(head.inline);
         self.settled(ends)
     }
 
     /// Appends body bytes in the client's framing.
-    fn body(&mut self, framing: BodyFraming, bytes: &[u8]) {
-        let out = self.connection.out.bytes();
-        match framing {
-            BodyFraming::None => return,
-            BodyFraming::UntilClose => out.extend_from_slice(bytes),
-            BodyFraming::Length(_) => {
-                let take = bytes
-                    .len()
-                    .min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                if take < bytes.len() {
-                    tracing::warn!(
-                        extra = bytes.len() - take,
-                        "the app sent more than its Content-Length; the rest is dropped"
-                    );
-                }
-                out.extend_from_slice(&bytes[..take]);
-                self.left -= take as u64;
-            }
-            BodyFraming::Chunked if bytes.is_empty() => return,
-            BodyFraming::Chunked => {
-                use std::io::Write as _;
-                let _ = write!(out, "{:x}\r\n", bytes.len());
-                out.extend_from_slice(bytes);
-                out.extend_from_slice(b"\r\n");
-            }
+    fn body(&mut self, bytes: &[u8]) {
+        if let Some(sending) = &mut self.sending {
+            let sent = sending.append(bytes, self.connection.out.bytes());
+            self.connection.row.sent += sent as u64;
         }
-        self.connection.row.sent += bytes.len() as u64;
     }
 
-    /// Sends a file's bytes as the next part of the body.
+    /// Takes a file as the next part of the body, or as the rest of it.
     async fn file(
         &mut self,
-        framing: BodyFraming,
         file: std::os::fd::OwnedFd,
         range: FileHead,
         ends: bool,
@@ -456,86 +406,100 @@ impl<'c> Relay<'c> {
             tracing::error!("the app returned a descriptor that is no regular file");
             return Some(Relayed::Broken(Reason::BadResponse));
         };
-        if framing == BodyFraming::None {
-            return self.settled(ends);
+        if ends {
+            let sending = self.sending.take()?;
+            return Some(Relayed::File(file, sending));
         }
         while let Some(piece) = file.next().await {
             let Ok(piece) = piece else {
                 return Some(Relayed::Broken(Reason::BadResponse));
             };
-            self.body(framing, &piece);
+            self.body(&piece);
             if self.connection.flush().await.is_err() {
                 return Some(Relayed::Broken(Reason::ClientGone));
             }
         }
-        self.settled(ends)
+        self.settled(false)
     }
 
-    fn trailers(&mut self, framing: BodyFraming, payload: &[u8]) {
-        if framing == BodyFraming::Chunked
-            && let Ok(head) = ResponseHead::decode(payload)
-        {
-            self.connection.out.bytes().extend_from_slice(b"0\r\n");
-            response::encode_trailers(&head, self.connection.out.bytes());
-            self.connection.out.bytes().extend_from_slice(b"\r\n");
-            self.framing = Some(BodyFraming::UntilClose);
+    fn trailers(&mut self, payload: &[u8]) {
+        if let (Ok(trailers), Some(sending)) = (ResponseHead::decode(payload), &mut self.sending) {
+            sending.trailers(&trailers, self.connection.out.bytes());
         }
     }
 
     /// After each frame: spool what memory may not hold, and see whether the response is whole.
     fn settled(&mut self, ends: bool) -> Option<Relayed> {
-        if ends && self.framing == Some(BodyFraming::Chunked) {
-            self.connection.out.bytes().extend_from_slice(b"0\r\n\r\n");
-        }
-        let edge = &self.connection.edge;
-        if (!self.unbuffered || ends) && self.connection.out.settle(&edge.spool).is_err() {
+        let out = &mut self.connection.out;
+        let sending = self.sending.as_mut()?;
+        let end = ends.then(|| sending.end(out.bytes()));
+        if (!self.unbuffered || ends) && out.settle(&self.connection.edge.spool).is_err() {
             return Some(Relayed::Broken(Reason::SpoolFull));
         }
-        if !ends {
-            return None;
-        }
-        if self.left > 0 && self.framing != Some(BodyFraming::None) {
-            tracing::error!(
-                missing = self.left,
-                "the app sent less than its Content-Length; the connection is closed uncleanly"
-            );
-            return Some(Relayed::Broken(Reason::BadResponse));
-        }
-        let close = self.close || self.framing == Some(BodyFraming::UntilClose);
-        Some(Relayed::Whole(if close {
-            After::Close
-        } else {
-            After::KeepAlive
-        }))
+        end.map(|end| end.map_or_else(Relayed::Broken, Relayed::Whole))
+    }
+}
+
+/// What a worker has not been told or has not said when its exchange is over.
+#[derive(Debug)]
+pub struct Rest {
+    /// Its last word was taken.
+    answered: bool,
+    /// It waits for more of the request body: first the rest of a frame that it has a part of.
+    unsent: Option<Vec<u8>>,
+    /// It may take the raw connection.
+    may_hijack: bool,
+}
+
+impl Rest {
+    /// The slot can be given back as it is.
+    pub fn is_nothing(&self) -> bool {
+        self.answered && self.unsent.is_none()
     }
 }
 
 /// Waits out a response that nobody will read, so that its slot can serve again. The app is told
-/// that its client left; one that does not end within `limit` loses its slot.
-pub async fn drain(mut lease: Lease, limit: Duration) {
-    let mut cancel = Vec::with_capacity(HEAD_LEN);
-    begin(&mut cancel, Kind::Cancel, 0, lease.grant().stream_id());
-    if lease.grant().send(&cancel, None).await.is_err() {
-        return;
-    }
+/// that its client left; one that does not end within `limit` loses its slot, and one that was to
+/// have answered by then (`overdue`) is cancelled.
+pub async fn drain(mut lease: Lease, rest: Rest, limit: Duration, overdue: bool) {
+    let stream = lease.grant().stream_id();
     let ended = tokio::time::timeout(limit, async {
-        loop {
+        let mut frames = rest.unsent.unwrap_or_default();
+        // An app that has taken the connection meanwhile would read this frame as the client's
+        // bytes. It finds its end, and that is enough.
+        if !rest.may_hijack {
+            begin(&mut frames, Kind::Cancel, 0, stream);
+        }
+        lease
+            .grant()
+            .send(&frames, None)
+            .await
+            .map_err(|_| Fault::Closed)?;
+        while !rest.answered {
             poll_fn(|cx| lease.grant().poll_frame(cx)).await?;
             let head = lease.grant().take()?.head;
-            if head.is_end()
-                || matches!(
-                    head.kind,
-                    Kind::RespAbort | Kind::RespTrailers | Kind::WsClose
-                )
-            {
-                return Ok::<(), Fault>(());
+            if head.kind == Kind::Hijack {
+                return Ok::<bool, Fault>(false);
+            }
+            let last = matches!(
+                head.kind,
+                Kind::RespAbort | Kind::RespTrailers | Kind::WsClose
+            );
+            if head.is_end() || last {
+                break;
             }
         }
+        Ok(true)
     });
-    if matches!(ended.await, Ok(Ok(()))) {
-        lease.give_back();
+    match ended.await {
+        Ok(Ok(true)) => lease.give_back(),
+        // The slot is the app's; its worker has another one instead.
+        Ok(Ok(false)) => drop(lease.into_tunnel()),
+        Ok(Err(_lost)) => {}
+        Err(_elapsed) if overdue => lease.timed_out(),
+        Err(_elapsed) => {}
     }
 }
 
 /// Memory one response may take is [`IN_MEMORY`] and the frame that crossed it.
-const _: () = assert!(IN_MEMORY >= UPLOAD_PIECE);
+const _: () = assert!(IN_MEMORY >= upload::PIECE);

@@ -12,6 +12,10 @@ use std::sync::Arc;
 
 use ostler_wire::FileHead;
 
+use super::connection::{After, Connection};
+use super::reason::Reason;
+use super::sending::Sending;
+
 /// Bytes read at once.
 const PIECE: u64 = 256 * 1024;
 
@@ -62,5 +66,36 @@ impl WorkerFile {
             Ok(Err(error)) => Some(Err(error)),
             Err(_) => Some(Err(io::ErrorKind::Other.into())),
         }
+    }
+}
+
+impl Connection {
+    /// Sends a file as the rest of a response. No worker waits meanwhile, however slowly the client
+    /// reads.
+    pub async fn send_worker_file(&mut self, mut file: WorkerFile, mut sending: Sending) -> After {
+        if !sending.is_bodiless() {
+            while let Some(piece) = file.next().await {
+                let Ok(piece) = piece else {
+                    return self.cut(Reason::ResponseShort).await;
+                };
+                self.row.sent += sending.append(&piece, self.out.bytes()) as u64;
+                if self.flush().await.is_err() {
+                    self.row.reason = Some(Reason::ClientGone);
+                    return After::Abort;
+                }
+            }
+        }
+        match sending.end(self.out.bytes()) {
+            Ok(after) => after,
+            Err(reason) => self.cut(reason).await,
+        }
+    }
+
+    /// Ends a response that has begun and cannot be finished: what the client has is whole up to
+    /// here, and the end it waits for never comes.
+    pub async fn cut(&mut self, reason: Reason) -> After {
+        self.row.reason = Some(reason);
+        let _ = self.flush().await;
+        After::Abort
     }
 }

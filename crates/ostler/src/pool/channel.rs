@@ -127,6 +127,7 @@ impl Channel {
             taken: 0,
             begun: false,
             ended: false,
+            overdue: false,
         }
     }
 
@@ -375,6 +376,8 @@ pub struct Stream {
     begun: bool,
     /// The worker has said its last word.
     ended: bool,
+    /// The request is over its time.
+    overdue: bool,
 }
 
 impl Stream {
@@ -389,6 +392,11 @@ impl Stream {
     /// The worker has said its last word on this stream.
     pub fn is_ended(&self) -> bool {
         self.ended
+    }
+
+    /// The request is over its time: its task is cancelled when the stream is dropped.
+    pub fn set_overdue(&mut self) {
+        self.overdue = true;
     }
 
     /// Milliseconds for which the worker's event loop has not answered.
@@ -467,7 +475,9 @@ impl Drop for Stream {
     fn drop(&mut self) {
         if self.begun && !self.ended {
             let mut frame = Vec::with_capacity(HEAD_LEN);
-            begin(&mut frame, Kind::Cancel, END, self.id);
+            // With END the app's task is cancelled; else it is told that its client left.
+            let flags = if self.overdue { END } else { 0 };
+            begin(&mut frame, Kind::Cancel, flags, self.id);
             let _ = self.channel.write(&frame, None);
         }
         self.channel.ended(self.id);

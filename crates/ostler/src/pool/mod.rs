@@ -747,11 +747,12 @@ impl Lease {
     /// The worker did not answer in time: it takes nothing new and is replaced.
     ///
     /// On an event loop only the request's task is cancelled, as long as the loop answers.
-    pub fn timed_out(self) {
-        if let Some(Grant::Stream(stream)) = &self.grant
-            && stream.silent() < channel::DEAF
-        {
-            return;
+    pub fn timed_out(mut self) {
+        if let Some(Grant::Stream(stream)) = &mut self.grant {
+            stream.set_overdue();
+            if stream.silent() < channel::DEAF {
+                return;
+            }
         }
         self.pool.supervisor.timed_out(self.worker().id);
     }

@@ -28,6 +28,28 @@ pub struct Limits {
 /// The longest head that any setting allows, in bytes: a worker's frame holds texts up to 64 KiB.
 pub const HEAD_MAX: usize = 60 * 1024;
 
+/// The start of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+impl Limits {
+    /// Limits of one line and one field in bytes, and of how many fields there may be. The whole
+    /// head has room for a request line and a field of full length beside the usual others.
+    pub fn new(line: usize, fields: usize, field: usize) -> Self {
+        let usual = Self::default();
+        Self {
+            line,
+            fields,
+            field,
+            total: (line + field + usual.total / 2).clamp(usual.total, HEAD_MAX),
+            ..usual
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.total.min(HEAD_MAX)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -189,54 +211,72 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Progress, R
     let buf = &buf[skip..];
     let from = head.searched.min(buf.len()).saturating_sub(3);
     let Some(end) = memchr::memmem::find(&buf[from..], b"\r\n\r\n").map(|at| from + at + 4) else {
-        check_partial(buf, limits)?;
+        if let Some(reason) = early(buf, head.searched.min(buf.len()), limits) {
+            return Err(reason);
+        }
         head.searched = buf.len();
         return Ok(Progress::Partial);
     };
     head.searched = 0;
-    let total = limits.total.min(HEAD_MAX);
-    check_lengths(&buf[..end], limits)?;
-    if end > total {
-        return Err(Reason::HeadTooLarge);
+    let whole = &buf[..end];
+    // Of two offences the one that comes first is named, however the bytes were cut into packets.
+    let first = |reason| early(whole, 0, limits).unwrap_or(reason);
+    if end > limits.total() {
+        return Err(first(Reason::HeadTooLarge));
     }
+    check_lines(whole, limits).map_err(first)?;
     head.bytes.clear();
-    head.bytes.extend_from_slice(&buf[..end]);
+    head.bytes.extend_from_slice(whole);
     head.read(limits)?;
     Ok(Progress::Complete {
         consumed: skip + end,
     })
 }
 
-/// What can be refused before the head is whole: waiting longer would help nobody.
-fn check_partial(buf: &[u8], limits: &Limits) -> Result<(), Reason> {
+/// What is refused before the head is whole, because waiting longer would help nobody: the offence
+/// that shows first in `buf`, whose first `searched` bytes held none.
+fn early(buf: &[u8], searched: usize, limits: &Limits) -> Option<Reason> {
+    let mut first: Option<(usize, Reason)> = None;
+    let mut found = |at: usize, reason| {
+        if first.is_none_or(|(before, _)| at < before) {
+            first = Some((at, reason));
+        }
+    };
     if let [0x16, 0x03, ..] = buf {
-        return Err(Reason::TlsOnPlain);
+        found(2, Reason::TlsOnPlain);
     }
-    if buf.starts_with(b"PRI * HTTP/2.0\r\n") {
-        return Err(Reason::Http2Preface);
+    if buf.starts_with(HTTP2) {
+        found(HTTP2.len(), Reason::Http2Preface);
     }
     let line = memchr::memchr(b'\n', buf);
     if line.unwrap_or(buf.len()) > limits.line + 1 {
-        return Err(Reason::RequestLineTooLong);
+        found(limits.line + 2, Reason::RequestLineTooLong);
     }
-    if let Some(at) = line
-        && (at == 0 || buf[at - 1] != b'\r')
-    {
-        return Err(Reason::BareLf);
+    match line {
+        Some(at) if at == 0 || buf[at - 1] != b'\r' => found(at + 1, Reason::BareLf),
+        // HTTP/0.9: nothing else comes.
+        Some(at) if !names_version(&buf[..at]) => found(at + 1, Reason::RequestLine),
+        _ => {}
     }
     // Fields are judged when the head is whole; but an end of lines in bare LF never comes.
-    if memchr::memmem::find(buf, b"\n\n").is_some() {
-        return Err(Reason::BareLf);
+    let from = searched.saturating_sub(1);
+    if let Some(at) = memchr::memmem::find(&buf[from..], b"\n\n") {
+        found(from + at + 2, Reason::BareLf);
     }
-    match buf.len() > limits.total.min(HEAD_MAX) {
-        true => Err(Reason::HeadTooLarge),
-        false => Ok(()),
+    if buf.len() > limits.total() {
+        found(limits.total() + 1, Reason::HeadTooLarge);
     }
+    first.map(|(_, reason)| reason)
+}
+
+/// Whether a request line says which HTTP it speaks, rightly or not.
+fn names_version(line: &[u8]) -> bool {
+    memchr::memmem::find(line, b" HTTP/").is_some()
 }
 
 /// Raw bytes: each line ends in CRLF, nothing else is a CR, LF, NUL or control, and none is longer
 /// than allowed.
-fn check_lengths(head: &[u8], limits: &Limits) -> Result<(), Reason> {
+fn check_lines(head: &[u8], limits: &Limits) -> Result<(), Reason> {
     let mut rest = head;
     let mut first = true;
     while let Some(at) = memchr::memchr(b'\n', rest) {
@@ -270,11 +310,17 @@ fn check_lengths(head: &[u8], limits: &Limits) -> Result<(), Reason> {
 
 impl Head {
     fn read(&mut self, limits: &Limits) -> Result<(), Reason> {
-        if self.bytes.starts_with(b"PRI * HTTP/2.0\r\n") {
+        if self.bytes.starts_with(HTTP2) {
             return Err(Reason::Http2Preface);
         }
         let line_end = memchr::memmem::find(&self.bytes, b"\r\n").ok_or(Reason::RequestLine)?;
-        self.read_line(line_end)?;
+        self.read_line(line_end).map_err(|reason| {
+            if names_version(&self.bytes[..line_end]) {
+                reason
+            } else {
+                Reason::RequestLine
+            }
+        })?;
         self.read_fields(line_end + 2, limits)?;
         self.decide_host()?;
         self.decide_framing()?;

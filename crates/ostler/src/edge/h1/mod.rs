@@ -8,9 +8,13 @@
 
 pub mod bytes;
 pub mod chunked;
+#[cfg(test)]
+mod corpus;
 pub mod date;
 pub mod head;
 pub mod host;
+#[cfg(test)]
+pub mod invariants;
 pub mod names;
 pub mod response;
 pub mod target;
