@@ -101,7 +101,16 @@ def redis_url(tmp_path_factory):
 @pytest.fixture
 def tls(tmp_path):
     """A self-signed certificate for localhost: (certificate file, key file)."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    return certificate(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_tls(tmp_path_factory):
+    return certificate(tmp_path_factory.mktemp("tls"))
+
+
+def certificate(folder):
+    cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
          "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
@@ -114,6 +123,5 @@ def tls(tmp_path):
 # file comes off this list with the change that makes it green.
 collect_ignore += [
     "test_gunicorn_compat.py",
-    "test_slow_clients.py",
     "test_workers.py",
 ]

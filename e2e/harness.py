@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -197,7 +198,9 @@ class Answer:
 
 
 class Raw:
-    """A socket that sends exactly the bytes it is told and reads responses one by one."""
+    """A socket that sends exactly the bytes it is told and reads responses one by one.
+
+    The address is the path of a UNIX socket, (host, port), or (host, port, certificate) for TLS."""
 
     def __init__(self, address, timeout: float = 10.0, source: str | None = None) -> None:
         if isinstance(address, str):
@@ -205,8 +208,12 @@ class Raw:
             self.socket.settimeout(timeout)
             self.socket.connect(address)
         else:
-            self.socket = socket.create_connection(address, timeout, (source, 0) if source else None)
+            host, port, *certificate = address
+            self.socket = socket.create_connection((host, port), timeout, (source, 0) if source else None)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if certificate:
+                context = ssl.create_default_context(cafile=certificate[0])
+                self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
         self._buffer = b""
 
     def __enter__(self) -> "Raw":
@@ -286,7 +293,7 @@ class Raw:
     def _more(self) -> bool:
         try:
             data = self.socket.recv(65536)
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             return False
         self._buffer += data
         return bool(data)

@@ -1,6 +1,7 @@
 //! Developer commands. What CI runs is what a person runs.
 
 mod bench;
+mod fuzz;
 mod tidy;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask tidy            the rules of the house that a compiler does not know
+cargo xtask fuzz [ARGS]     libFuzzer on stable: [--seconds N] [head|chunked|frame…], or --planted
 cargo xtask bench [ARGS]    measure ostler beside its peers (bench/run.py --help)";
 
 fn main() -> ExitCode {
@@ -15,6 +17,7 @@ fn main() -> ExitCode {
     let command = arguments.next();
     let done = match command.as_deref() {
         Some("tidy") => tidy::run(&root()),
+        Some("fuzz") => fuzz::run(&root(), arguments.collect()),
         Some("bench") => bench::run(&root(), arguments.collect()),
         _ => {
             eprintln!("{HELP}");

@@ -24,7 +24,9 @@ fn top() -> PathBuf {
 
 fn cases() -> Vec<Case> {
     let text = std::fs::read_to_string(top().join("e2e/corpus/http1.txt")).expect("the corpus");
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(case).collect()
 }
 
@@ -157,7 +159,10 @@ fn kept_inputs_keep_the_invariants() {
         let inputs: Vec<Vec<u8>> = inputs.collect();
         let accepted = inputs.iter().filter(|input| check(input, 1)).count();
         println!("{target}: {} inputs, {accepted} accepted", inputs.len());
-        assert!(accepted > 0 && accepted < inputs.len(), "{target}: {accepted} accepted");
+        assert!(
+            accepted > 0 && accepted < inputs.len(),
+            "{target}: {accepted} accepted"
+        );
     };
     check("head", check_head);
     check("chunked", check_chunked);

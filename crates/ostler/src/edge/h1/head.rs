@@ -248,25 +248,37 @@ fn early(buf: &[u8], searched: usize, limits: &Limits) -> Option<Reason> {
     if buf.starts_with(HTTP2) {
         found(HTTP2.len(), Reason::Http2Preface);
     }
+    if let Some((at, reason)) = bare_line_end(buf, searched.saturating_sub(1)) {
+        found(at, reason);
+    }
     let line = memchr::memchr(b'\n', buf);
     if line.unwrap_or(buf.len()) > limits.line + 1 {
         found(limits.line + 2, Reason::RequestLineTooLong);
     }
-    match line {
-        Some(at) if at == 0 || buf[at - 1] != b'\r' => found(at + 1, Reason::BareLf),
+    if let Some(at) = line
+        && !names_version(&buf[..at])
+    {
         // HTTP/0.9: nothing else comes.
-        Some(at) if !names_version(&buf[..at]) => found(at + 1, Reason::RequestLine),
-        _ => {}
-    }
-    // Fields are judged when the head is whole; but an end of lines in bare LF never comes.
-    let from = searched.saturating_sub(1);
-    if let Some(at) = memchr::memmem::find(&buf[from..], b"\n\n") {
-        found(from + at + 2, Reason::BareLf);
+        found(at + 1, Reason::RequestLine);
     }
     if buf.len() > limits.total() {
         found(limits.total() + 1, Reason::HeadTooLarge);
     }
     first.map(|(_, reason)| reason)
+}
+
+/// The first half of a line end behind `from`, and how many bytes show it.
+fn bare_line_end(buf: &[u8], from: usize) -> Option<(usize, Reason)> {
+    memchr::memchr2_iter(b'\r', b'\n', &buf[from..]).find_map(|at| {
+        let at = from + at;
+        match buf[at] {
+            b'\n' if at == 0 || buf[at - 1] != b'\r' => Some((at + 1, Reason::BareLf)),
+            b'\r' if buf.get(at + 1).is_some_and(|&next| next != b'\n') => {
+                Some((at + 2, Reason::BareCr))
+            }
+            _ => None,
+        }
+    })
 }
 
 /// Whether a request line says which HTTP it speaks, rightly or not.

@@ -41,7 +41,11 @@ pub fn rewritten(head: &Head) -> Vec<u8> {
         out.extend(b"expect: 100-continue\r\n");
     }
     out.extend(b"connection: ");
-    out.extend(if head.keep_alive() { &b"keep-alive"[..] } else { b"close" });
+    out.extend(if head.keep_alive() {
+        &b"keep-alive"[..]
+    } else {
+        b"close"
+    });
     if head.asks_websocket() {
         out.extend(b", upgrade\r\nupgrade: websocket");
     }
@@ -91,7 +95,10 @@ fn check_accepted(head: &[u8]) {
     let (lengths, codings) = (count("content-length"), count("transfer-encoding"));
     assert!(lengths + codings <= 1, "two framings");
     assert!(count("host") <= 1, "two hosts");
-    assert!(!text.contains("\r\n ") && !text.contains("\r\n\t"), "a fold");
+    assert!(
+        !text.contains("\r\n ") && !text.contains("\r\n\t"),
+        "a fold"
+    );
 }
 
 /// What a chunked body came to: its bytes and how many bytes of the input it took.
@@ -163,7 +170,9 @@ fn plain_decode(mut input: &[u8]) -> Option<Vec<u8>> {
 fn cuts(len: usize, mut seed: u64) -> Vec<usize> {
     let mut cuts = Vec::new();
     for _ in 0..4 {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         if len > 1 {
             cuts.push(1 + (seed >> 33) as usize % (len - 1));
         }
