@@ -10,6 +10,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIND ?= 127.0.0.1:8000
 JOBS ?= 2
+# Of each of the three targets, in `make soak`.
+FUZZ_SECONDS ?= 3600
 PYTEST = $(E2E)/bin/python -m pytest -q
 E2E := e2e/.venv
 MARKET := examples/market
@@ -20,7 +22,7 @@ ADVISORIES := https://github.com/rustsec/advisory-db
 
 # Debian packages of the tests, as command:package.
 TEST_PACKAGES := redis-server:redis-server nginx:nginx slowhttptest:slowhttptest wrk:wrk ab:apache2-utils \
-	h2load:nghttp2-client openssl:openssl readelf:binutils
+	h2load:nghttp2-client openssl:openssl readelf:binutils g++:g++
 
 .PHONY: help run test check soak bench wheel clean
 .PHONY: needs test-needs release debug lint tidy deny unit e2e wheel-test
@@ -40,6 +42,8 @@ check: needs $(E2E)/ready ## the inner loop: lint, unit tests and a few end-to-e
 
 soak: needs test-needs release ## the long forms: hours of fuzzing, 100 reloads, 200 kills, 1,000 slow clients
 	OSTLER_BIN=target/release/ostler $(PYTEST) -m soak --timeout 7200 e2e
+	cargo xtask fuzz --planted
+	cargo xtask fuzz --seconds $(FUZZ_SECONDS)
 
 bench: needs test-needs release ## compare with nginx, gunicorn, uWSGI, Granian, uvicorn (ONLY=raw-wsgi ROUNDS=3 DURATION=4)
 	cargo xtask bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DURATION),--duration $(DURATION))

@@ -88,8 +88,10 @@ pub fn run(root: &Path, arguments: Vec<String>) -> Result<()> {
 
 /// Builds all targets of the tree at `root`; gives the folder they are in.
 fn build(root: &Path, target: &Path) -> Result<PathBuf> {
+    // With a target named, the flags are not for build scripts.
+    let host = host()?;
     let built = Command::new("cargo")
-        .args(["build", "--locked", "--quiet", "--bins"])
+        .args(["build", "--locked", "--quiet", "--bins", "--target", &host])
         .current_dir(root.join("fuzz"))
         .env("RUSTFLAGS", INSTRUMENTED)
         .env("CARGO_TARGET_DIR", target)
@@ -99,7 +101,15 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
         built.success(),
         "the fuzz targets do not build; hint: they need a C++ compiler (g++)"
     );
-    Ok(target.join("debug"))
+    Ok(target.join(host).join("debug"))
+}
+
+/// The platform this runs on, as rustc calls it.
+fn host() -> Result<String> {
+    let told = Command::new("rustc").arg("-vV").output().context("rustc")?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let host = told.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
 }
 
 /// Runs one target over a copy of its kept inputs; true when it found a fault.

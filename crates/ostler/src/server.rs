@@ -406,8 +406,8 @@ fn edge(
     let times = Times {
         head: settings.header_timeout.unwrap_or(FOREVER),
         idle: settings.keepalive.unwrap_or(Duration::ZERO),
-        body_grace: settings.body_timeout.unwrap_or(FOREVER),
-        min_rate: settings.minimum_rate.unwrap_or(1),
+        body_silence: settings.body_timeout.unwrap_or(FOREVER),
+        min_rate: settings.minimum_rate.unwrap_or(0),
         write_stall: settings.write_timeout.unwrap_or(FOREVER),
         response: settings.timeout.unwrap_or(FOREVER),
         ..Times::default()

@@ -273,7 +273,7 @@ pub const TABLE: &[Group] = &[
         own("header_timeout", "--header-timeout SECONDS", Seconds, Int(10), "Longest time for the whole head of a request; 0: no limit"),
         own("body_timeout", "--body-timeout SECONDS", Seconds, Int(30), "Longest silence within a request body; 0: no limit"),
         own("write_timeout", "--write-timeout SECONDS", Seconds, Int(30), "Longest time in which a client takes no byte of a response; 0: no limit"),
-        own("minimum_rate", "--minimum-rate SIZE", Size, Int(500), "Fewest bytes a second of a request body, on average after 10 s; 0: no limit"),
+        own("minimum_rate", "--minimum-rate SIZE", Size, Int(500), "Fewest bytes a second of a body, on average after 10 s; 0: no limit"),
         own("request_buffering", "--no-request-buffering", Unswitch, Yes, "Pass request bodies on as they come, not when they are complete"),
         own("response_buffering", "--no-response-buffering", Unswitch, Yes, "Let a slow client hold its worker instead of buffering the response"),
         on("websocket_max_message_size", "--websocket-max-message-size --ws-max-size SIZE", Size, Int(16 << 20), "Largest WebSocket message of an ASGI app"),

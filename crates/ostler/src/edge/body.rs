@@ -24,6 +24,8 @@ pub struct BodyReader {
     /// Bytes allowed; 0 is no limit.
     limit: u64,
     started: Instant,
+    /// The client last sent something.
+    heard: Instant,
 }
 
 enum Decoder {
@@ -46,6 +48,7 @@ impl BodyReader {
             received: 0,
             limit,
             started: now,
+            heard: now,
         })
     }
 
@@ -53,16 +56,17 @@ impl BodyReader {
         matches!(self.framing, Decoder::Done)
     }
 
-    /// When the body must have got further: a grace, then a minimum average rate, so that any
-    /// honest upload may take as long as it needs.
+    /// When the body must have got further: no long silence, and after a grace a minimum average rate,
+    /// so that any honest upload may take as long as it needs.
     pub fn deadline(&self, times: &Times) -> Instant {
-        let earned = Duration::from_micros(self.received * 1_000_000 / times.min_rate.max(1));
-        self.started + times.body_grace + earned
+        let slowest = self.started + times.body_grace + times.earned(self.received);
+        slowest.min(self.heard + times.body_silence)
     }
 
     /// Leaves `time` out of the account: something else held the body up.
     pub fn excuse(&mut self, time: Duration) {
         self.started += time;
+        self.heard += time;
     }
 
     /// Appends decoded bytes to `out`: ready after at least one byte, or when the body is whole.
@@ -78,7 +82,7 @@ impl BodyReader {
             if buffer.is_empty() {
                 match ready!(buffer.poll_fill(cx, io)) {
                     Ok(0) | Err(_) => return Poll::Ready(Err(Reason::BodyIncomplete)),
-                    Ok(_) => {}
+                    Ok(_) => self.heard = Instant::now(),
                 }
             }
             self.decode(buffer, out)?;

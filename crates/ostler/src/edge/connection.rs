@@ -271,9 +271,8 @@ impl Connection {
         loop {
             // It may take nothing for a while, but not for long, and not a byte at a time for ever.
             let stall = Instant::now() + times.write_stall;
-            let earned = Duration::from_micros(taken * 1_000_000 / times.min_rate.max(1));
-            self.deadline
-                .set(stall.min(began + times.write_stall + earned));
+            let slowest = began + times.write_stall + times.earned(taken);
+            self.deadline.set(stall.min(slowest));
             let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
             let wrote = poll_fn(|cx| match out.poll_write(cx, io) {
                 Poll::Ready(result) => Poll::Ready(Ok(result)),

@@ -62,7 +62,9 @@ pub struct Times {
     pub release: Duration,
     /// A body may be slower than `min_rate` for this long: 10 s.
     pub body_grace: Duration,
-    /// Bytes per second that a body must average after its grace: 500.
+    /// A body may pause for this long: 30 s.
+    pub body_silence: Duration,
+    /// Bytes per second that a body must average after its grace: 500; 0 is any.
     pub min_rate: u64,
     /// A client that takes none of its response for this long is given up: 30 s.
     pub write_stall: Duration,
@@ -80,11 +82,22 @@ impl Default for Times {
             idle: Duration::from_secs(75),
             release: Duration::from_secs(2),
             body_grace: Duration::from_secs(10),
+            body_silence: Duration::from_secs(30),
             min_rate: 500,
             write_stall: Duration::from_secs(30),
             linger: Duration::from_secs(1),
             response: Duration::from_secs(30),
         }
+    }
+}
+
+impl Times {
+    /// The time in which a client at the minimum rate moves `bytes`.
+    fn earned(&self, bytes: u64) -> Duration {
+        /// Longer than any connection lasts.
+        const ANY: Duration = Duration::from_secs(365 * 86_400);
+        let micros = bytes.saturating_mul(1_000_000).checked_div(self.min_rate);
+        micros.map_or(ANY, Duration::from_micros)
     }
 }
 
