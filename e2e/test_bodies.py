@@ -309,3 +309,168 @@ def app(environ, start_response):
     except EOFError:
         pass
     assert running.get("/good").body == b"good"
+
+
+# What the other side is owed when an exchange ends early
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked"])
+def test_streamed_body_that_the_app_does_not_read_leaves_its_slot_usable(host, kind):
+    running = host("probe:app", "--no-request-buffering")
+    pid = running.get("/pid").body
+    for _ in range(3):
+        with running.raw(20) as raw:
+            if kind == "length":
+                raw.send(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 1_500_000)
+            else:
+                raw.send(b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"ffff\r\n" + b"x" * 65535 + b"\r\n")
+            assert raw.answer().body == b"I never read it"
+        assert running.get("/pid", timeout=5).body == pid, "the only slot serves on, in the same worker"
+
+
+def test_stalled_streamed_upload_is_the_clients_fault(host):
+    running = host("probe:app", "--no-request-buffering", "--timeout", "2", "--body-timeout", "4")
+    pid = running.get("/pid").body
+    with running.raw(20) as raw:
+        raw.send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhello")
+        answer = raw.answer()
+        assert answer.status == 408 and "reason: body_too_slow" in answer.text
+    assert running.get("/pid").body == pid, "no worker was replaced for it"
+    assert not running.log.matches("timeout")
+
+
+def test_slow_reader_of_a_file_holds_no_worker(host, tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(30 * MIB))
+    source = f"""
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/":
+        start_response("200 OK", [])
+        return [b"hello"]
+    start_response("200 OK", [])
+    file = open({str(file)!r}, "rb")
+    return environ["wsgi.file_wrapper"](file)
+"""
+    running = host(source=source)
+    with running.raw(60) as slow:
+        slow.send(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert slow.socket.recv(1000)
+        for _ in range(5):
+            assert running.get("/", timeout=5).body == b"hello"
+    with running.raw(60) as whole:
+        assert whole.send(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == file.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("size", [10, 20 * MIB])
+def test_file_of_an_app_is_closed(host, tmp_path, size, method):
+    (tmp_path / "file").write_bytes(b"x" * size)
+    source = f"""
+import io
+opened = []
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/closed":
+        return [repr([file.closed for file in opened]).encode()]
+    file = open({str(tmp_path / "file")!r}, "rb")
+    opened.append(file)
+    return environ["wsgi.file_wrapper"](file)
+"""
+    running = host(source=source)
+    assert running.request(method, "/", timeout=60).complete
+    assert running.get("/closed").body == b"[True]"
+
+
+def test_generator_whose_client_left_is_no_error(host, tmp_path):
+    closed = tmp_path / "closed"
+    source = f"""
+def app(environ, start_response):
+    start_response("200 OK", [])
+    try:
+        while True:
+            yield b"x" * 65536
+    finally:
+        open({str(closed)!r}, "w").close()
+"""
+    running = host(source=source)
+    with running.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").socket.recv(1000)
+    eventually(closed.exists, 20, "the generator is closed")
+    assert running.stop() == 0
+    assert not running.log.matches(r"Traceback|\[ERROR\]|disconnected")
+
+
+def test_asgi_app_whose_client_left_is_told_and_not_cancelled(host, tmp_path):
+    told = tmp_path / "told"
+    source = f"""
+import asyncio
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    await receive()
+    try:
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        await send({{"type": "http.response.body", "body": b"first", "more_body": True}})
+        message = await receive()
+        await asyncio.sleep(0.2)
+        open({str(told)!r}, "w").write(message["type"])
+    except asyncio.CancelledError:
+        open({str(told)!r}, "w").write("cancelled")
+"""
+    running = host(source=source)
+    with running.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").socket.recv(1000)
+    eventually(lambda: told.exists() and told.read_text(), 10, "the app is told")
+    assert told.read_text() == "http.disconnect"
+
+
+def test_asgi_app_that_sends_to_a_client_that_resets_is_told_and_not_cancelled(host, tmp_path):
+    told = tmp_path / "told"
+    source = f"""
+import asyncio
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    try:
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        while True:
+            await send({{"type": "http.response.body", "body": b"x" * 65536, "more_body": True}})
+    except OSError as error:
+        await asyncio.sleep(0.2)
+        open({str(told)!r}, "w").write("OSError")
+    except asyncio.CancelledError:
+        open({str(told)!r}, "w").write("cancelled")
+"""
+    running = host(source=source)
+    with running.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").socket.recv(1000)
+    eventually(lambda: told.exists() and told.read_text(), 10, "the app is told")
+    assert told.read_text() == "OSError"
+
+
+def test_field_may_be_as_long_as_its_limit_beside_others(host):
+    running = host("probe:app", "--limit-request-field_size", "40000")
+    long = {"X-Long": "a" * 39_000, "Cookie": "b" * 8000}
+    assert running.get("/", long).status == 200
+    assert running.get("/", {"X-Long": "a" * 41_000}).status == 431
+
+
+def test_accelerated_files_answer_ranges_and_head(host, tmp_path):
+    files = tmp_path / "private"
+    files.mkdir()
+    content = os.urandom(3 * MIB)
+    (files / "large").write_bytes(content)
+    source = """
+def app(environ, start_response):
+    start_response("200 OK", [("X-Accel-Redirect", "/private/large"), ("Content-Type", "video/odd"), ("Content-Length", "7")])
+    return [b"not thi"]
+"""
+    running = host("app:app", "--static", f"/private={files}", source=source)
+    whole = running.get("/", timeout=60)
+    assert whole.body == content and whole.header("Content-Type") == "video/odd"
+    head = running.request("HEAD", "/")
+    assert head.header("Content-Length") == str(len(content))
+    part = running.get("/", {"Range": "bytes=100-199"})
+    assert part.status == 206 and part.body == content[100:200]
+    assert running.get("/", {"If-None-Match": whole.header("ETag")}).status == 304
