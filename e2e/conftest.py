@@ -121,7 +121,4 @@ def certificate(folder):
 
 # Written against behaviour that is not served yet, or not looked at yet on the whole server. Each
 # file comes off this list with the change that makes it green.
-collect_ignore += [
-    "test_gunicorn_compat.py",
-    "test_workers.py",
-]
+collect_ignore += ["test_gunicorn_compat.py"]

@@ -398,7 +398,7 @@ def app(environ, start_response):
         raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").socket.recv(1000)
     eventually(closed.exists, 20, "the generator is closed")
     assert running.stop() == 0
-    assert not running.log.matches(r"Traceback|\[ERROR\]|disconnected")
+    assert not running.log.matches(r"Traceback|\[ERROR\]|disconnected"), running.log
 
 
 def test_asgi_app_whose_client_left_is_told_and_not_cancelled(host, tmp_path):
