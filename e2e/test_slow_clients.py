@@ -1,5 +1,6 @@
 """Clients that take their time: they pay for it themselves, nobody else does."""
 
+import os
 import shutil
 import socket
 import statistics
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+import harness
 from harness import eventually
 
 SLOW = "127.0.0.7"
@@ -94,19 +96,60 @@ def test_1000_slow_ones_hurt_nobody(host, kind):
     assert count > 1000 and busy <= max(2 * quiet, 0.005), (quiet, busy, count)
 
 
-@pytest.mark.parametrize("mode", ["-H", "-B", "-X"])
-def test_slowhttptest_cannot_deny_service(host, mode, tmp_path):
+MODES = {
+    "slow heads": ["-H"],
+    "slow bodies": ["-B", "-s", "8192", "-t", "POST"],
+    "slow readers": ["-X", "-w", "1", "-y", "2", "-n", "1", "-z", "1", "-k", "1"],
+}
+
+
+@pytest.fixture
+def slowhttptest(tmp_path):
+    """Starts slowhttptest with a source address for each of its connections, none of them the good
+    client's; ends it when the test ends."""
     tool = shutil.which("slowhttptest")
     assert tool, "apt-get install slowhttptest"
-    running = host("probe:app", "-w", "2", "--max-connections-per-address", 200)
-    command = [tool, mode, "-c", "150", "-r", "150", "-i", "1", "-l", "6", "-p", "2"]
-    command += ["-u", f"http://127.0.0.1:{running.port}/large/500000"]
-    attack = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    try:
-        assert len(latencies(running, 5)) > 100
-    finally:
+    spread = tmp_path / "spread.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", spread, harness.HERE / "spread.c", "-ldl"], check=True)
+    started = []
+
+    def start(host, mode, count, seconds):
+        path = "/large/2000000" if mode == "slow readers" else "/echo"
+        command = [tool, *MODES[mode], "-c", count, "-r", 500, "-i", 2, "-l", seconds, "-p", 3]
+        command += ["-u", f"http://127.0.0.1:{host.port}{path}"]
+        attack = subprocess.Popen(
+            [str(part) for part in command], cwd=tmp_path, env={**os.environ, "LD_PRELOAD": str(spread)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        started.append(attack)
+
+        def connected():
+            return sum(c.raddr.ip.startswith("127.0.1") for c in host.server().net_connections() if c.raddr)
+
+        eventually(lambda: connected() >= count * 0.9, 20, f"{count} slow clients are connected")
+        return attack
+
+    yield start
+    for attack in started:
         attack.terminate()
         attack.wait(20)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_slowhttptest_with_200_connections_denies_nobody(host, slowhttptest, mode):
+    running = host("probe:app", "-w", "2")
+    slowhttptest(running, mode, 200, 20)
+    assert len(latencies(running, 4)) > 100
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", MODES)
+def test_slowhttptest_with_1000_connections_denies_nobody(host, slowhttptest, mode):
+    running = host("probe:app", "-w", "2")
+    quiet = p99(latencies(running, 5))
+    slowhttptest(running, mode, 1000, 60)
+    busy = latencies(running, 30)
+    assert len(busy) > 1000 and p99(busy) <= max(2 * quiet, 0.005), (quiet, p99(busy), len(busy))
 
 
 # Each slow one is ended in time
@@ -223,9 +266,11 @@ def test_cap_per_address_answers_503_when_none_is_idle(host):
     busy = [running.raw(source=SLOW) for _ in range(3)]
     for raw in busy:
         raw.send(b"GET /slow/1500 HTTP/1.1\r\nHost: a\r\n\r\n")
-    time.sleep(0.3)
+    eventually(lambda: int(running.get("/calls").body) == 3, what="all three are being served")
     with running.raw(source=SLOW) as more:
-        assert more.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 503
+        refused = more.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer()
+        assert refused.status == 503 and "reason: too_many_connections" in refused.text
+        assert refused.header("Connection") == "close" and more.closed_within(2)
     with running.raw(source="127.0.0.8") as other:
         assert other.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
     assert [raw.answer().status for raw in busy] == [200] * 3
@@ -236,3 +281,64 @@ def test_trusted_proxy_has_no_cap(host):
     raws = [running.raw() for _ in range(20)]
     for raw in raws:
         assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+
+
+def test_cap_counts_each_address_for_itself_and_0_is_none(host):
+    running = host("probe:app", "--max-connections-per-address", 2, "--forwarded-allow-ips", "10.0.0.1")
+    raws = [running.raw(source=f"127.0.5.{1 + n // 2}") for n in range(60)]
+    for raw in raws:
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+    for raw in raws:
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200, "none had to leave"
+    free = host("probe:app", "--max-connections-per-address", 0, "--forwarded-allow-ips", "10.0.0.1")
+    raws = [free.raw(source=SLOW) for _ in range(300)]
+    for raw in raws:
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+
+
+def test_cap_is_256_when_nothing_is_said(host):
+    running = host("probe:app", "--forwarded-allow-ips", "10.0.0.1")
+    heads = [running.raw(source=SLOW) for _ in range(256)]
+    for raw in heads:
+        raw.send(b"GET / HTTP/1.1\r\n")
+    server = running.server()
+    held = lambda: sum(c.status == "ESTABLISHED" and c.raddr and c.raddr.ip == SLOW for c in server.net_connections())
+    eventually(lambda: held() == 256, what="256 unfinished heads are held")
+    with running.raw(source=SLOW) as more:
+        assert more.answer().status == 503
+    for raw in heads:
+        assert raw.send(b"Host: a\r\n\r\n").answer().status == 200
+    with running.raw(source=SLOW) as again:
+        assert again.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200, "an idle one made room"
+
+
+def test_cap_under_tls_closes_without_a_handshake(host, tls):
+    running = host(
+        "probe:app", "--max-connections-per-address", 1, "--forwarded-allow-ips", "10.0.0.1", "--certfile", tls[0], "--keyfile", tls[1]
+    )
+    with running.raw(source=SLOW), running.raw(source=SLOW) as more:
+        assert more.closed_within(2)
+
+
+def test_reader_of_a_byte_now_and_then_is_given_up(host):
+    """Each read is in time for --write-timeout, but all of them are far below --minimum-rate."""
+    running = host("probe:app", "--write-timeout", "2", "--minimum-rate", "1M")
+    server = running.server()
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        slow.connect(("127.0.0.1", running.port))
+        slow.sendall(b"GET /large/50000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert slow.recv(100)
+        began = time.monotonic()
+
+        def gone():
+            try:
+                slow.recv(4096, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+            except ConnectionResetError:
+                return True
+            return not any(c.status == "ESTABLISHED" for c in server.net_connections())
+
+        eventually(gone, 20, "the connection is cut")
+        assert time.monotonic() - began >= 1
