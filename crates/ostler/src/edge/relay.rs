@@ -468,21 +468,10 @@ pub async fn drain(mut lease: Lease, rest: Rest, limit: Duration, overdue: bool)
             .send(&frames, None)
             .await
             .map_err(|_| Fault::Closed)?;
-        while !rest.answered {
-            poll_fn(|cx| lease.grant().poll_frame(cx)).await?;
-            let head = lease.grant().take()?.head;
-            if head.kind == Kind::Hijack {
-                return Ok::<bool, Fault>(false);
-            }
-            let last = matches!(
-                head.kind,
-                Kind::RespAbort | Kind::RespTrailers | Kind::WsClose
-            );
-            if head.is_end() || last {
-                break;
-            }
+        match rest.answered {
+            true => Ok(true),
+            false => last_word(&mut lease).await,
         }
-        Ok(true)
     });
     match ended.await {
         Ok(Ok(true)) => lease.give_back(),
@@ -491,6 +480,20 @@ pub async fn drain(mut lease: Lease, rest: Rest, limit: Duration, overdue: bool)
         Ok(Err(_lost)) => {}
         Err(_elapsed) if overdue => lease.timed_out(),
         Err(_elapsed) => {}
+    }
+}
+
+/// Takes a worker's frames to the last one; false when its app has taken the connection instead.
+async fn last_word(lease: &mut Lease) -> Result<bool, Fault> {
+    loop {
+        poll_fn(|cx| lease.grant().poll_frame(cx)).await?;
+        let head = lease.grant().take()?.head;
+        match head.kind {
+            Kind::Hijack => return Ok(false),
+            Kind::RespAbort | Kind::RespTrailers | Kind::WsClose => return Ok(true),
+            _ if head.is_end() => return Ok(true),
+            _ => {}
+        }
     }
 }
 

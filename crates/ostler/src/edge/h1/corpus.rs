@@ -35,10 +35,9 @@ fn case(line: &str) -> Case {
     let mut parts = line.splitn(3, " | ");
     let mut part = || parts.next().expect("three parts");
     let (verdict, name, message) = (part(), part(), part());
-    let refused = match verdict.split_once(' ') {
-        None => None,
-        Some((status, code)) => Some((status.parse().expect("a status"), code.to_owned())),
-    };
+    let refused = verdict
+        .split_once(' ')
+        .map(|(status, code)| (status.parse().expect("a status"), code.to_owned()));
     Case {
         name: name.to_owned(),
         refused,
