@@ -13,7 +13,7 @@ use crate::edge::reason::Reason;
 /// How long a head and its parts may be.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes of the request line: 8 KiB.
+    /// Bytes of the request line: 8,190, as of a field.
     pub line: usize,
     /// Header fields: 100.
     pub fields: usize,
@@ -53,7 +53,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            line: 8192,
+            line: 8190,
             fields: 100,
             field: 8190,
             total: 32 * 1024,
