@@ -114,7 +114,7 @@ def slowhttptest(tmp_path):
     started = []
 
     def start(host, mode, count, seconds):
-        path = "/large/2000000" if mode == "slow readers" else "/echo"
+        path = "/large/1000000" if mode == "slow readers" else "/echo"
         command = [tool, *MODES[mode], "-c", count, "-r", 500, "-i", 2, "-l", seconds, "-p", 3]
         command += ["-u", f"http://127.0.0.1:{host.port}{path}"]
         attack = subprocess.Popen(
