@@ -114,7 +114,6 @@ def tls(tmp_path):
 # file comes off this list with the change that makes it green.
 collect_ignore += [
     "test_asgi.py",
-    "test_gunicorn_compat.py",
     "test_slow_clients.py",
     "test_socketio.py",
     "test_websocket.py",

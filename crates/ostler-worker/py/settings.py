@@ -186,7 +186,9 @@ class Evaluated:
 
 
 def evaluate(message):
-    """Evaluates the file or module a `configure` message names. Raises `Failed`."""
+    """Evaluates the file or module a `configure` message names. `names` in it are the settings of
+    the server's own, beyond gunicorn's. Raises `Failed`."""
+    known = {*DEFAULTS, *message.get("names", ())}
     enter(message["chdir"], message["pythonpath"])
     evaluated = Evaluated()
     if message["module"]:
@@ -199,9 +201,9 @@ def evaluate(message):
     for name, value in namespace.items():
         if name in HOOKS:
             evaluated.hooks[name] = _hook(name, value, evaluated.file)
-        elif name in DEFAULTS:
+        elif name in known:
             evaluated.values[name] = value
-    evaluated.unknown = _unknown(namespace, source)
+    evaluated.unknown = _unknown(namespace, source, known)
     return evaluated
 
 
@@ -272,7 +274,7 @@ def arity(function):
     return sum(parameter.kind in positional for parameter in parameters)
 
 
-def _unknown(namespace, source):
+def _unknown(namespace, source, known):
     """The names that look like settings and are none. Such a file is a program with helpers of its
     own: what it reads again is a helper, what it only sets must have been meant for the server. A
     function is suspect only when its name comes close to a hook's."""
@@ -292,7 +294,7 @@ def _unknown(namespace, source):
         if name in namespace
         and name not in read
         and name not in HOOKS
-        and name not in DEFAULTS
+        and name not in known
         and not name.startswith("_")
         and (not callable(namespace[name]) or isinstance(namespace[name], types.FunctionType))
     ]

@@ -6,13 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{
-    self, AccessLogFormat, Account, ClientCertificates, HeaderMap, LogTarget, Settings,
-};
+use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings};
 use crate::edge::{self, Edge, Listener, Peers, Thread, Times};
 use crate::keeper;
 use crate::keeper::protocol::{self, FromKeeper, ServerHandover, ToKeeper};
@@ -466,51 +463,13 @@ fn edge(
 
 /// What the supervisor is to run: the `load` message and how many of it.
 fn plan(settings: &Settings, edge_threads: usize) -> supervise::Plan {
-    let user = settings.user.as_ref().map(|account| match account {
-        Account::Id(id) => id.to_string(),
-        Account::Name(name) => name.clone(),
-    });
-    let user = user.and_then(|name| crate::sys::users::find_user(&name).ok());
-    let group = settings.group.as_ref().and_then(|account| match account {
-        Account::Id(id) => Some(*id),
-        Account::Name(name) => crate::sys::users::find_group(name).ok(),
-    });
-    let seconds = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64());
-    let load = json!({
-        "type": "load",
-        "app": settings.app,
-        "interface": settings.interface,
-        "preload": settings.preload,
-        "chdir": settings.chdir,
-        "env": settings.env.iter().cloned().collect::<std::collections::HashMap<_, _>>(),
-        "pythonpath": settings.pythonpath,
-        "user": user.as_ref().map(|user| user.uid),
-        "group": group.or(user.as_ref().map(|user| user.gid)),
-        "groups": user.map(|user| user.groups).unwrap_or_default(),
-        "umask": settings.umask,
-        "workers": settings.workers,
-        "threads": settings.threads,
-        "timeout": seconds(settings.timeout),
-        "graceful_timeout": settings.graceful_timeout.as_secs_f64(),
-        "proc_name": settings.proc_name,
-        "error_log": crate::keeper::error_log_path(settings),
-        "capture_output": settings.capture_output,
-        "websocket_threads": settings.websocket_threads,
-        "lifespan": settings.lifespan,
-        "loop": settings.event_loop,
-        "root_path": settings.root_path,
-        "reload": settings.reload,
-        "reload_extra_files": settings.reload_extra_files,
-        "cfg": config::effective(settings),
-        "max_body_inline": 65536,
-    });
     supervise::Plan {
         policy: supervise::Policy {
             workers: settings.workers,
             graceful: settings.graceful_timeout,
             stop_first: settings.single_process,
         },
-        load,
+        load: keeper::load_message(settings),
         threads: settings.threads,
         edge_threads: edge_threads as u32,
         memory_soft: settings.memory_soft,

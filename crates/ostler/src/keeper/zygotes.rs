@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use crate::cli::run::RunPlan;
 use crate::config::{self, Settings};
+use crate::keeper::load::load_message;
 use crate::supervise::control::{FromZygote, decode};
 use crate::sys::{self, Channel, Child, Exit, Pidfd, Signal, Spawn, boot, fds, process};
 
@@ -40,6 +41,32 @@ pub struct Configured {
 }
 
 impl Configured {
+    /// Has the app loaded, for the sake of what goes wrong: `--check-config`.
+    ///
+    /// # Errors
+    /// As a start would report it: an import that fails is 3, a missing callable 4.
+    pub async fn check_app(&self) -> Result<(), Trouble> {
+        let mut load = load_message(&self.settings);
+        load["type"] = "load".into();
+        load["generation"] = 1.into();
+        // In this process, whatever a start would do: there will be no worker to import it.
+        load["preload"] = "on".into();
+        self.control.send_json(&load, &[]).await?;
+        let trouble = |exit, text| Err(Trouble { exit, text });
+        let Some(message) = self.control.recv().await? else {
+            return trouble(
+                3,
+                "error: Python ended while it imported the app".to_owned(),
+            );
+        };
+        match decode(&message.bytes) {
+            Ok(FromZygote::Loaded { .. }) => Ok(()),
+            Ok(FromZygote::Failed { exit, text }) => trouble(exit, text),
+            Ok(other) => trouble(1, format!("error: the zygote said {other:?} to its app")),
+            Err(error) => trouble(1, format!("error: {error}")),
+        }
+    }
+
     /// Ends a zygote that nobody needs.
     pub async fn end(self) {
         let _ = self.child.pidfd.send(Signal::Kill);
@@ -179,6 +206,7 @@ pub async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, Unfit> 
     };
     let mut configure = serde_json::to_value(&plan.configure).unwrap_or_else(|_| json!({}));
     configure["type"] = "configure".into();
+    configure["names"] = config::file_names().collect();
     // Should this not arrive, the answer does not either, and that is where it is told.
     let _ = control.send_json(&configure, &[]).await;
     match next(control, CONFIGURE, "evaluate its config file").await? {
