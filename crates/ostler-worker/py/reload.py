@@ -1,5 +1,6 @@
 """`--reload`: a thread in the worker that tells the server when a file of the app has changed."""
 
+import glob
 import os
 import sys
 import threading
@@ -35,12 +36,14 @@ def _watch(control, extra_files):
 
 
 def _files(extra_files):
-    """The source of every loaded module. The app imports while we look, hence the copy."""
+    """The source of every loaded module, and what matches the further paths, which may be patterns.
+    The app imports while we look, hence the copy."""
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
         if isinstance(path, str):
             yield path[:-1] if path.endswith(".pyc") else path
-    yield from extra_files
+    for pattern in extra_files:
+        yield from glob.iglob(pattern, recursive=True)
 
 
 def _modified(path):

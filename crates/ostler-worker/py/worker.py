@@ -114,7 +114,7 @@ class Life:
     def _ready(self):
         self.shim.booted = True
         if self.load.get("reload"):
-            reload.watch(self.control, self.load["cfg"].get("reload_extra_files") or [])
+            reload.watch(self.control, self.load.get("reload_extra_files") or [])
         self.control.send({"type": "ready"})
 
     def _serve_wsgi(self, app, fds):
