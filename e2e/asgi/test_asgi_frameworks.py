@@ -58,8 +58,8 @@ def test_fastapi_refuses_an_unknown_websocket(start):
 
 
 def test_django(start, loop):
-    worker = start("asgi_frameworks:django_app", loop=loop, root_path="/shop")
-    response = worker.peer.get(1, b"/plain", method=b"POST", headers=HEADERS, body=b"abc")
+    worker = start("asgi_frameworks:django_app", loop=loop)
+    response = worker.peer.get(1, b"/plain", root=b"/shop", method=b"POST", headers=HEADERS, body=b"abc")
     assert (response.status, response.body) == (200, b"cba")
     assert (b"X-Path", b"/shop/plain") in response.headers or (b"x-path", b"/shop/plain") in response.headers
     assert worker.finish() == 0

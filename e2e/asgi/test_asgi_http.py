@@ -68,19 +68,16 @@ def test_what_an_app_writes_into_its_scope_stays_there(start):
         (dict(client=(b"", 0), server=(b"", 0)), {"client": None, "server": None}),
         (dict(method=b"PROPFIND"), {"method": "PROPFIND"}),
         (dict(path=b"/x", root=b"/shop"), {"path": "/shop/x", "root_path": "/shop", "raw_path": b"/shop/x"}),
+        (
+            dict(path=b"/x", root=b"/shop", target=b"/x"),
+            {"path": "/shop/x", "root_path": "/shop", "raw_path": b"/shop/x"},
+        ),
     ],
 )
 def test_scope_corners(start, sent, expected):
     worker = start("scope_app")
     scope = ast.literal_eval(worker.peer.get(1, **sent).body.decode())
     assert {key: scope[key] for key in expected} == expected
-
-
-def test_root_path_of_the_options_comes_before_the_routes(start):
-    worker = start("scope_app", root_path="/outer")
-    scope = ast.literal_eval(worker.peer.get(1, b"/x", root=b"/in").body.decode())
-    assert (scope["root_path"], scope["path"]) == ("/outer/in", "/outer/in/x")
-    assert scope["raw_path"] == b"/outer/in/x"
 
 
 @pytest.mark.parametrize("body", [None, b"", b"small", b"x" * 65536])

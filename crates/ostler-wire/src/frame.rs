@@ -26,6 +26,8 @@ pub enum Kind {
     ReqBody = 2,
     /// Server → worker: the client is gone or the request is over its time. No payload.
     Cancel = 3,
+    /// Server → worker, ASGI only: the client sends nothing more, and may be gone. No payload.
+    ClientEof = 8,
     /// Both ways, ASGI only: the receiver may take `u32` more body bytes of this stream.
     Credit = 4,
     /// Both ways, ASGI only: is your loop alive? Answered by `Pong` with the same payload (`u64`).
@@ -65,6 +67,7 @@ impl Kind {
             1 => Self::ReqHead,
             2 => Self::ReqBody,
             3 => Self::Cancel,
+            8 => Self::ClientEof,
             4 => Self::Credit,
             5 => Self::Ping,
             6 => Self::Pong,

@@ -23,7 +23,7 @@ class LifespanFailed(Exception):
 def serve(app, fds, options):
     """Serves `app` on the channel sockets `fds` until they are at EOF or SIGTERM comes.
 
-    `options`: `lifespan` ("auto", "on", "off"), `loop` ("auto", "asyncio", "uvloop"), `root_path`,
+    `options`: `lifespan` ("auto", "on", "off"), `loop` ("auto", "asyncio", "uvloop"),
     `on_ready` (called once everything stands), `graceful_timeout` (seconds), `errors` (text stream).
     Raises `LifespanFailed`. The descriptors belong to this function from now on.
     """
@@ -60,7 +60,6 @@ class _Service:
     def __init__(self, app, fds, options, loop):
         self.app = app
         self.fds = list(fds)
-        self.root_path = options.get("root_path") or ""
         self.on_ready = options.get("on_ready")
         self.graceful_timeout = float(options.get("graceful_timeout", 30))
         self.errors = options.get("errors") or sys.stderr
@@ -77,7 +76,7 @@ class _Service:
         call = self._caller()
         for fd in self.fds:
             channel = Channel(
-                fd, self.loop, call, self._channel_ended, self.root_path, self.lifespan.state
+                fd, self.loop, call, self._channel_ended, self.lifespan.state
             )
             self.channels.append(channel)
         self.open = len(self.channels)

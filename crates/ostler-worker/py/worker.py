@@ -137,7 +137,6 @@ class Life:
         options = {
             "lifespan": self.load["lifespan"],
             "loop": self.load["loop"],
-            "root_path": self.load["root_path"],
             "graceful_timeout": self.load["graceful_timeout"],
             "errors": self.error_log.stream,
             "on_ready": self._ready,

@@ -26,6 +26,10 @@ const SPOOL: u64 = 1 << 30;
 /// What is still being sent when the last worker is gone has this long.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
+/// WebSockets have this long to close when the server stops: a second more than a client that does
+/// not answer a close frame is waited for.
+const SOCKETS_CLOSE: Duration = Duration::from_secs(6);
+
 /// Threads that do blocking work for one edge thread: disk reads behind `wsgi.file_wrapper`.
 const BLOCKING_THREADS: usize = 8;
 
@@ -258,8 +262,10 @@ impl Server {
                 // What the kernel had accepted comes in now.
                 tokio::time::sleep(2 * edge::LAST_ACCEPT).await;
             }
-            // Requests first, then the workers that serve them.
-            let _ = tokio::time::timeout(patience, shared.peers.empty()).await;
+            // Requests first, then WebSockets, then the workers that serve them.
+            let _ = tokio::time::timeout(patience, shared.peers.quiet()).await;
+            shared.pool.say_farewell();
+            let _ = tokio::time::timeout(patience.min(SOCKETS_CLOSE), shared.peers.empty()).await;
             handle.stop(graceful);
         });
     }
@@ -384,6 +390,8 @@ fn pool_limits(settings: &Settings) -> pool::Limits {
         streams_per_worker: settings.worker_connections,
         max_requests: settings.max_requests.unwrap_or(0),
         max_requests_jitter: settings.max_requests_jitter,
+        // The rest of the time is for the closing itself and what apps do after it.
+        farewell_after: settings.graceful_timeout.mul_f64(0.75),
         ..pool::Limits::default()
     }
 }
@@ -447,6 +455,12 @@ fn edge(
         request_buffering: settings.request_buffering,
         response_buffering: settings.response_buffering,
         sendfile: settings.sendfile,
+        websocket: edge::WebSocketSettings {
+            max_message: settings
+                .websocket_max_message_size
+                .map_or(usize::MAX, |size| size as usize),
+            ..edge::WebSocketSettings::default()
+        },
         root: settings.root_path.clone(),
         spool: Arc::new(edge::Budget::new(
             settings

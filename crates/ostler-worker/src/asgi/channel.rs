@@ -64,7 +64,6 @@ impl Channel {
         r#loop: &Bound<'_, PyAny>,
         run: Py<PyAny>,
         ended: Py<PyAny>,
-        root_path: String,
         state: &Bound<'_, PyDict>,
     ) -> PyResult<Self> {
         let py = r#loop.py();
@@ -77,7 +76,7 @@ impl Channel {
             is_blocked: false,
             is_at_eof: false,
             streams: HashMap::new(),
-            scopes: Arc::new(Scopes::new(py, root_path, state.clone().unbind())?),
+            scopes: Arc::new(Scopes::new(py, state.clone().unbind())?),
             python: Callables {
                 loop_: r#loop.clone().unbind(),
                 call_soon: r#loop.getattr("call_soon")?.unbind(),
@@ -309,7 +308,12 @@ fn handle_frames(slf: &Bound<'_, Channel>, inbox: &mut Inbox) -> Result<bool, Tr
                 is_urgent = true;
             }
             Kind::Pong | Kind::Drain => {}
-            Kind::ReqBody | Kind::Cancel | Kind::Credit | Kind::WsMessage | Kind::WsClose => {
+            Kind::ReqBody
+            | Kind::Cancel
+            | Kind::ClientEof
+            | Kind::Credit
+            | Kind::WsMessage
+            | Kind::WsClose => {
                 handle_stream_frame(slf, &frame, payload)?;
             }
             Kind::RespInfo
@@ -351,6 +355,7 @@ fn handle_stream_frame(
         Kind::ReqBody => Stream::body_came(&stream, payload, head.is_end())?,
         Kind::Cancel if head.is_end() => Stream::timed_out(&stream)?,
         Kind::Cancel => Stream::client_left(&stream)?,
+        Kind::ClientEof => Stream::client_eof(&stream)?,
         Kind::Credit => {
             let bytes = payload.try_into().map_err(|_| WireError::Truncated)?;
             Stream::credit_came(&stream, u32::from_le_bytes(bytes))?;

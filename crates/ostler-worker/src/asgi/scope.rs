@@ -19,8 +19,6 @@ pub struct Scopes {
     websocket: Kind,
     /// Header names that travel as a number, by that number minus one.
     names: Vec<Py<PyBytes>>,
-    /// What the server was told it is mounted under, in front of each route's prefix.
-    root_path: String,
     state: Py<PyDict>,
 }
 
@@ -33,7 +31,7 @@ struct Kind {
 
 impl Scopes {
     /// `state` is what lifespan startup left; every request gets a copy.
-    pub fn new(py: Python<'_>, root_path: String, state: Py<PyDict>) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, state: Py<PyDict>) -> PyResult<Self> {
         let http = [
             "http.response.early_hint",
             "http.response.pathsend",
@@ -46,7 +44,6 @@ impl Scopes {
                 .iter()
                 .map(|name| PyBytes::new(py, name.as_bytes()).unbind())
                 .collect(),
-            root_path,
             state,
         })
     }
@@ -86,19 +83,23 @@ impl Scopes {
     /// mounted under, as the specification has it since 2.3 and as uvicorn does.
     fn set_paths(&self, scope: &Bound<'_, PyDict>, head: &RequestHead<'_>) -> PyResult<()> {
         let py = scope.py();
-        let prefix = self.root_path.as_bytes();
         let raw = raw_path(head.raw_target);
-        let (root, path, raw) = match (prefix, head.root) {
-            (b"", b"") => {
+        let (root, path, raw) = match head.root {
+            b"" => {
                 let root = intern!(py, "").clone().into_any();
                 (root, text(py, head.path)?, PyBytes::new(py, raw))
             }
-            (prefix, root) => {
-                let root = [prefix, root].concat();
-                let path = [&root, head.path].concat();
-                let raw = [prefix, raw].concat();
-                (text(py, &root)?, text(py, &path)?, PyBytes::new(py, &raw))
-            }
+            // A proxy in front may have taken the prefix off.
+            root if !raw.starts_with(root) => (
+                text(py, root)?,
+                text(py, &[root, head.path].concat())?,
+                PyBytes::new(py, &[root, raw].concat()),
+            ),
+            root => (
+                text(py, root)?,
+                text(py, &[root, head.path].concat())?,
+                PyBytes::new(py, raw),
+            ),
         };
         scope.set_item(intern!(py, "root_path"), root)?;
         scope.set_item(intern!(py, "path"), path)?;

@@ -31,6 +31,8 @@ pub struct Stream {
     /// The client is gone: nothing can be sent any more.
     #[pyo3(get)]
     is_gone: bool,
+    /// The client sends nothing more, and may be gone.
+    is_eof: bool,
     /// The server cancelled the task: the request is over its time.
     #[pyo3(get)]
     is_cancelled: bool,
@@ -71,6 +73,7 @@ impl Stream {
             exchange,
             flow: Outflow::new(),
             is_gone: false,
+            is_eof: false,
             is_cancelled: false,
             task: None,
             is_ended: false,
@@ -133,6 +136,14 @@ impl Stream {
             socket.closed_by_client(None);
         }
         Self::leave(slf, stream)
+    }
+
+    /// The client's sending side has ended. Most clients that do this are gone, so an app that
+    /// listens is told; one that answers all the same is still heard.
+    pub fn client_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let mut stream = slf.borrow_mut();
+        stream.is_eof = true;
+        wake_readers(slf, stream)
     }
 
     /// The request is over its time: the task is cancelled.
@@ -210,7 +221,10 @@ impl Stream {
             Exchange::Http { response, .. } if is_gone || response.is_complete() => {
                 Some((Event::Disconnect, 0))
             }
-            Exchange::Http { body, .. } => body.next().map_err(PyOSError::new_err)?,
+            Exchange::Http { body, .. } => match body.next().map_err(PyOSError::new_err)? {
+                None if stream.is_eof => Some((Event::Disconnect, 0)),
+                next => next,
+            },
             Exchange::WebSocket(socket) => socket.next(),
         };
         let Some((event, credit)) = next else {

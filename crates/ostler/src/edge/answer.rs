@@ -199,7 +199,8 @@ impl Connection {
                 .retry_after
                 .take()
                 .or(reason.retry_after())
-                .map(Field::RetryAfter),
+                .map(Field::RetryAfter)
+                .or((reason == Reason::WebSocketVersion).then_some(Field::WebSocketVersion(13))),
         };
         self.write_answer(&answer, close);
         if close {

@@ -154,6 +154,27 @@ impl Connection {
         }
     }
 
+    /// What the client sent behind its head.
+    pub fn take_early(&mut self) -> Vec<u8> {
+        let early = self.buffer.data().to_vec();
+        self.buffer.consume(early.len());
+        early
+    }
+
+    /// The connection carries no requests any more, and needs none of their buffers.
+    pub fn become_socket(&mut self) {
+        self.place.becomes_socket();
+        self.forget();
+    }
+
+    /// Gives back the memory of the last request.
+    fn forget(&mut self) {
+        self.buffer.release();
+        self.out.release();
+        self.head = Head::default();
+        self.frame = Vec::new();
+    }
+
     /// Waits for a request and reads its head.
     async fn next_head(&mut self) -> Next {
         if self.buffer.is_empty() && !self.wait_for_request().await {
@@ -202,10 +223,7 @@ impl Connection {
             Some(came) => came,
             None if first_look == idle => false,
             None => {
-                self.buffer.release();
-                self.out.release();
-                self.head = Head::default();
-                self.frame = Vec::new();
+                self.forget();
                 self.first_byte(idle).await.unwrap_or(false)
             }
         }

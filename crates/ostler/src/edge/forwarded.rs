@@ -148,11 +148,12 @@ impl Sender {
         (head.host(), port)
     }
 
-    /// Writes the fields that the app gets: the client's own without what strangers may not say,
-    /// duplicates joined, and ours about who is asking.
-    pub fn fields(&self, head: &Head, https: bool, encoder: &mut RequestEncoder<'_>) {
+    /// Writes the fields that the app gets: the client's own without what strangers may not say, and
+    /// ours about who is asking. `join` puts duplicates together, for an environ that has one
+    /// variable for each name.
+    pub fn fields(&self, head: &Head, https: bool, join: bool, encoder: &mut RequestEncoder<'_>) {
         let said = || head.fields().filter(|(id, name, _)| !says_who(*id, name));
-        if has_duplicates(said()) {
+        if join && has_duplicates(said()) {
             for (id, name, value) in joined(said()) {
                 encoder.field_with_id(id, name, &value);
             }
@@ -256,7 +257,7 @@ mod tests {
             .expect("no conflict");
         let mut wire = Vec::new();
         let mut encoder = RequestEncoder::new(&mut wire, 0, &RequestHead::EMPTY);
-        sender.fields(&head, sender.https(false), &mut encoder);
+        sender.fields(&head, sender.https(false), true, &mut encoder);
         encoder.finish(b"");
         let (_, payload, _) = frame(&wire).expect("frame").expect("whole");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -11,6 +11,7 @@ use crate::pool::{Fault, Lease, Refused};
 use super::body::{Body, BodyReader, Collector, IN_MEMORY};
 use super::connection::{After, Connection};
 use super::deadline::Elapsed;
+use super::engineio;
 use super::forwarded::Sender;
 use super::h1::head::Framing;
 use super::h1::names;
@@ -30,6 +31,10 @@ impl Connection {
             Ok(after) => after,
             Err(reason) => self.answer(reason).await,
         };
+        if after == After::Gone {
+            // It had its line in the log when it became a tunnel.
+            return after;
+        }
         let after = match self.flush().await {
             Ok(()) => after,
             Err(_gone) => After::Abort,
@@ -50,6 +55,7 @@ impl Connection {
         if let Some(after) = self.serve_static().await? {
             return Ok(after);
         }
+        self.check_handshake()?;
         let mut reader =
             BodyReader::new(self.head.framing(), self.edge.body_limit, Instant::now())?;
         self.invite_body(&reader).await?;
@@ -171,7 +177,9 @@ impl Connection {
     /// Waits for a slot.
     async fn lease(&mut self, bytes: usize) -> Result<Lease, Reason> {
         let asked = Instant::now();
-        let lease = self.edge.pool.lease(self.thread.index, bytes).await;
+        let session = engineio::session(self.head.query());
+        let pool = &self.edge.pool;
+        let lease = pool.lease(self.thread.index, bytes, session).await;
         self.row.queue_us += asked.elapsed().as_micros() as u64;
         let lease = lease.map_err(|refused| match refused {
             Refused::LineFull => Reason::LineFull,
@@ -241,9 +249,10 @@ impl Connection {
         (head.root, head.path) = self.below_root(sender);
         head.query = self.head.query();
         let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
-        sender.fields(&self.head, https, &mut encoder);
+        let streams = self.edge.pool.streams();
+        sender.fields(&self.head, https, !streams, &mut encoder);
         if let Some(length) = content_length
-            && self.edge.pool.streams()
+            && streams
         {
             // WSGI has a variable of its own for it; an ASGI scope has only the headers.
             let name = b"content-length";
@@ -259,10 +268,7 @@ impl Connection {
         let root = said.unwrap_or(self.edge.root.as_bytes());
         let path = self.head.path();
         match path.strip_prefix(root) {
-            // An ASGI scope's path holds its root_path.
-            Some(below) if !self.edge.pool.streams() && (below.is_empty() || below[0] == b'/') => {
-                (root, below)
-            }
+            Some(below) if below.is_empty() || below[0] == b'/' => (root, below),
             _ => (root, path),
         }
     }
@@ -284,10 +290,13 @@ impl Connection {
                 self.serve_internal(private).await
             }
             Relayed::Hijacked => Ok(self.tunnel(lease).await),
-            Relayed::WebSocket => {
-                self.release(lease, done);
-                Err(Reason::WebSocketVersion)
-            }
+            Relayed::WebSocket(accept) => match self.check_handshake()? {
+                Some(handshake) => Ok(self.websocket(lease, &handshake, &accept).await),
+                None => {
+                    self.release(lease, done);
+                    Err(Reason::BadResponse)
+                }
+            },
             Relayed::Broken(reason) => {
                 self.row.reason = Some(reason);
                 match reason {

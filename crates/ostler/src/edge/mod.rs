@@ -5,10 +5,12 @@
 
 mod answer;
 mod body;
+mod bridge;
 mod buffer;
 mod connection;
 mod deadline;
 mod ending;
+mod engineio;
 pub mod files;
 mod forwarded;
 pub mod h1;
@@ -43,6 +45,7 @@ pub use forwarded::Forwarding;
 pub use listen::{LAST_ACCEPT, Listener, run as accept};
 pub use peers::Peers;
 pub use spool::Budget;
+pub use websocket::Settings as WebSocketSettings;
 
 /// How long a client may take for each step.
 #[derive(Debug, Clone)]
@@ -106,6 +109,8 @@ pub struct Edge {
     pub response_buffering: bool,
     /// Files go out by `sendfile(2)` where a connection allows it.
     pub sendfile: bool,
+    /// Limits and clocks of WebSockets of ASGI apps.
+    pub websocket: websocket::Settings,
     /// `SCRIPT_NAME` / `root_path` that every request carries.
     pub root: String,
     pub spool: Arc<Budget>,

@@ -16,6 +16,9 @@ pub struct Peers {
     started: Instant,
     /// Connections of every kind.
     total: AtomicUsize,
+    /// Those of them that have become WebSockets or tunnels.
+    sockets: AtomicUsize,
+    /// One of the two became equal to the other, or fell to zero.
     emptied: Notify,
     /// Guards the connections of each address.
     open: Mutex<HashMap<IpAddr, Vec<Arc<Seat>>>>,
@@ -46,6 +49,7 @@ pub struct Place {
     /// `None` for an address that is not counted.
     address: Option<IpAddr>,
     pub seat: Arc<Seat>,
+    is_socket: bool,
 }
 
 impl Peers {
@@ -54,6 +58,7 @@ impl Peers {
             cap,
             started: Instant::now(),
             total: AtomicUsize::new(0),
+            sockets: AtomicUsize::new(0),
             emptied: Notify::new(),
             open: Mutex::default(),
         })
@@ -65,12 +70,33 @@ impl Peers {
 
     /// Resolves when no connection is open.
     pub async fn empty(&self) {
+        self.wait_for(|peers| peers.total.load(Ordering::Acquire) == 0)
+            .await;
+    }
+
+    /// Resolves when the only open connections are WebSockets and tunnels.
+    pub async fn quiet(&self) {
+        self.wait_for(Self::is_quiet).await;
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.total.load(Ordering::Acquire) <= self.sockets.load(Ordering::Acquire)
+    }
+
+    async fn wait_for(&self, reached: impl Fn(&Self) -> bool) {
         loop {
             let emptied = self.emptied.notified();
-            if self.total.load(Ordering::Acquire) == 0 {
+            if reached(self) {
                 return;
             }
             emptied.await;
+        }
+    }
+
+    /// After every change that may have left no request.
+    fn tell_if_quiet(&self) {
+        if self.is_quiet() {
+            self.emptied.notify_waiters();
         }
     }
 
@@ -104,6 +130,7 @@ impl Peers {
             peers: Arc::clone(self),
             address,
             seat,
+            is_socket: false,
         })
     }
 }
@@ -116,6 +143,14 @@ impl Place {
             .store(self.peers.now_ms(), Ordering::Relaxed);
     }
 
+    /// Marks the connection as one that serves no request any more.
+    pub fn becomes_socket(&mut self) {
+        if !std::mem::replace(&mut self.is_socket, true) {
+            self.peers.sockets.fetch_add(1, Ordering::AcqRel);
+            self.peers.tell_if_quiet();
+        }
+    }
+
     /// Marks the connection as serving one.
     pub fn busy(&self) {
         self.seat.idle_since.store(BUSY, Ordering::Relaxed);
@@ -124,9 +159,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.peers.total.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.peers.emptied.notify_waiters();
+        if self.is_socket {
+            self.peers.sockets.fetch_sub(1, Ordering::AcqRel);
         }
+        self.peers.total.fetch_sub(1, Ordering::AcqRel);
+        self.peers.tell_if_quiet();
         let Some(address) = self.address else { return };
         let mut open = self.peers.open();
         if let Some(seats) = open.get_mut(&address) {

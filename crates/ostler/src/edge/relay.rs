@@ -2,15 +2,17 @@
 //! here before a byte of it leaves (threats E-11).
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use ostler_wire::{END, FileHead, HEAD_LEN, Kind, ResponseHead, begin, finish};
 
-use crate::pool::{Fault, Frame, Lease};
+use crate::pool::{Fault, Frame, Lease, Session, Worker};
 
 use super::body::BodyReader;
 use super::connection::{After, Connection};
+use super::engineio;
 use super::h1::response::{self, BodyFraming, Private};
 use super::outgoing::IN_MEMORY;
 use super::reason::Reason;
@@ -27,8 +29,8 @@ pub enum Relayed {
     Internal(Private),
     /// The app took the raw connection (WSGI WebSocket).
     Hijacked,
-    /// The app accepted a WebSocket (ASGI).
-    WebSocket,
+    /// The app accepted a WebSocket (ASGI): the payload of its `WsAccept`.
+    WebSocket(Vec<u8>),
     /// Nothing was sent to the client: an answer of ours can take the place.
     Failed(Failure),
     /// The response had begun and cannot be finished.
@@ -99,6 +101,11 @@ pub struct Relay<'c> {
     done: bool,
     /// Hold the worker back rather than spool (server-sent events and other streams).
     unbuffered: bool,
+    /// The client is watched while the app works: it has sent its whole request and nothing behind
+    /// it, and the app can be told that it left.
+    watches: bool,
+    /// The body may name a Socket.IO session, which this worker then holds.
+    opens_session: bool,
     /// The request was dispatched.
     started: Instant,
 }
@@ -106,6 +113,8 @@ pub struct Relay<'c> {
 impl<'c> Relay<'c> {
     pub fn new(connection: &'c mut Connection, upload: Option<Upload>, started: Instant) -> Self {
         let unbuffered = !connection.edge.response_buffering;
+        let watches = connection.edge.pool.streams();
+        let opens_session = engineio::session(connection.head.query()) == Session::Opens;
         Self {
             connection,
             upload,
@@ -114,6 +123,8 @@ impl<'c> Relay<'c> {
             close: false,
             done: false,
             unbuffered,
+            watches,
+            opens_session,
             started,
         }
     }
@@ -133,10 +144,14 @@ impl<'c> Relay<'c> {
                 Turn::Lost(fault) => return self.failed(Failure::Lost(fault), Reason::WorkerDied),
                 Turn::Upload(reason) => return self.failed(Failure::Upload(reason), reason),
             }
+            let opener = self.opens_session.then(|| Arc::clone(lease.worker()));
             let frame = match lease.grant().take() {
                 Ok(frame) => frame,
                 Err(fault) => return self.failed(Failure::Lost(fault), Reason::WorkerDied),
             };
+            if let Some(worker) = opener {
+                self.learn_session(&frame, &worker);
+            }
             self.done = frame.head.is_end()
                 || matches!(
                     frame.head.kind,
@@ -145,6 +160,24 @@ impl<'c> Relay<'c> {
             if let Some(relayed) = self.frame(frame).await {
                 return relayed;
             }
+        }
+    }
+
+    /// Remembers the Socket.IO session that the start of a body names.
+    fn learn_session(&mut self, frame: &Frame<'_>, worker: &Worker) {
+        let body = match frame.head.kind {
+            Kind::RespHead => {
+                ResponseHead::decode(frame.payload).map_or(&[][..], |head| head.inline)
+            }
+            Kind::RespBody => frame.payload,
+            _ => return,
+        };
+        if body.is_empty() {
+            return;
+        }
+        self.opens_session = false;
+        if let Some(session) = engineio::opened(body) {
+            self.connection.edge.pool.learn_session(session, worker);
         }
     }
 
@@ -194,11 +227,43 @@ impl<'c> Relay<'c> {
         if let Poll::Ready(turn) = self.poll_upload(cx, lease) {
             return Poll::Ready(turn);
         }
+        if self.watches
+            && self.upload.is_none()
+            && let Poll::Ready(gone) = self.poll_client(cx, lease)
+        {
+            return Poll::Ready(gone);
+        }
         if self.framing.is_some() && self.connection.out.is_empty() {
             // The app takes its time between pieces: that is its right once it has begun.
             return Poll::Pending;
         }
         self.connection.deadline.poll(cx).map(|_| Turn::Elapsed)
+    }
+
+    /// Looks whether the client is still there; ready only when it is surely gone. The end of what it
+    /// sends is told to the app, whose response is still sent: the client may have closed one way
+    /// only (RFC 9112 section 9.6).
+    fn poll_client(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> Poll<Turn> {
+        let connection = &mut *self.connection;
+        if !connection.buffer.is_empty() {
+            self.watches = false;
+            return Poll::Pending;
+        }
+        match ready!(connection.buffer.poll_fill(cx, &mut connection.io)) {
+            Ok(0) => {
+                self.watches = false;
+                let mut frame = Vec::with_capacity(HEAD_LEN);
+                begin(&mut frame, Kind::ClientEof, 0, lease.grant().stream_id());
+                let _ = lease.grant().poll_send(cx, &frame, None);
+                Poll::Pending
+            }
+            Ok(_) => {
+                // The next request, which waits.
+                self.watches = false;
+                Poll::Pending
+            }
+            Err(_) => Poll::Ready(Turn::ClientGone),
+        }
     }
 
     fn may_take_more(&self) -> bool {
@@ -286,10 +351,7 @@ impl<'c> Relay<'c> {
             (Kind::RespAbort, Some(_)) => Some(Relayed::Broken(Reason::AppError)),
             (Kind::RespAbort, None) => Some(Relayed::Failed(Failure::App)),
             (Kind::Hijack, None) => Some(Relayed::Hijacked),
-            (Kind::WsAccept, None) => Some(Relayed::WebSocket),
-            (Kind::WsClose, None) => {
-                Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse)))
-            }
+            (Kind::WsAccept, None) => Some(Relayed::WebSocket(frame.payload.to_vec())),
             (_, None) => Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse))),
             (_, Some(_)) => Some(Relayed::Broken(Reason::BadResponse)),
         }

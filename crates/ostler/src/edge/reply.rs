@@ -31,6 +31,8 @@ pub enum Field {
     RetryAfter(u32),
     /// Methods, separated by a comma and a space.
     Allow(&'static str),
+    /// For 426: the version of the WebSocket protocol that is spoken (RFC 6455 section 4.4).
+    WebSocketVersion(u8),
     /// For 416: the size of what there is, in bytes.
     UnsatisfiedRange(u64),
 }
@@ -67,6 +69,9 @@ pub fn answer(answer: &Answer<'_>, request: u64, accept: Option<&[u8]>) -> Reply
     let _ = match answer.field {
         Some(Field::RetryAfter(seconds)) => write!(head, "Retry-After: {seconds}\r\n"),
         Some(Field::Allow(methods)) => write!(head, "Allow: {methods}\r\n"),
+        Some(Field::WebSocketVersion(version)) => {
+            write!(head, "Sec-WebSocket-Version: {version}\r\n")
+        }
         Some(Field::UnsatisfiedRange(size)) => write!(head, "Content-Range: bytes */{size}\r\n"),
         None => Ok(()),
     };

@@ -25,7 +25,7 @@ impl Connection {
     /// Lets an app that has taken the raw connection answer the handshake, checks its 101, and
     /// carries bytes until either side closes.
     pub async fn tunnel(&mut self, lease: Lease) -> After {
-        let Some((_held, socket, early)) = lease.into_tunnel() else {
+        let Some((held, socket, early)) = lease.into_tunnel() else {
             return After::Abort;
         };
         let mut app = match unix_stream(socket) {
@@ -48,8 +48,9 @@ impl Connection {
         }
         self.row.status = 101;
         self.log();
-        self.row.status = 0;
-        self.carry(app).await;
+        let first = self.take_early();
+        self.become_socket();
+        self.carry(app, &first, held.farewell()).await;
         After::Gone
     }
 
@@ -79,16 +80,20 @@ impl Connection {
         self.flush().await.map_err(|_| Reason::ClientGone)
     }
 
-    async fn carry(&mut self, mut app: UnixStream) {
-        let first = self.buffer.data().to_vec();
-        self.buffer.consume(first.len());
-        if app.write_all(&first).await.is_err() {
+    /// `first` is what the client sent behind its handshake; `farewell` resolves when the worker is
+    /// to stop.
+    async fn carry(
+        &mut self,
+        mut app: UnixStream,
+        first: &[u8],
+        farewell: impl Future<Output = ()>,
+    ) {
+        if app.write_all(first).await.is_err() {
             return;
         }
         let (mut up, mut down) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
-        let mut stopping = self.edge.stopping();
+        let mut farewell = std::pin::pin!(farewell);
         loop {
-            let stopped = async { drop(stopping.wait_for(|stopping| *stopping).await) };
             self.deadline.set(Instant::now() + SILENCE);
             let step = async {
                 tokio::select! {
@@ -103,7 +108,7 @@ impl Connection {
                             self.io.flush().await.map(|()| true)
                         }
                     },
-                    () = stopped => {
+                    () = &mut farewell => {
                         // 1012, service restart (RFC 6455 section 7.4, IANA registry).
                         self.io.write_all(&[0x88, 2, 0x03, 0xF4]).await?;
                         self.io.flush().await?;

@@ -46,7 +46,6 @@ pub fn load_message(settings: &Settings) -> Value {
         "websocket_threads": settings.websocket_threads,
         "lifespan": settings.lifespan,
         "loop": settings.event_loop,
-        "root_path": settings.root_path,
         "reload": settings.reload,
         "reload_extra_files": settings.reload_extra_files,
         "cfg": config::effective(settings),

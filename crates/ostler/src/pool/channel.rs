@@ -386,6 +386,11 @@ impl Stream {
         &self.channel.worker
     }
 
+    /// The worker has said its last word on this stream.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Milliseconds for which the worker's event loop has not answered.
     pub fn silent(&self) -> Duration {
         self.channel.silent()

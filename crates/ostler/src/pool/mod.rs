@@ -9,6 +9,7 @@
 //! home. A returned slot goes to the head of the line, wherever that request lives: no request
 //! waits while a slot that may serve it is free.
 
+mod affinity;
 mod channel;
 mod slot;
 mod worker;
@@ -27,6 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::supervise::{Interface, PoolState, SlotEvent, SupervisorHandle, WorkerId};
 
+use affinity::Affinity;
+pub use affinity::Session;
 pub use channel::Channel;
 pub use slot::{Fault, Frame, Slot};
 pub use worker::Worker;
@@ -47,6 +50,8 @@ pub struct Limits {
     /// Up to this many requests are added to `max_requests`, differently for each worker, so that
     /// workers do not leave together.
     pub max_requests_jitter: u64,
+    /// A worker that leaves keeps its WebSockets for this long: 25 s.
+    pub farewell_after: Duration,
 }
 
 impl Default for Limits {
@@ -58,6 +63,7 @@ impl Default for Limits {
             streams_per_worker: 1000,
             max_requests: 0,
             max_requests_jitter: 0,
+            farewell_after: Duration::from_secs(25),
         }
     }
 }
@@ -86,6 +92,14 @@ impl Grant {
         match self {
             Self::Slot(slot) => &slot.worker,
             Self::Stream(stream) => stream.worker(),
+        }
+    }
+
+    /// The worker has said its last word of the exchange. A slot's words are counted by its reader.
+    pub fn is_ended(&self) -> bool {
+        match self {
+            Self::Slot(_) => false,
+            Self::Stream(stream) => stream.is_ended(),
         }
     }
 
@@ -152,6 +166,8 @@ impl Grant {
 
 struct Waiter {
     thread: usize,
+    /// No other worker will do.
+    wanted: Option<WorkerId>,
     bytes: usize,
     grant: oneshot::Sender<Grant>,
 }
@@ -177,6 +193,7 @@ pub struct Pool {
     state: Mutex<State>,
     limits: Limits,
     supervisor: SupervisorHandle,
+    affinity: Affinity,
     /// The app runs on event loops.
     streams: AtomicBool,
     /// Requests served and retries made, for the retry budget.
@@ -202,6 +219,7 @@ impl Pool {
             }),
             limits,
             supervisor,
+            affinity: Affinity::default(),
             streams: AtomicBool::new(false),
             leases: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -214,12 +232,32 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Remembers which worker opened a session.
+    pub fn learn_session(&self, session: &[u8], worker: &Worker) {
+        self.affinity.learn(session, worker.id);
+    }
+
     /// Leases a slot to a request on edge thread `thread`, or waits in line for one. `bytes` is
     /// what the request holds in memory meanwhile.
-    pub async fn lease(self: &Arc<Self>, thread: usize, bytes: usize) -> Result<Lease, Refused> {
+    pub async fn lease(
+        self: &Arc<Self>,
+        thread: usize,
+        bytes: usize,
+        session: Session<'_>,
+    ) -> Result<Lease, Refused> {
+        let wanted = match session {
+            Session::Of(id) => self.affinity.worker(id),
+            Session::None | Session::Opens => None,
+        };
         let mut waiting = {
             let mut state = self.state();
-            if let Some(grant) = state.take_free(thread, self.limits.streams_per_worker) {
+            let wanted = match session {
+                Session::None => None,
+                Session::Of(_) => wanted.filter(|id| state.takes_requests(*id)),
+                Session::Opens => state.idlest(),
+            };
+            let per_worker = self.limits.streams_per_worker;
+            if let Some(grant) = state.take_free(thread, wanted, per_worker) {
                 drop(state);
                 return self.begin(grant, thread);
             }
@@ -232,6 +270,7 @@ impl Pool {
             let (grant, place) = oneshot::channel();
             state.line.push_back(Waiter {
                 thread,
+                wanted: wanted.filter(|_| matches!(session, Session::Of(_))),
                 bytes,
                 grant,
             });
@@ -265,7 +304,9 @@ impl Pool {
                 .misbehaved(slot.worker.id, format!("slot lost: {error}"));
             return Err(Refused::LineFull);
         }
-        grant.worker().lease_began();
+        if let Grant::Slot(slot) = &grant {
+            slot.worker.lease_began();
+        }
         self.leases.fetch_add(1, Ordering::Relaxed);
         Ok(Lease {
             pool: Arc::clone(self),
@@ -355,6 +396,15 @@ impl Pool {
         }
     }
 
+    /// Closes every WebSocket: the server is about to stop.
+    pub fn say_farewell(&self) {
+        let state = self.state();
+        state
+            .workers
+            .values()
+            .for_each(|worker| worker.say_farewell());
+    }
+
     /// True for a worker of a generation that does not serve yet.
     fn parks(&self, generation: u64) -> bool {
         let current = self.state().generation;
@@ -391,15 +441,22 @@ impl Pool {
             for list in &mut state.channels {
                 channels.extend(list.extract_if(.., |channel| channel.worker.id == id));
             }
+            state.release_those_who_want(id);
             (idle, channels, worker)
         };
         drop(idle);
         for channel in channels {
             channel.drain();
         }
+        self.serve_line_from_channels();
         if worker.in_flight() == 0 {
-            self.supervisor.drained(id);
+            return self.supervisor.drained(id);
         }
+        let after = self.limits.farewell_after;
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            worker.say_farewell();
+        });
     }
 
     /// Registers an event loop's sockets, one per edge thread, each on its own.
@@ -436,7 +493,7 @@ impl Pool {
     fn offer(&self, slot: Slot) {
         let mut grant = Grant::Slot(slot);
         let mut state = self.state();
-        while let Some(waiter) = state.next_waiter() {
+        while let Some(waiter) = state.next_waiter(grant.worker().id) {
             match waiter.grant.send(grant) {
                 Ok(()) => return,
                 Err(back) => grant = back,
@@ -451,16 +508,31 @@ impl Pool {
     /// Lets waiting requests onto event loops that have room.
     fn serve_line_from_channels(&self) {
         let mut state = self.state();
-        while let Some(thread) = state.line.front().map(|waiter| waiter.thread) {
-            let Some(stream) = state.open_stream(thread, self.limits.streams_per_worker) else {
-                return;
-            };
-            let Some(waiter) = state.next_waiter() else {
-                return;
+        let per_worker = self.limits.streams_per_worker;
+        let mut place = 0;
+        while let Some((thread, wanted)) = state.waiter(place) {
+            let Some(stream) = state.open_stream(thread, wanted, per_worker) else {
+                if wanted.is_none() {
+                    return;
+                }
+                place += 1;
+                continue;
             };
             // A request that has left the line drops its stream, which cancels nothing: no frame
             // of it was sent.
-            let _ = waiter.grant.send(Grant::Stream(stream));
+            if let Some(waiter) = state.take_waiter(place)
+                && let Err(Grant::Stream(stream)) = waiter.grant.send(Grant::Stream(stream))
+            {
+                self.abandoned(stream.worker());
+            }
+        }
+    }
+
+    /// Books a stream that nobody used.
+    fn abandoned(&self, worker: &Worker) {
+        worker.lease_abandoned();
+        if worker.is_draining() && worker.in_flight() == 0 {
+            self.supervisor.drained(worker.id);
         }
     }
 
@@ -500,7 +572,7 @@ impl Drop for Waiting<'_> {
         self.place.close();
         match self.place.try_recv() {
             Ok(Grant::Slot(slot)) => self.pool.offer(slot),
-            Ok(Grant::Stream(_)) => {}
+            Ok(Grant::Stream(stream)) => self.pool.abandoned(stream.worker()),
             Err(_) => self.pool.state().forget_leavers(),
         }
     }
@@ -526,30 +598,103 @@ impl State {
         self.line_bytes -= freed.min(self.line_bytes);
     }
 
-    fn take_free(&mut self, thread: usize, streams_per_worker: u32) -> Option<Grant> {
-        if let Some(slot) = self.free[thread].pop() {
-            return Some(Grant::Slot(slot));
-        }
-        if let Some(slot) = self.free.iter_mut().rev().find_map(Vec::pop) {
-            return Some(Grant::Slot(slot));
-        }
-        self.open_stream(thread, streams_per_worker)
-            .map(Grant::Stream)
+    /// Whether a worker is there and not on its way out.
+    fn takes_requests(&self, id: WorkerId) -> bool {
+        let worker = self.workers.get(&id);
+        worker.is_some_and(|worker| !worker.is_draining())
     }
 
-    /// A stream on the least busy event loop that has room.
-    fn open_stream(&self, thread: usize, per_worker: u32) -> Option<channel::Stream> {
-        self.channels[thread]
+    /// The worker with the most free slots. Slots are leased last used first, which would bring
+    /// every long-lived session to the same worker until its threads are all taken.
+    fn idlest(&self) -> Option<WorkerId> {
+        let mut free: HashMap<WorkerId, u32> = HashMap::new();
+        for slot in self.free.iter().flatten() {
+            *free.entry(slot.worker.id).or_default() += 1;
+        }
+        let most = free.into_iter().max_by_key(|(_, count)| *count);
+        most.map(|(worker, _)| worker)
+    }
+
+    /// A free slot or stream, of `wanted` when that is given.
+    fn take_free(
+        &mut self,
+        thread: usize,
+        wanted: Option<WorkerId>,
+        streams_per_worker: u32,
+    ) -> Option<Grant> {
+        let take = |list: &mut Vec<Slot>| match wanted {
+            None => list.pop(),
+            Some(id) => {
+                let last = list.iter().rposition(|slot| slot.worker.id == id)?;
+                Some(list.remove(last))
+            }
+        };
+        let own = take(&mut self.free[thread]);
+        let slot = own.or_else(|| self.free.iter_mut().rev().find_map(take));
+        match slot {
+            Some(slot) => Some(Grant::Slot(slot)),
+            None => self
+                .open_stream(thread, wanted, streams_per_worker)
+                .map(Grant::Stream),
+        }
+    }
+
+    /// A stream on the least busy event loop that has room, or on that of `wanted`. It is counted
+    /// from now on, so that others who wait do not take the same room.
+    fn open_stream(
+        &self,
+        thread: usize,
+        wanted: Option<WorkerId>,
+        per_worker: u32,
+    ) -> Option<channel::Stream> {
+        let channel = self.channels[thread]
             .iter()
             .filter(|channel| channel.worker.in_flight() < per_worker)
-            .min_by_key(|channel| channel.worker.in_flight())
-            .map(Channel::open)
+            .filter(|channel| wanted.is_none_or(|id| channel.worker.id == id))
+            .min_by_key(|channel| channel.worker.in_flight())?;
+        channel.worker.lease_began();
+        Some(channel.open())
     }
 
-    fn next_waiter(&mut self) -> Option<Waiter> {
-        let waiter = self.line.pop_front()?;
+    /// The first in line that `worker` may serve.
+    fn next_waiter(&mut self, worker: WorkerId) -> Option<Waiter> {
+        let may = |waiter: &Waiter| waiter.wanted.is_none_or(|wanted| wanted == worker);
+        let place = self.line.iter().position(may)?;
+        self.take_waiter(place)
+    }
+
+    /// Thread and wish of who is at `place` in line.
+    fn waiter(&self, place: usize) -> Option<(usize, Option<WorkerId>)> {
+        let waiter = self.line.get(place)?;
+        Some((waiter.thread, waiter.wanted))
+    }
+
+    fn take_waiter(&mut self, place: usize) -> Option<Waiter> {
+        let waiter = self.line.remove(place)?;
         self.line_bytes -= waiter.bytes.min(self.line_bytes);
         Some(waiter)
+    }
+
+    /// Lets requests that waited for a worker which leaves be served by any other.
+    fn release_those_who_want(&mut self, id: WorkerId) {
+        let mut place = 0;
+        while let Some((thread, wanted)) = self.waiter(place) {
+            place += 1;
+            if wanted != Some(id) {
+                continue;
+            }
+            self.line[place - 1].wanted = None;
+            // Free slots and waiting requests that any worker may serve never coexist.
+            if let Some(grant) = self.take_free(thread, None, 0)
+                && let Some(waiter) = self.take_waiter(place - 1)
+            {
+                place -= 1;
+                if let Err(Grant::Slot(slot)) = waiter.grant.send(grant) {
+                    let list = slot.home().unwrap_or(self.free.len() - 1);
+                    self.free[list].push(slot);
+                }
+            }
+        }
     }
 }
 
@@ -644,6 +789,13 @@ impl Drop for Lease {
 pub struct Tunnel {
     pool: Arc<Pool>,
     worker: Arc<Worker>,
+}
+
+impl Tunnel {
+    /// Resolves when the worker's tunnels are to be closed.
+    pub fn farewell(&self) -> impl Future<Output = ()> + use<> {
+        self.worker.farewell()
+    }
 }
 
 impl Drop for Tunnel {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::supervise::{Exit, WorkerId};
 
@@ -23,6 +23,8 @@ pub struct Worker {
     draining: AtomicBool,
     /// Set by the first request that ended as it should.
     proven: AtomicBool,
+    /// True once its WebSockets are to be closed.
+    farewell: watch::Sender<bool>,
     in_flight: AtomicU32,
     served: AtomicU64,
     exit: OnceLock<Exit>,
@@ -36,6 +38,7 @@ impl Worker {
             pid,
             draining: AtomicBool::new(false),
             proven: AtomicBool::new(false),
+            farewell: watch::Sender::new(false),
             in_flight: AtomicU32::new(0),
             served: AtomicU64::new(0),
             exit: OnceLock::new(),
@@ -51,6 +54,20 @@ impl Worker {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Closes its WebSockets and tunnels, those to come as well.
+    pub(super) fn say_farewell(&self) {
+        self.farewell.send_replace(true);
+    }
+
+    /// Resolves when its WebSockets are to be closed.
+    pub fn farewell(&self) -> impl Future<Output = ()> + use<> {
+        let mut told = self.farewell.subscribe();
+        async move {
+            // Without its sender the worker is gone, and so is what it carried.
+            let _ = told.wait_for(|told| *told).await;
+        }
+    }
+
     /// True for the first request that this worker ended as it should.
     pub(super) fn prove(&self) -> bool {
         // Read first: after the first request nobody writes to a line that every thread reads.
@@ -64,6 +81,11 @@ impl Worker {
 
     pub(super) fn lease_began(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request left before it was sent.
+    pub(super) fn lease_abandoned(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a finished request; gives how many there were.

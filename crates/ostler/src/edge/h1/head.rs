@@ -81,6 +81,7 @@ pub struct Head {
     framing: Framing,
     keep_alive: bool,
     expect_continue: bool,
+    asks_websocket: bool,
     websocket: bool,
     host: Vec<u8>,
     port: Option<u16>,
@@ -132,6 +133,11 @@ impl Head {
 
     pub fn expect_continue(&self) -> bool {
         self.expect_continue
+    }
+
+    /// `Connection` and `Upgrade` ask for a WebSocket; the rest of the handshake may be wrong.
+    pub fn asks_websocket(&self) -> bool {
+        self.asks_websocket
     }
 
     /// A WebSocket opening handshake (RFC 6455 section 4.2.1).
@@ -504,13 +510,14 @@ impl Head {
             return Err(Reason::Expect);
         }
         self.expect_continue = expect.is_some() && self.version >= 11;
-        self.websocket = upgrade
+        self.asks_websocket = upgrade
             && self.version >= 11
-            && self.method() == b"GET"
-            && self.framing == Framing::None
             && self
                 .values(names::UPGRADE)
-                .any(|value| value.eq_ignore_ascii_case(b"websocket"))
+                .any(|value| value.eq_ignore_ascii_case(b"websocket"));
+        self.websocket = self.asks_websocket
+            && self.method() == b"GET"
+            && self.framing == Framing::None
             && self.values(names::SEC_WEBSOCKET_KEY).count() == 1;
         Ok(())
     }

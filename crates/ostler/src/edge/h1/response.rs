@@ -183,6 +183,26 @@ pub fn encode_info(head: &ResponseHead<'_>, out: &mut Vec<u8>) -> Result<(), Rea
     Ok(())
 }
 
+/// Appends a whole 101: `ours` first, then what the app adds and may add.
+pub fn encode_switch<'o>(
+    head: &ResponseHead<'_>,
+    ours: impl Iterator<Item = (&'o str, &'o [u8])>,
+    out: &mut Vec<u8>,
+) -> Result<(), Reason> {
+    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+    ours.for_each(|(name, value)| line(name.as_bytes(), value, out));
+    for (name, value) in head.fields() {
+        check(name, value)?;
+        let is = |text: &[u8]| name.eq_ignore_ascii_case(text);
+        let is_ours = is(b"sec-websocket-accept") || is(b"sec-websocket-extensions");
+        if matches!(known(name), Known::Other | Known::Noted) && !is_ours {
+            line(name, value, out);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
 /// Appends trailers; what may not be one is left out.
 pub fn encode_trailers(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
     for (name, value) in head.fields() {

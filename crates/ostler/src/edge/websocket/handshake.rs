@@ -21,18 +21,9 @@ pub enum Refusal {
     NotAnUpgrade,
     /// `Sec-WebSocket-Key` is missing or not 16 bytes in base64.
     Key,
-    /// `Sec-WebSocket-Version` is not 13; the answer must say that 13 is spoken.
+    /// `Sec-WebSocket-Version` is not 13: the answer is a 426 with `Sec-WebSocket-Version: 13`
+    /// (section 4.4), others get a 400.
     Version,
-}
-
-impl Refusal {
-    /// The HTTP status. With 426 goes `Sec-WebSocket-Version: 13` (section 4.4).
-    pub fn status(self) -> u16 {
-        match self {
-            Self::Method | Self::NotAnUpgrade | Self::Key => 400,
-            Self::Version => 426,
-        }
-    }
 }
 
 impl fmt::Display for Refusal {
@@ -250,10 +241,6 @@ mod tests {
             );
         }
         assert_eq!(check("POST", &[]).err(), Some(Refusal::Method));
-        assert_eq!(
-            (Refusal::Version.status(), Refusal::Key.status()),
-            (426, 400)
-        );
     }
 
     #[test]

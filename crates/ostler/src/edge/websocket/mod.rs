@@ -9,12 +9,6 @@
 //! continuation frames and control frames of more than 125 bytes, closes an unknown opcode with 1003
 //! and bad compressed data with 1011, and hides the RSV1 bit from code that would repair this.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "complete and tested; the relay does not drive it yet"
-)]
-
 mod deflate;
 mod frame;
 mod handshake;
@@ -23,7 +17,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use handshake::{Handshake, Refusal, accept_key, handshake, is_handshake, is_switch};
+pub use handshake::{Handshake, Refusal, handshake, is_switch};
 pub use session::{By, Closed, Outgoing, Session};
 
 use std::time::Duration;
