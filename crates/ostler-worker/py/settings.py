@@ -235,7 +235,7 @@ def _execute(path):
     try:
         exec(compile(source, path, "exec"), module.__dict__)
     except BaseException as error:
-        raise Failed(CONFIG, own_traceback(error)) from None
+        raise _broken(error) from None
     return module.__dict__, source
 
 
@@ -243,12 +243,22 @@ def _import(name):
     try:
         module = importlib.import_module(name)
     except BaseException as error:
-        raise Failed(CONFIG, own_traceback(error)) from None
+        raise _broken(error) from None
     try:
         source = inspect.getsource(module)
     except (OSError, TypeError):
         source = ""
     return module.__dict__, getattr(module, "__file__", None), source
+
+
+def _broken(error):
+    text = own_traceback(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "gunicorn":
+        text += (
+            "\nhint: ostler does not need gunicorn, but this file imports it: take the import out, "
+            "or leave gunicorn installed"
+        )
+    return Failed(CONFIG, text)
 
 
 def _hook(name, value, file):

@@ -70,7 +70,7 @@ pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
 fn user_of(settings: &Settings) -> Result<Option<User>, Trouble> {
     let refuse = |error: std::io::Error| Trouble {
         exit: 2,
-        text: format!("error: {error}"),
+        text: format!("error: {error}; hint: correct --user and --group, or create them"),
     };
     let text = |account: &Account| match account {
         Account::Id(id) => id.to_string(),

@@ -78,8 +78,8 @@ impl Configured {
 #[derive(Debug)]
 pub struct Unfit {
     trouble: Trouble,
-    /// The process ended by itself; how, is for whoever reaps it to say.
-    ended: bool,
+    /// The process ended by itself; how, is for whoever reaps it to say. What may help then.
+    ended: Option<&'static str>,
 }
 
 impl Unfit {
@@ -89,13 +89,13 @@ impl Unfit {
                 exit,
                 text: text.into(),
             },
-            ended: false,
+            ended: None,
         }
     }
 
     /// Kills what is still there: it is of no use.
     pub fn kill_if_alive(&self, pidfd: &Pidfd) {
-        if !self.ended {
+        if self.ended.is_none() {
             let _ = pidfd.send(Signal::Kill);
         }
     }
@@ -103,8 +103,8 @@ impl Unfit {
     /// The whole story.
     pub fn ended_by(self, exit: Exit) -> Trouble {
         let Self { mut trouble, ended } = self;
-        if ended {
-            trouble.text += &format!(": {exit}");
+        if let Some(hint) = ended {
+            trouble.text += &format!(": {exit}; hint: {hint}");
         }
         trouble
     }
@@ -188,7 +188,14 @@ impl Said {
 
 /// Asks a zygote for its version and for what its config file says.
 pub async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, Unfit> {
-    let python = match next(control, HELLO, "say hello").await? {
+    let hello = next(control, HELLO, "say hello").await;
+    // The name comes from outside: a program that is no Python, or one that cannot start.
+    let hello = hello.map_err(|mut unfit| {
+        unfit.trouble.exit = 2;
+        unfit.trouble.text += &format!(" ({})", plan.written.python.display());
+        unfit
+    });
+    let python = match hello? {
         FromZygote::Hello {
             wire: ostler_wire::VERSION,
             python,
@@ -217,6 +224,7 @@ pub async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, Unfit> 
             master_hooks,
         } => {
             let (settings, mut warnings) = finish(plan, &settings, &unknown)?;
+            warnings.extend(newer_than_tested(&python));
             warnings.extend(config::hook_warnings(&hooks).map(|warning| warning.to_string()));
             Ok(Said {
                 python,
@@ -252,6 +260,16 @@ fn finish(
     }
 }
 
+/// The newest Python that the tests run on: 3.this.
+const NEWEST_TESTED: u32 = 13;
+
+fn newer_than_tested(version: &str) -> Option<String> {
+    let minor: u32 = version.split('.').nth(1)?.parse().ok()?;
+    (minor > NEWEST_TESTED).then(|| {
+        format!("Python {version} is newer than the ones ostler was tested with (up to 3.{NEWEST_TESTED})")
+    })
+}
+
 async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygote, Unfit> {
     match timeout(limit, control.recv()).await {
         Ok(Ok(Some(message))) => {
@@ -260,7 +278,7 @@ async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygo
         Ok(Ok(None)) => {
             let text = format!("error: Python ended before it could {what}");
             Err(Unfit {
-                ended: true,
+                ended: Some("run it by hand to see why, or name another one with --python"),
                 ..Unfit::new(1, text)
             })
         }
@@ -272,5 +290,18 @@ async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygo
             let text = format!("error: Python did not {what} within {} s", limit.as_secs());
             Err(Unfit::new(1, text))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_python_beyond_the_tested_ones_is_warned_about() {
+        assert_eq!(newer_than_tested("3.9.18"), None);
+        assert_eq!(newer_than_tested("3.13.0"), None);
+        let warning = newer_than_tested("3.15.0a1").expect("a warning");
+        assert!(warning.starts_with("Python 3.15.0a1 is newer"), "{warning}");
     }
 }
