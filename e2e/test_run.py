@@ -394,3 +394,104 @@ def test_as_pid_1(host):
     keeper = next(p for p in running.processes() if p.exe() == str(harness.OSTLER) and "__server" not in p.cmdline())
     keeper.terminate()
     assert running.wait_exit() == 0
+
+
+# Apps that serve themselves
+
+
+BLOCKERS = {
+    "flask": ("from flask import Flask\napp = Flask(__name__)\n@app.get('/')\ndef hello(): return 'hello'\n", "app.run(port={port})", r"app\.run\(\)"),
+    "werkzeug": (HELLO, "from werkzeug.serving import run_simple\nrun_simple('127.0.0.1', {port}, app)", r"run_simple\(\)"),
+    "wsgiref": (HELLO, "from wsgiref.simple_server import make_server\nmake_server('127.0.0.1', {port}, app).serve_forever()", r"serve_forever\(\)"),
+    "uvicorn": (ASGI_HELLO, "import uvicorn\nuvicorn.run(app, port={port})", r"uvicorn\.run\(\)"),
+    "socketio": (
+        "from flask import Flask\nfrom flask_socketio import SocketIO\napp = Flask(__name__)\n@app.get('/')\ndef hello(): return 'hello'\n"
+        "socketio = SocketIO(app, async_mode='threading')\n", "socketio.run(app, port={port})", r"SocketIO\.run\(\)",
+    ),
+}
+UVICORN = "def run(app, **options):\n    import time\n    time.sleep(600)\n"
+
+
+@pytest.mark.parametrize("preload", ["auto", "off"])
+@pytest.mark.parametrize("name", BLOCKERS)
+def test_app_that_serves_itself_is_served_all_the_same(host, tmp_path, name, preload):
+    """The call neither hangs the start nor binds its port, and is named with its file and line."""
+    source, call, said = BLOCKERS[name]
+    (tmp_path / "uvicorn.py").write_text(UVICORN)
+    port = harness.free_port()
+    source += call.format(port=port) + "\n"
+    running = host("app:app", f"--preload={preload}", source=source)
+    assert running.get("/").body == b"hello"
+    line = len(source.splitlines())
+    found = running.log.matches(rf"app\.py, line {line}: .*{said} is passed over.*__main__")
+    assert len(found) == 1, running.log
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 1)
+
+
+def test_server_in_a_thread_of_the_app_is_left_alone(host):
+    port = harness.free_port()
+    source = HELLO + f"""
+import threading
+from wsgiref.simple_server import make_server
+threading.Thread(target=make_server("127.0.0.1", {port}, app).serve_forever, daemon=True).start()
+"""
+    running = host("app:app", "--preload=off", source=source)
+    with harness.Raw(("127.0.0.1", port)) as raw:
+        assert raw.send(b"GET / HTTP/1.0\r\n\r\n").answer().body == b"hello"
+    assert running.get("/").body == b"hello" and not running.log.matches("passed over")
+
+
+def test_call_below_main_is_never_made(host):
+    running = host(source=HELLO + "\nif __name__ == '__main__':\n    raise SystemExit('not here')\n")
+    assert running.get("/").body == b"hello" and not running.log.matches("passed over")
+
+
+# Pythons that do not do
+
+
+def fake_python(folder, setup):
+    """A Python that finds this in itself at its start."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(setup)
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={folder}/site exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.parametrize("setup, said", [
+    ("import sys\nsys.abiflags = 't'\n", "is a free-threaded build"),
+    ("import sys\nsys.implementation.name = 'pypy'\n", "is pypy, not CPython"),
+    ("import sys\nsys.implementation._multiarch = 'x86_64-linux-musl'\n", "is built for musl"),
+    ("import sys\nsys.version_info = (2, 7, 18)\n", "2.7.18 .* is too old"),
+    ("import sys\nsys.version_info = (3, 8, 18)\n", "3.8.18 .* is too old"),
+])
+def test_python_that_does_not_do_is_one_line_and_exit_2(host, tmp_path, setup, said):
+    failed = host(source=HELLO, python=fake_python(tmp_path, setup), ready=False)
+    fails(failed, 2, said)
+    (line,) = failed.log.lines
+    assert "3.9 or newer" in line and "container" in line and "--python" in line
+
+
+def test_newer_python_is_one_warning(host, tmp_path):
+    setup = "import sys\nclass Info(tuple):\n    major, minor = 3, 99\nsys.version_info = Info((3, 99, 0, 'final', 0))\n"
+    running = host(source=HELLO, python=fake_python(tmp_path, setup))
+    assert running.get("/").body == b"hello"
+    assert len(running.log.matches("Python 3.99.0 is newer than the ones ostler was tested with")) == 1
+
+
+def test_python_that_cannot_be_run(host, tmp_path):
+    for name, text, mode in (("plain", "print(1)", 0o644), ("empty", "", 0o755), ("foreign", "\x7fELF nonsense", 0o755)):
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(mode)
+        failed = host(source=HELLO, python=path, ready=False)
+        assert failed.wait_exit(20) == 2, failed.log
+        assert failed.log.matches(name) and failed.log.matches("hint: "), failed.log
+
+
+def test_venv_without_flask_says_what_is_missing(host, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    failed = host(source="from flask import Flask\napp = Flask(__name__)\n", python=tmp_path / "venv", ready=False)
+    fails(failed, 3, "No module named 'flask'", r'app\.py", line 1')

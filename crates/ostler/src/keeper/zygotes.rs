@@ -54,10 +54,9 @@ impl Configured {
         self.control.send_json(&load, &[]).await?;
         let trouble = |exit, text| Err(Trouble { exit, text });
         let Some(message) = self.control.recv().await? else {
-            return trouble(
-                3,
-                "error: Python ended while it imported the app".to_owned(),
-            );
+            let exit = end_of(&self.child).await;
+            let text = format!("error: Python ended while it imported the app: {exit}");
+            return trouble(3, text);
         };
         match decode(&message.bytes) {
             Ok(FromZygote::Loaded { .. }) => Ok(()),
@@ -153,7 +152,7 @@ pub fn spawn(plan: &RunPlan) -> Result<(Child, Channel), Trouble> {
     .start()
     .map_err(|error| Trouble {
         exit: 2,
-        text: format!("error: {error}"),
+        text: format!("error: {error}; hint: --python names another one"),
     })?;
     Ok((child, Channel::new(ours)?))
 }
