@@ -268,6 +268,34 @@ def test_check_loads_the_app_and_binds_nothing(host, flag, target, source, code,
     assert said in str(checked.log)
 
 
+# The guide
+
+
+def commands_of_the_guide():
+    guide = harness.ROOT / "docs" / "guides" / "from-gunicorn.md"
+    return [line.strip() for line in guide.read_text().splitlines() if line.startswith("    ostler run ")]
+
+
+@pytest.mark.parametrize("command", commands_of_the_guide())
+def test_commands_of_the_guide_are_good(tmp_path, tls, command):
+    import shlex
+
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "wsgi.py").write_text(APP.replace("def app", "def application"))
+    (tmp_path / "shop" / "asgi.py").write_text("async def app(scope, receive, send): pass\n")
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\n")
+    (tmp_path / "static").mkdir()
+    tls[0].rename(tmp_path / "chain.pem")
+    # The user of the example exists nowhere; root may become anybody, others only themselves.
+    arguments = ["root" if word == "shop" else word for word in shlex.split(command)[2:]]
+    if os.geteuid() and "--user" in arguments:
+        arguments[arguments.index("--user") + 1] = str(os.geteuid())
+    checked = harness.start("", *arguments, "--check-config", cwd=tmp_path, bind="")
+    assert checked.wait_exit(30) == 0, checked.log
+    warned = [line for line in checked.log.lines if line.startswith("warning: ") and "--reload" not in line]
+    assert not warned, warned
+
+
 # Signals
 
 
