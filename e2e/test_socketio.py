@@ -1,4 +1,4 @@
-"""Flask-SocketIO with several workers: polling, upgrade, broadcast, one worker killed."""
+"""Socket.IO with several workers, under WSGI (Flask-SocketIO) and ASGI: polling, upgrade, broadcast, one worker killed."""
 
 import os
 import threading
@@ -11,8 +11,18 @@ from harness import eventually
 
 
 @pytest.fixture
-def four(host, redis_url):
+def threads(host, redis_url):
+    """Flask-SocketIO in threading mode."""
     return host("socketio_app:app", "-w", "4", "--threads", "8", env={"REDIS_URL": redis_url})
+
+
+@pytest.fixture(params=["threads", "loops"])
+def four(request, host, redis_url):
+    """Four workers with threads, four with event loops. Clients that only poll are for the first: on a
+    loop python-engineio answers the last poll of a client that leaves only after half a minute."""
+    if request.param == "threads":
+        return request.getfixturevalue("threads")
+    return host("async_socketio_app:app", "-w", "4", env={"REDIS_URL": redis_url})
 
 
 class Listener:
@@ -29,15 +39,28 @@ class Listener:
         self.client.disconnect()
 
 
-@pytest.mark.parametrize("transports", [["polling"], ["websocket"], ["polling", "websocket"]])
+@pytest.mark.parametrize("transports", [["websocket"], ["polling", "websocket"]])
 def test_calls_are_answered(four, transports):
     with Listener(four, transports) as one:
         for n in range(20):
             assert one.client.call("echo", {"n": n}, timeout=10) == {"n": n}
 
 
-def test_polling_client_stays_with_its_worker(four):
-    listeners = [Listener(four, ["polling"]) for _ in range(8)]
+def test_every_request_of_a_session_reaches_its_worker(four):
+    url = four.url + "/socket.io/?EIO=4&transport=polling"
+    replies = [requests.get(url).text for _ in range(12)]
+    for opened in replies:
+        sid = opened.split('"sid":"')[1].split('"')[0]
+        assert [requests.post(f"{url}&sid={sid}", data="40").status_code for _ in range(4)] == [200] * 4
+
+
+def test_session_that_nobody_knows_is_refused_by_the_app(four):
+    url = four.url + "/socket.io/?EIO=4&transport=polling&sid=unknown"
+    assert requests.get(url).status_code == 400
+
+
+def test_polling_client_stays_with_its_worker(threads):
+    listeners = [Listener(threads, ["polling"]) for _ in range(8)]
     try:
         for one in listeners:
             workers = {one.client.call("who", timeout=10) for _ in range(10)}
@@ -47,8 +70,9 @@ def test_polling_client_stays_with_its_worker(four):
             one.client.disconnect()
 
 
-def test_broadcast_reaches_everybody_in_every_worker(four):
-    kinds = [["polling"], ["websocket"], ["polling", "websocket"]] * 3
+def test_broadcast_reaches_everybody_in_every_worker(four, request):
+    polling = ["polling"] if "threads" in request.node.name else ["polling", "websocket"]
+    kinds = [polling, ["websocket"], ["polling", "websocket"]] * 3
     listeners = [Listener(four, kind) for kind in kinds]
     try:
         assert requests.post(four.url + "/announce", json={"n": 1}).status_code == 204
@@ -69,8 +93,15 @@ def test_plain_pages_are_served_beside_open_sockets(four):
             one.client.disconnect()
 
 
-@pytest.mark.parametrize("transports", [["polling"], ["websocket"]])
-def test_killed_worker_loses_only_its_own_clients_and_they_come_back(four, transports):
+def test_killed_worker_loses_only_its_own_polling_clients(threads):
+    only_its_own_clients_are_lost(threads, ["polling"])
+
+
+def test_killed_worker_loses_only_its_own_websockets(four):
+    only_its_own_clients_are_lost(four, ["websocket"])
+
+
+def only_its_own_clients_are_lost(four, transports):
     listeners = [Listener(four, transports) for _ in range(6)]
     try:
         where = [one.client.call("who", timeout=10) for one in listeners]

@@ -5,9 +5,11 @@ other way. Importing once is safe to do unasked only where nobody can tell the d
 """
 
 import fcntl
+import gc
 import os
 import socket
 import stat
+import sys
 
 from _ostler import process
 
@@ -20,12 +22,24 @@ def open_files():
 def left_behind(files_before):
     """A line for each thing that must not be shared; `files_before` were open before the import."""
     found = [f"the thread {name}" for name in process.other_threads()]
+    found += _identities()
     for fd in sorted(open_files() - files_before):
         try:
             found.append(_unshareable(fd))
         except OSError:
             pass  # closed meanwhile
     return [line for line in found if line]
+
+
+def _identities():
+    """A Socket.IO server that is joined with others by a message queue passes over what comes from
+    itself, which it tells by a number that it drew when it was made."""
+    modules = (sys.modules.get(f"socketio.{name}") for name in ("pubsub_manager", "async_pubsub_manager"))
+    names = ("PubSubManager", "AsyncPubSubManager")
+    managers = tuple(getattr(module, name) for module in modules for name in names if hasattr(module, name))
+    if managers and any(issubclass(type(thing), managers) for thing in gc.get_objects()):
+        return ["the number by which its Socket.IO server is told from others"]
+    return []
 
 
 def _unshareable(fd):

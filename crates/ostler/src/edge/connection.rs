@@ -339,6 +339,29 @@ impl Connection {
     }
 }
 
+/// What a client does while its answer is being made.
+pub enum Sign {
+    /// It has sent its next request, or a part of it.
+    More,
+    /// It sends nothing more. It may still read, but nearly all that do this are gone.
+    End,
+    /// Its connection is broken.
+    Gone,
+}
+
+/// Waits for a sign of a client that has sent all of its request; never ready once something is
+/// read that belongs to the next one.
+pub fn poll_sign(cx: &mut Context<'_>, io: &mut Io, buffer: &mut Buffer) -> Poll<Sign> {
+    if !buffer.is_empty() {
+        return Poll::Pending;
+    }
+    match ready!(buffer.poll_fill(cx, io)) {
+        Ok(0) => Poll::Ready(Sign::End),
+        Ok(_) => Poll::Ready(Sign::More),
+        Err(_) => Poll::Ready(Sign::Gone),
+    }
+}
+
 /// Reads into `buffer` without giving it memory before there is something to read.
 fn poll_when_readable(
     cx: &mut Context<'_>,

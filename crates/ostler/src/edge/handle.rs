@@ -2,6 +2,8 @@
 
 use std::future::poll_fn;
 use std::os::fd::AsFd;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Instant;
 
 use ostler_wire::{BodyKind, RequestEncoder, RequestHead};
@@ -9,7 +11,7 @@ use ostler_wire::{BodyKind, RequestEncoder, RequestHead};
 use crate::pool::{Fault, Lease, Refused};
 
 use super::body::{Body, BodyReader, Collector, IN_MEMORY};
-use super::connection::{After, Connection};
+use super::connection::{After, Connection, Sign, poll_sign};
 use super::deadline::Elapsed;
 use super::engineio;
 use super::forwarded::Sender;
@@ -179,7 +181,18 @@ impl Connection {
         let asked = Instant::now();
         let session = engineio::session(self.head.query());
         let pool = &self.edge.pool;
-        let lease = pool.lease(self.thread.index, bytes, session).await;
+        let mut lease = pin!(pool.lease(self.thread.index, bytes, session));
+        let (io, buffer) = (&mut self.io, &mut self.buffer);
+        // Who leaves the line is not served. A client that only closed its sending side is not told
+        // apart from one that left, and goes as well: others wait.
+        let lease = poll_fn(|cx| match lease.as_mut().poll(cx) {
+            Poll::Ready(lease) => Poll::Ready(Some(lease)),
+            Poll::Pending => match poll_sign(cx, io, buffer) {
+                Poll::Ready(Sign::End | Sign::Gone) => Poll::Ready(None),
+                Poll::Ready(Sign::More) | Poll::Pending => Poll::Pending,
+            },
+        });
+        let lease = lease.await.ok_or(Reason::ClientGone)?;
         self.row.queue_us += asked.elapsed().as_micros() as u64;
         let lease = lease.map_err(|refused| match refused {
             Refused::LineFull => Reason::LineFull,

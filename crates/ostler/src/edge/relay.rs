@@ -11,7 +11,7 @@ use ostler_wire::{END, FileHead, HEAD_LEN, Kind, ResponseHead, begin, finish};
 use crate::pool::{Fault, Frame, Lease, Session, Worker};
 
 use super::body::BodyReader;
-use super::connection::{After, Connection};
+use super::connection::{After, Connection, Sign, poll_sign};
 use super::engineio;
 use super::h1::response::{self, BodyFraming, Private};
 use super::outgoing::IN_MEMORY;
@@ -245,24 +245,17 @@ impl<'c> Relay<'c> {
     /// only (RFC 9112 section 9.6).
     fn poll_client(&mut self, cx: &mut Context<'_>, lease: &mut Lease) -> Poll<Turn> {
         let connection = &mut *self.connection;
-        if !connection.buffer.is_empty() {
-            self.watches = false;
-            return Poll::Pending;
-        }
-        match ready!(connection.buffer.poll_fill(cx, &mut connection.io)) {
-            Ok(0) => {
-                self.watches = false;
+        let sign = ready!(poll_sign(cx, &mut connection.io, &mut connection.buffer));
+        self.watches = false;
+        match sign {
+            Sign::End => {
                 let mut frame = Vec::with_capacity(HEAD_LEN);
                 begin(&mut frame, Kind::ClientEof, 0, lease.grant().stream_id());
                 let _ = lease.grant().poll_send(cx, &frame, None);
                 Poll::Pending
             }
-            Ok(_) => {
-                // The next request, which waits.
-                self.watches = false;
-                Poll::Pending
-            }
-            Err(_) => Poll::Ready(Turn::ClientGone),
+            Sign::More => Poll::Pending,
+            Sign::Gone => Poll::Ready(Turn::ClientGone),
         }
     }
 
