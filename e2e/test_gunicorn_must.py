@@ -283,7 +283,8 @@ def test_commands_of_the_guide_are_good(tmp_path, tls, command):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "wsgi.py").write_text(APP.replace("def app", "def application"))
     (tmp_path / "shop" / "asgi.py").write_text("async def app(scope, receive, send): pass\n")
-    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\n")
+    if "gunicorn.conf.py" in command:
+        (tmp_path / "gunicorn.conf.py").write_text("workers = 2\n")
     (tmp_path / "static").mkdir()
     tls[0].rename(tmp_path / "chain.pem")
     # The user of the example exists nowhere; root may become anybody, others only themselves.

@@ -13,13 +13,14 @@ INTERVAL = 1.0
 def watch(control, extra_files):
     """Starts the thread. It sends {"type":"changed","file":path} after each change, because the
     generation that a change brings may not start, and this one must notice the correction."""
+    # Looked at before the server is told that we are ready: what is edited from then on is seen.
+    seen = {path: _modified(path) for path in _files(extra_files)}
     threading.Thread(
-        target=_watch, args=(control, extra_files), name="ostler-reload", daemon=True
+        target=_watch, args=(control, extra_files, seen), name="ostler-reload", daemon=True
     ).start()
 
 
-def _watch(control, extra_files):
-    seen = {}
+def _watch(control, extra_files, seen):
     while True:
         changed = None
         for path in _files(extra_files):
