@@ -112,4 +112,4 @@ def tls(tmp_path):
 
 # Written against behaviour that is not served yet, or not looked at yet on the whole server. Each
 # file comes off this list with the change that makes it green.
-collect_ignore += ["test_gunicorn_compat.py", "test_slow_clients.py"]
+collect_ignore += ["test_slow_clients.py"]

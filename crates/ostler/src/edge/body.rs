@@ -53,11 +53,15 @@ impl BodyReader {
         matches!(self.framing, Decoder::Done)
     }
 
-    /// When the body must have got further: a grace, then a minimum average rate, so that any
-    /// honest upload may take as long as it needs.
-    pub fn deadline(&self, times: &Times) -> Instant {
-        let earned = Duration::from_micros(self.received * 1_000_000 / times.min_rate.max(1));
-        self.started + times.body_grace + earned
+    /// When the body must have got further: a bounded silence, and after a grace a minimum average
+    /// rate, so that any honest upload may take as long as it needs.
+    pub fn deadline(&self, times: &Times, now: Instant) -> Instant {
+        let silence = now + times.body_silence;
+        if times.min_rate == 0 {
+            return silence;
+        }
+        let earned = Duration::from_micros(self.received * 1_000_000 / times.min_rate);
+        silence.min(self.started + times.body_grace + earned)
     }
 
     /// Appends decoded bytes to `out`: ready after at least one byte, or when the body is whole.

@@ -44,7 +44,7 @@ impl Connection {
         self.log();
         self.out.shrink();
         match after {
-            After::KeepAlive if !self.head.keep_alive() || self.edge.is_stopping() => After::Close,
+            After::KeepAlive if !self.keeps_alive() => After::Close,
             after => after,
         }
     }
@@ -98,7 +98,8 @@ impl Connection {
         }
         let mut collector = Collector::new(&self.edge.spool);
         while !reader.is_done() {
-            self.deadline.set(reader.deadline(&self.edge.times));
+            self.deadline
+                .set(reader.deadline(&self.edge.times, Instant::now()));
             let (io, buffer) = (&mut self.io, &mut self.buffer);
             let piece = poll_fn(|cx| reader.poll_piece(cx, io, buffer, collector.space()));
             match self.deadline.bound(piece).await {
@@ -258,7 +259,7 @@ impl Connection {
         head.server = server;
         head.method = self.head.method();
         head.raw_target = self.head.target();
-        (head.root, head.path) = self.below_root();
+        (head.root, head.path) = self.below_root(sender);
         head.query = self.head.query();
         let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
         let streams = self.edge.pool.streams();
@@ -275,8 +276,10 @@ impl Connection {
     }
 
     /// `SCRIPT_NAME` and `PATH_INFO`: the path below the root when it lies there (as gunicorn).
-    fn below_root(&self) -> (&[u8], &[u8]) {
-        let (root, path) = (self.edge.root.as_bytes(), self.head.path());
+    fn below_root(&self, sender: &Sender) -> (&[u8], &[u8]) {
+        let said = sender.script_name(&self.head, self.edge.forwarding.script_name);
+        let root = said.unwrap_or(self.edge.root.as_bytes());
+        let path = self.head.path();
         match path.strip_prefix(root) {
             Some(below) if below.is_empty() || below[0] == b'/' => (root, below),
             _ => (root, path),

@@ -89,6 +89,8 @@ pub struct Head {
     searched: usize,
     /// Names with `_` that were left out.
     dropped: u32,
+    /// The value of `SCRIPT_NAME`, which is no field for the app.
+    script_name: Option<(u16, u16)>,
 }
 
 impl Head {
@@ -169,6 +171,12 @@ impl Head {
             .iter()
             .find(is)
             .map(|field| self.text(field.value))
+    }
+
+    /// The value of a field `SCRIPT_NAME`: a proxy says by it where the app is mounted. It is for
+    /// whoever knows the proxy, and never among [`Self::fields`].
+    pub fn script_name(&self) -> Option<&[u8]> {
+        self.script_name.map(|value| self.text(value))
     }
 
     /// Fields that are for the app, in order: id, lower-case name, value. Not hop-by-hop ones.
@@ -320,7 +328,7 @@ impl Head {
     /// Cuts the fields, lower-cases their names in place, and leaves out what never reaches an app.
     fn read_fields(&mut self, from: usize, limits: &Limits) -> Result<(), Reason> {
         self.fields.clear();
-        self.dropped = 0;
+        (self.dropped, self.script_name) = (0, None);
         let mut at = from;
         while self.bytes[at] != b'\r' {
             let length = memchr::memchr(b'\r', &self.bytes[at..]).ok_or(Reason::FieldLine)?;
@@ -354,6 +362,9 @@ impl Head {
         if name.contains(&b'_') {
             // Frameworks turn `-` into `_`: two spellings of one name would meet different checks.
             self.dropped += 1;
+            if name == b"script_name" && self.script_name.replace(value).is_some() {
+                return Err(Reason::FieldDuplicate);
+            }
             return if limits.refuse_underscores {
                 Err(Reason::UnderscoreName)
             } else {
@@ -722,12 +733,13 @@ mod tests {
 
     #[test]
     fn names_with_underscores_and_proxy_never_arrive_and_hop_by_hop_fields_are_ours() {
-        let input = b"GET /a%20b?q=1 HTTP/1.1\r\nHOST: Ex.com.:8080\r\nX_Forwarded_For: 1\r\nProxy: p\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nX-Kept:  v \r\n\r\nrest";
+        let input = b"GET /a%20b?q=1 HTTP/1.1\r\nHOST: Ex.com.:8080\r\nSCRIPT_NAME: /shop\r\nX_Forwarded_For: 1\r\nProxy: p\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nX-Kept:  v \r\n\r\nrest";
         let (head, consumed) = verdict(input, input.len()).expect("good");
         assert_eq!(consumed, input.len() - 4);
         assert_eq!((head.host(), head.port()), (&b"ex.com"[..], Some(8080)));
         assert_eq!((head.path(), head.query()), (&b"/a b"[..], &b"q=1"[..]));
         assert!(!head.keep_alive());
+        assert_eq!(head.script_name(), Some(&b"/shop"[..]));
         let names: Vec<_> = head
             .fields()
             .map(|(_, name, value)| (name, value))
