@@ -118,7 +118,3 @@ def certificate(folder):
         check=True, capture_output=True,
     )
     return cert, key
-
-# Written against behaviour that is not served yet, or not looked at yet on the whole server. Each
-# file comes off this list with the change that makes it green.
-collect_ignore += ["test_gunicorn_compat.py"]

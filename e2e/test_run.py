@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -165,61 +164,6 @@ def test_python_that_is_not_there_is_said(host):
     failed = host(source=HELLO, python="/nowhere/python3", ready=False)
     assert failed.wait_exit(20) == 2
     assert failed.log.matches("/nowhere/python3")
-
-
-# Which Python
-
-
-def test_venv_beside_the_app_is_found(host, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
-    running = host(source=HELLO.replace('b"hello"', "__import__('sys').prefix.encode()").replace('"5"', "str(len(__import__('sys').prefix))"), python=None)
-    assert running.get("/").text == str(tmp_path / ".venv")
-
-
-def test_virtual_env_is_used(host, tmp_path):
-    home = tmp_path / "elsewhere"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
-    source = HELLO.replace('b"hello"', "__import__('sys').prefix.encode()").replace('"5"', "str(len(__import__('sys').prefix))")
-    assert host(source=source, python=None, env={"VIRTUAL_ENV": str(home)}).get("/").text == str(home)
-
-
-def other_pythons():
-    """Every other CPython that this machine has: `python3.N` on the path, and pyenv's."""
-    found = {}
-    candidates = [shutil.which(f"python3.{minor}") for minor in range(9, 16)]
-    root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
-    for folder in sorted(os.listdir(f"{root}/versions")) if os.path.isdir(f"{root}/versions") else []:
-        candidates.append(f"{root}/versions/{folder}/bin/python3")
-    for candidate in filter(None, candidates):
-        if not os.access(candidate, os.X_OK):
-            continue
-        out = subprocess.run([candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True)
-        if out.returncode == 0:
-            found.setdefault(out.stdout.strip(), candidate)
-    return found
-
-
-PYTHONS = other_pythons()
-OLD = {v: p for v, p in PYTHONS.items() if tuple(map(int, v.split("."))) < (3, 9)}
-GOOD = {v: p for v, p in PYTHONS.items() if v not in OLD}
-
-
-@pytest.mark.parametrize("version", GOOD)
-@pytest.mark.parametrize("source", [HELLO, ASGI_HELLO], ids=["wsgi", "asgi"])
-def test_conformance_core_on_every_python(host, version, source):
-    running = host("app:app", "-w", "2", source=source, python=GOOD[version])
-    assert all(running.get("/").body == b"hello" for _ in range(10))
-    assert f"Python {version}" in str(running.log)
-    os.kill(running.workers()[0].pid, signal.SIGKILL)
-    assert all(running.get("/").body == b"hello" for _ in range(10))
-
-
-@pytest.mark.parametrize("version", OLD)
-def test_old_python_is_one_clear_line_and_exit_2(host, version):
-    failed = host(source=HELLO, python=OLD[version], ready=False)
-    assert failed.wait_exit(20) == 2, failed.log
-    assert failed.log.matches(r"3\.9"), failed.log
-    assert not failed.log.matches("Traceback")
 
 
 # Listening
@@ -394,3 +338,63 @@ def test_as_pid_1(host):
     keeper = next(p for p in running.processes() if p.exe() == str(harness.OSTLER) and "__server" not in p.cmdline())
     keeper.terminate()
     assert running.wait_exit() == 0
+
+
+# Apps that serve themselves
+
+
+BLOCKERS = {
+    "flask": ("from flask import Flask\napp = Flask(__name__)\n@app.get('/')\ndef hello(): return 'hello'\n", "app.run(port={port})", r"app\.run\(\)"),
+    "werkzeug": (HELLO, "from werkzeug.serving import run_simple\nrun_simple('127.0.0.1', {port}, app)", r"run_simple\(\)"),
+    "wsgiref": (HELLO, "from wsgiref.simple_server import make_server\nmake_server('127.0.0.1', {port}, app).serve_forever()", r"serve_forever\(\)"),
+    "uvicorn": (ASGI_HELLO, "import uvicorn\nuvicorn.run(app, port={port})", r"uvicorn\.run\(\)"),
+    "socketio": (
+        "from flask import Flask\nfrom flask_socketio import SocketIO\napp = Flask(__name__)\n@app.get('/')\ndef hello(): return 'hello'\n"
+        "socketio = SocketIO(app, async_mode='threading')\n", "socketio.run(app, port={port})", r"SocketIO\.run\(\)",
+    ),
+}
+UVICORN = "def run(app, **options):\n    import time\n    time.sleep(600)\n"
+
+
+@pytest.mark.parametrize("preload", ["auto", "off"])
+@pytest.mark.parametrize("name", BLOCKERS)
+def test_app_that_serves_itself_is_served_all_the_same(host, tmp_path, name, preload):
+    """The call neither hangs the start nor binds its port, and is named with its file and line."""
+    source, call, said = BLOCKERS[name]
+    (tmp_path / "uvicorn.py").write_text(UVICORN)
+    port = harness.free_port()
+    source += call.format(port=port) + "\n"
+    running = host("app:app", f"--preload={preload}", source=source)
+    assert running.get("/").body == b"hello"
+    line = len(source.splitlines())
+    found = running.log.matches(rf"app\.py, line {line}: .*{said} is passed over.*__main__")
+    assert len(found) == 1, running.log
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 1)
+
+
+def test_server_in_a_thread_of_the_app_is_left_alone(host):
+    port = harness.free_port()
+    source = HELLO + f"""
+import threading
+from wsgiref.simple_server import make_server
+threading.Thread(target=make_server("127.0.0.1", {port}, app).serve_forever, daemon=True).start()
+"""
+    running = host("app:app", "--preload=off", source=source)
+    with harness.Raw(("127.0.0.1", port)) as raw:
+        assert raw.send(b"GET / HTTP/1.0\r\n\r\n").answer().body == b"hello"
+    assert running.get("/").body == b"hello" and not running.log.matches("passed over")
+
+
+def test_call_below_main_is_never_made(host):
+    running = host(source=HELLO + "\nif __name__ == '__main__':\n    raise SystemExit('not here')\n")
+    assert running.get("/").body == b"hello" and not running.log.matches("passed over")
+
+
+def test_stop_in_the_middle_of_a_reload_ends(host):
+    """The workers of the next generation may be on their way: asked for and not forked yet."""
+    for _ in range(5):
+        running = host("app:app", "-w", "3", source=HELLO)
+        running.kill(signal.SIGHUP)
+        running.log.wait("generation 2 starts")
+        assert running.stop() == 0, running.log

@@ -115,7 +115,7 @@ def test_each_change_of_a_file_is_told(folder, start):
     home = folder(app="import part\n" + HELLO, part="", template="")
     zygote = start()
     extra = str(home / "template.py")
-    zygote.start(reload=True, cfg={"reload_extra_files": [extra]})
+    zygote.start(reload=True, reload_extra_files=[extra])
     workers = [zygote.fork(id).boot() for id in (1, 2)]
     later = os.stat(home / "part.py").st_mtime + 10
     assert all(worker.control.silent(1.3) for worker in workers)

@@ -10,8 +10,10 @@ import difflib
 import functools
 import importlib
 import inspect
+import logging
 import os
 
+from _ostler.blockers import PassedOver
 from _ostler.failure import CALLABLE, IMPORT, Failed, app_frames, own_traceback
 
 # Tried in this order when only a module is named.
@@ -19,8 +21,28 @@ USUAL_NAMES = ("application", "app")
 USUAL_FACTORIES = ("create_app", "make_app", "get_app", "build_app")
 
 
-def load(spec, interface):
-    """Imports the app `spec` names: `(app, "wsgi" | "asgi")`; `interface` may be "auto"."""
+def load(spec, interface, told=False):
+    """Imports the app `spec` names: `(app, "wsgi" | "asgi")`; `interface` may be "auto". `told`: the
+    warnings about it have been given."""
+    with PassedOver(_say_nothing if told else _warn_of_server):
+        return _load(spec, interface)
+
+
+def _say_nothing(call, file, line):
+    pass
+
+
+def _warn_of_server(call, file, line):
+    logging.getLogger("gunicorn.error").warning(
+        "%s, line %d: %s is passed over, because ostler serves the app; hint: put it below "
+        'if __name__ == "__main__":',
+        file,
+        line,
+        call,
+    )
+
+
+def _load(spec, interface):
     module_name, _, expression = spec.partition(":")
     module = _import(module_name)
     if expression:

@@ -40,10 +40,20 @@ def own_traceback(error):
 
 
 def app_frames(tb):
-    """The traceback from the first frame that is neither ours nor the import machinery's."""
+    """The traceback from the first frame that is neither ours nor the import machinery's, and
+    without those of ours that stand between imports."""
     while tb is not None and _leads_in(tb.tb_frame.f_code.co_filename):
         tb = tb.tb_next
+    kept = tb
+    while kept is not None:
+        while kept.tb_next is not None and _is_ours(kept.tb_next):
+            kept.tb_next = kept.tb_next.tb_next
+        kept = kept.tb_next
     return tb
+
+
+def _is_ours(tb):
+    return tb.tb_frame.f_code.co_filename.startswith("<ostler ")
 
 
 def _leads_in(filename):

@@ -19,7 +19,7 @@ import traceback
 
 from _ostler import logs, process, shims
 from _ostler.failure import Failed, excerpt, own_traceback
-from _ostler.settings import arity, to_json
+from _ostler.settings import arity, enter, to_json
 
 # Seconds that threads and exit handlers of the hooks may take when the process ends.
 _PATIENCE = 5
@@ -73,8 +73,9 @@ class Hooks:
 
 
 def run_hook_process(control, evaluated, message, server_pid):
-    """The life of the hook process; does not return. `message` is the `hooks` message, whose `cfg`
-    (effective settings) and `error_log` may be absent."""
+    """The life of the hook process; does not return. `message` is the `hooks` message. It may say
+    the effective settings (`cfg`), the `error_log`, and where gunicorn's master would be: `chdir`,
+    `pythonpath`, `env`, `umask`."""
     try:
         process.disregard_signals()
         process.name("hooks", os.path.basename(evaluated.file or ""))
@@ -103,6 +104,10 @@ def _answer_calls(control, evaluated, message, server_pid):
 
 
 def _server(evaluated, message, pid):
+    if message.get("umask") is not None:
+        os.umask(message["umask"])
+    os.environ.update(message.get("env") or {})
+    enter(message.get("chdir"), message.get("pythonpath") or [])
     cfg = shims.Config(message.get("cfg") or _from_file(evaluated), evaluated)
     error_log = logs.ErrorLog(message.get("error_log"), cfg.capture_output)
     signal.signal(signal.SIGUSR1, lambda signum, frame: error_log.reopen())

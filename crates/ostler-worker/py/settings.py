@@ -186,7 +186,9 @@ class Evaluated:
 
 
 def evaluate(message):
-    """Evaluates the file or module a `configure` message names. Raises `Failed`."""
+    """Evaluates the file or module a `configure` message names. `names` in it are the settings of
+    the server's own, beyond gunicorn's. Raises `Failed`."""
+    known = {*DEFAULTS, *message.get("names", ())}
     enter(message["chdir"], message["pythonpath"])
     evaluated = Evaluated()
     if message["module"]:
@@ -199,9 +201,9 @@ def evaluate(message):
     for name, value in namespace.items():
         if name in HOOKS:
             evaluated.hooks[name] = _hook(name, value, evaluated.file)
-        elif name in DEFAULTS:
+        elif name in known:
             evaluated.values[name] = value
-    evaluated.unknown = _unknown(namespace, source)
+    evaluated.unknown = _unknown(namespace, source, known)
     return evaluated
 
 
@@ -233,7 +235,7 @@ def _execute(path):
     try:
         exec(compile(source, path, "exec"), module.__dict__)
     except BaseException as error:
-        raise Failed(CONFIG, own_traceback(error)) from None
+        raise _broken(error) from None
     return module.__dict__, source
 
 
@@ -241,12 +243,22 @@ def _import(name):
     try:
         module = importlib.import_module(name)
     except BaseException as error:
-        raise Failed(CONFIG, own_traceback(error)) from None
+        raise _broken(error) from None
     try:
         source = inspect.getsource(module)
     except (OSError, TypeError):
         source = ""
     return module.__dict__, getattr(module, "__file__", None), source
+
+
+def _broken(error):
+    text = own_traceback(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "gunicorn":
+        text += (
+            "\nhint: ostler does not need gunicorn, but this file imports it: take the import out, "
+            "or leave gunicorn installed"
+        )
+    return Failed(CONFIG, text)
 
 
 def _hook(name, value, file):
@@ -272,7 +284,7 @@ def arity(function):
     return sum(parameter.kind in positional for parameter in parameters)
 
 
-def _unknown(namespace, source):
+def _unknown(namespace, source, known):
     """The names that look like settings and are none. Such a file is a program with helpers of its
     own: what it reads again is a helper, what it only sets must have been meant for the server. A
     function is suspect only when its name comes close to a hook's."""
@@ -292,7 +304,7 @@ def _unknown(namespace, source):
         if name in namespace
         and name not in read
         and name not in HOOKS
-        and name not in DEFAULTS
+        and name not in known
         and not name.startswith("_")
         and (not callable(namespace[name]) or isinstance(namespace[name], types.FunctionType))
     ]

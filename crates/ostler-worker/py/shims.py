@@ -6,6 +6,7 @@ changes nothing in the server.
 
 import http
 import os
+import time
 
 from _ostler.settings import DEFAULTS, to_json
 
@@ -127,6 +128,9 @@ class Heartbeat:
 
     def notify(self):
         pass
+
+    def last_update(self):
+        return time.monotonic()
 
     def close(self):
         pass

@@ -62,7 +62,8 @@ class Life:
         self._refuse(trouble)
         self._refuse(self._hook("post_fork", self.server, self.shim))
         load = self.load
-        app, interface = self.preloaded or appimport.load(load["app"], load["interface"])
+        told = bool(load.get("resumed"))
+        app, interface = self.preloaded or appimport.load(load["app"], load["interface"], told)
         self.shim.app.callable = self.shim.wsgi = app
         wire, pid = _ostler.WIRE_VERSION, self.shim.pid
         self.control.send({"type": "booted", "wire": wire, "pid": pid, "interface": interface})
@@ -113,7 +114,7 @@ class Life:
     def _ready(self):
         self.shim.booted = True
         if self.load.get("reload"):
-            reload.watch(self.control, self.load["cfg"].get("reload_extra_files") or [])
+            reload.watch(self.control, self.load.get("reload_extra_files") or [])
         self.control.send({"type": "ready"})
 
     def _serve_wsgi(self, app, fds):

@@ -21,6 +21,7 @@ pyo3::create_exception!(
 /// The Python side, importable as `_ostler.<name>`.
 const SOURCES: &[(&str, &str)] = &[
     ("appimport", include_str!("../py/appimport.py")),
+    ("blockers", include_str!("../py/blockers.py")),
     ("asgi", include_str!("../py/asgi.py")),
     ("control", include_str!("../py/control.py")),
     ("failure", include_str!("../py/failure.py")),

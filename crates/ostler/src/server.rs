@@ -1,18 +1,17 @@
 //! The server process: what it holds, built in order, stopped in reverse.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{
-    self, AccessLogFormat, Account, ClientCertificates, HeaderMap, LogTarget, Settings,
-};
+use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings};
+use crate::edge::h1::head::HEAD_MAX;
 use crate::edge::{self, Edge, Listener, Peers, Thread, Times};
 use crate::keeper;
 use crate::keeper::protocol::{self, FromKeeper, ServerHandover, ToKeeper};
@@ -412,14 +411,6 @@ fn edge(
         response: settings.timeout.unwrap_or(FOREVER),
         ..Times::default()
     };
-    let statics = settings
-        .static_files
-        .iter()
-        .map(|files| edge::files::Route {
-            prefix: Some(files.prefix.clone()),
-            directory: files.directory.clone(),
-            public: true,
-        });
     let tls = match &settings.tls {
         None => None,
         Some(tls) => {
@@ -442,24 +433,28 @@ fn edge(
     Ok(Edge {
         pool,
         peers: Peers::new(settings.max_connections_per_address.unwrap_or(0) as usize),
-        statics: edge::files::Statics::open(statics.collect())?,
+        statics: edge::files::Statics::open(file_routes(settings))?,
         tls,
-        limits: edge::h1::head::Limits {
-            refuse_underscores: settings.header_map == HeaderMap::Refuse,
-            ..edge::h1::head::Limits::new(
-                settings.limit_request_line as usize,
-                settings.limit_request_fields as usize,
-                settings.limit_request_field_size as usize,
-            )
-        },
+        limits: head_limits(settings),
         times,
         forwarding: edge::Forwarding::new(
             settings.forwarded_allow_ips.clone(),
             settings.secure_scheme_headers.clone(),
+            settings
+                .forwarder_headers
+                .iter()
+                .any(|name| name == "SCRIPT_NAME"),
         ),
+        proxies: settings
+            .proxy_protocol
+            .map(|protocol| edge::proxy_protocol::Proxies {
+                protocol,
+                peers: settings.proxy_allow_ips.clone(),
+            }),
         body_limit: settings.limit_request_body.unwrap_or(0),
         request_buffering: settings.request_buffering,
         response_buffering: settings.response_buffering,
+        sendfile: settings.sendfile,
         websocket: edge::WebSocketSettings {
             max_message: settings
                 .websocket_max_message_size
@@ -479,53 +474,50 @@ fn edge(
     })
 }
 
+/// Every directory that files may come from.
+fn file_routes(settings: &Settings) -> Vec<edge::files::Route> {
+    let route = |prefix: Option<&String>, directory: &PathBuf, public| edge::files::Route {
+        prefix: prefix.cloned(),
+        directory: directory.clone(),
+        public,
+    };
+    let statics = settings.static_files.iter();
+    let internal = settings.internal_files.iter();
+    let roots = settings.sendfile_roots.iter();
+    statics
+        .map(|files| route(Some(&files.prefix), &files.directory, true))
+        .chain(internal.map(|files| route(Some(&files.prefix), &files.directory, false)))
+        .chain(roots.map(|root| route(None, root, false)))
+        .collect()
+}
+
+/// Who raises a limit of one part of the head means requests that have such parts.
+fn head_limits(settings: &Settings) -> edge::h1::head::Limits {
+    let usual = edge::h1::head::Limits::default();
+    let limits = edge::h1::head::Limits {
+        line: settings.limit_request_line as usize,
+        fields: settings.limit_request_fields as usize,
+        field: settings.limit_request_field_size as usize,
+        refuse_underscores: settings.header_map == HeaderMap::Refuse,
+        ..usual
+    };
+    let raised =
+        limits.line > usual.line || limits.fields > usual.fields || limits.field > usual.field;
+    edge::h1::head::Limits {
+        total: if raised { HEAD_MAX } else { usual.total },
+        ..limits
+    }
+}
+
 /// What the supervisor is to run: the `load` message and how many of it.
 fn plan(settings: &Settings, edge_threads: usize) -> supervise::Plan {
-    let user = settings.user.as_ref().map(|account| match account {
-        Account::Id(id) => id.to_string(),
-        Account::Name(name) => name.clone(),
-    });
-    let user = user.and_then(|name| crate::sys::users::find_user(&name).ok());
-    let group = settings.group.as_ref().and_then(|account| match account {
-        Account::Id(id) => Some(*id),
-        Account::Name(name) => crate::sys::users::find_group(name).ok(),
-    });
-    let seconds = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64());
-    let load = json!({
-        "type": "load",
-        "app": settings.app,
-        "interface": settings.interface,
-        "preload": settings.preload,
-        "chdir": settings.chdir,
-        "env": settings.env.iter().cloned().collect::<std::collections::HashMap<_, _>>(),
-        "pythonpath": settings.pythonpath,
-        "user": user.as_ref().map(|user| user.uid),
-        "group": group.or(user.as_ref().map(|user| user.gid)),
-        "groups": user.map(|user| user.groups).unwrap_or_default(),
-        "umask": settings.umask,
-        "workers": settings.workers,
-        "threads": settings.threads,
-        "timeout": seconds(settings.timeout),
-        "graceful_timeout": settings.graceful_timeout.as_secs_f64(),
-        "proc_name": settings.proc_name,
-        "error_log": crate::keeper::error_log_path(settings),
-        "capture_output": settings.capture_output,
-        "websocket_threads": settings.websocket_threads,
-        "lifespan": settings.lifespan,
-        "loop": settings.event_loop,
-        "root_path": settings.root_path,
-        "reload": settings.reload,
-        "reload_extra_files": settings.reload_extra_files,
-        "cfg": config::effective(settings),
-        "max_body_inline": 65536,
-    });
     supervise::Plan {
         policy: supervise::Policy {
             workers: settings.workers,
             graceful: settings.graceful_timeout,
             stop_first: settings.single_process,
         },
-        load,
+        load: keeper::load_message(settings),
         threads: settings.threads,
         edge_threads: edge_threads as u32,
         memory_soft: settings.memory_soft,

@@ -16,6 +16,18 @@ pub enum Trust {
     Networks(Vec<Network>),
 }
 
+impl Trust {
+    /// Whether this peer is meant. One on a UNIX socket (`None`) was let in by the file's mode.
+    pub fn includes(&self, address: Option<IpAddr>) -> bool {
+        match (self, address) {
+            (Trust::Everyone, _) | (_, None) => true,
+            (Trust::Networks(networks), Some(address)) => {
+                networks.iter().any(|network| network.contains(address))
+            }
+        }
+    }
+}
+
 /// An address and how many of its leading bits count (32 or 128: this one address). The other bits are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {

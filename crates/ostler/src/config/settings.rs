@@ -41,6 +41,10 @@ pub struct Settings {
     pub backlog: u32,
     pub tls: Option<Tls>,
     pub static_files: Vec<StaticFiles>,
+    /// Only for the app's `X-Accel-Redirect`.
+    pub internal_files: Vec<StaticFiles>,
+    /// Only for the app's `X-Sendfile`.
+    pub sendfile_roots: Vec<PathBuf>,
     /// `None`: no limit.
     pub max_connections_per_address: Option<u32>,
     /// `None`: one per core.
@@ -50,6 +54,10 @@ pub struct Settings {
     pub secure_scheme_headers: BTreeMap<String, String>,
     /// Upper case, with underscores.
     pub forwarder_headers: Vec<String>,
+    /// `None`: nobody speaks the PROXY protocol.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Who does.
+    pub proxy_allow_ips: Trust,
     pub header_map: HeaderMap,
 
     // Workers
@@ -132,11 +140,11 @@ pub struct Settings {
 }
 
 /// Longest request line, in bytes: what one head buffer of the edge holds.
-pub const MOST_REQUEST_LINE: u32 = 65_536;
+pub const MOST_REQUEST_LINE: u32 = 60 * 1024;
 /// Most header fields: more than any client sends, and bounded work for each request.
 pub const MOST_REQUEST_FIELDS: u32 = 1_000;
 /// Longest header field, in bytes: what one head buffer of the edge holds.
-pub const MOST_FIELD_SIZE: u32 = 65_536;
+pub const MOST_FIELD_SIZE: u32 = 60 * 1024;
 
 impl Settings {
     /// Where the value of this setting comes from, by gunicorn's name: `workers`, `keepalive`.
@@ -175,6 +183,15 @@ pub enum EventLoop {
     Auto,
     Asyncio,
     Uvloop,
+}
+
+/// Versions of the PROXY protocol that are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    V1,
+    V2,
+    Auto,
 }
 
 /// What becomes of a header name with `_`.

@@ -181,8 +181,8 @@ fn commas(raw: &Value) -> Result<Vec<String>, Complaint> {
 fn pairs(raw: &Value) -> Result<Value, Complaint> {
     let complain = || {
         Complaint::new(
-            "needs pairs of texts",
-            "write KEY=VALUE for each, in Python {\"KEY\": \"VALUE\"}",
+            "needs pairs",
+            "write A=B for each (--static /static=./static), in Python {\"A\": \"B\"}",
         )
     };
     let mut map = Map::new();

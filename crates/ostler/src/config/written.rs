@@ -150,6 +150,12 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => cut(text),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
+        Value::Object(pairs) => {
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| format!("{key}={}", plain(value)));
+            cut(&pairs.collect::<Vec<_>>().join(" "))
+        }
         other => short(other),
     }
 }

@@ -116,7 +116,7 @@ impl Connection {
                 self.begin_answer(status, &[&head, kept], false);
                 match head_only {
                     true => Ok(After::KeepAlive),
-                    false => Ok(self.send_parts(parts, file.as_fd()).await),
+                    false => Ok(Box::pin(self.send_parts(parts, file.as_fd())).await),
                 }
             }
             FileReply::Refused(refusal) => Ok(self.refuse_file(refusal)),
@@ -155,7 +155,13 @@ impl Connection {
     ) -> Option<usize> {
         self.deadline
             .set(Instant::now() + self.edge.times.write_stall);
-        match self.deadline.bound(self.io.send_file(file, at, step)).await {
+        let by_kernel = async {
+            match self.edge.sendfile {
+                true => self.io.send_file(file, at, step).await,
+                false => None,
+            }
+        };
+        match self.deadline.bound(by_kernel).await {
             Err(_elapsed) => None,
             Ok(Some(sent)) => sent.ok(),
             Ok(None) => {
@@ -259,6 +265,7 @@ impl Connection {
 
     /// The next request may come on this connection, as far as the request says.
     pub fn keeps_alive(&self) -> bool {
-        self.head.keep_alive() && !self.edge.is_stopping()
+        let kept_open = !self.edge.times.idle.is_zero();
+        self.head.keep_alive() && kept_open && !self.edge.is_stopping()
     }
 }

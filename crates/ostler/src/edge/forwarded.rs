@@ -20,6 +20,8 @@ pub struct Forwarding {
     trust: Trust,
     /// Lower-case header name and the value that means https.
     secure: Vec<(Vec<u8>, Vec<u8>)>,
+    /// `SCRIPT_NAME` of a trusted proxy counts.
+    pub script_name: bool,
 }
 
 /// The client behind a request.
@@ -34,7 +36,11 @@ pub struct Sender {
 }
 
 impl Forwarding {
-    pub fn new(trust: Trust, secure: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub fn new(
+        trust: Trust,
+        secure: impl IntoIterator<Item = (String, String)>,
+        script_name: bool,
+    ) -> Self {
         let lower = |name: String| name.to_ascii_lowercase().replace('_', "-").into_bytes();
         Self {
             trust,
@@ -42,17 +48,13 @@ impl Forwarding {
                 .into_iter()
                 .map(|(name, value)| (lower(name), value.into_bytes()))
                 .collect(),
+            script_name,
         }
     }
 
-    /// Whether a peer's word counts. A peer on a UNIX socket was let in by the file's mode.
+    /// Whether a peer's word counts.
     pub fn trusts(&self, address: Option<IpAddr>) -> bool {
-        match (&self.trust, address) {
-            (Trust::Everyone, _) | (_, None) => true,
-            (Trust::Networks(networks), Some(address)) => {
-                networks.iter().any(|network| network.contains(address))
-            }
-        }
+        self.trust.includes(address)
     }
 
     /// Finds the client that `peer` speaks for.
@@ -123,6 +125,11 @@ impl Sender {
     /// 0 when a proxy stands between.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The path prefix that a trusted proxy says the app is mounted under.
+    pub fn script_name<'h>(&self, head: &'h Head, allowed: bool) -> Option<&'h [u8]> {
+        head.script_name().filter(|_| self.trusted && allowed)
     }
 
     /// The client spoke TLS, to us or to a trusted proxy.
@@ -245,7 +252,7 @@ mod tests {
         let address: IpAddr = peer.parse().expect("an address");
         let peer = Peer::tcp(address, 5, 80);
         let secure = [("X-FORWARDED-PROTO".to_owned(), "https".to_owned())];
-        let sender = Forwarding::new(trust, secure)
+        let sender = Forwarding::new(trust, secure, false)
             .resolve(&peer, &head)
             .expect("no conflict");
         let mut wire = Vec::new();

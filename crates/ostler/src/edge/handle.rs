@@ -45,7 +45,7 @@ impl Connection {
         self.log();
         self.out.shrink();
         match after {
-            After::KeepAlive if !self.head.keep_alive() || self.edge.is_stopping() => After::Close,
+            After::KeepAlive if !self.keeps_alive() => After::Close,
             after => after,
         }
     }
@@ -63,7 +63,7 @@ impl Connection {
             BodyReader::new(self.head.framing(), self.edge.body_limit, Instant::now())?;
         self.invite_body(&reader).await?;
         if self.streams_body() {
-            return self.ask_streaming(&sender, reader).await;
+            return Box::pin(self.ask_streaming(&sender, reader)).await;
         }
         let body = self.collect(&mut reader).await?;
         self.ask(&sender, body).await
@@ -256,7 +256,7 @@ impl Connection {
         head.server = server;
         head.method = self.head.method();
         head.raw_target = self.head.target();
-        (head.root, head.path) = self.below_root();
+        (head.root, head.path) = self.below_root(sender);
         head.query = self.head.query();
         let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
         let streams = self.edge.pool.streams();
@@ -273,8 +273,10 @@ impl Connection {
     }
 
     /// `SCRIPT_NAME` and `PATH_INFO`: the path below the root when it lies there (as gunicorn).
-    fn below_root(&self) -> (&[u8], &[u8]) {
-        let (root, path) = (self.edge.root.as_bytes(), self.head.path());
+    fn below_root(&self, sender: &Sender) -> (&[u8], &[u8]) {
+        let said = sender.script_name(&self.head, self.edge.forwarding.script_name);
+        let root = said.unwrap_or(self.edge.root.as_bytes());
+        let path = self.head.path();
         match path.strip_prefix(root) {
             Some(below) if below.is_empty() || below[0] == b'/' => (root, below),
             _ => (root, path),
@@ -295,15 +297,16 @@ impl Connection {
             }
             Relayed::File(file, sending) => {
                 self.release(lease, rest);
-                Ok(self.send_worker_file(file, sending).await)
+                Ok(Box::pin(self.send_worker_file(file, sending)).await)
             }
             Relayed::Internal(private) => {
                 self.release(lease, rest);
-                self.serve_internal(private).await
+                Box::pin(self.serve_internal(private)).await
             }
-            Relayed::Hijacked => Ok(self.tunnel(lease).await),
+            // What few exchanges become is boxed: an idle connection would keep room for it.
+            Relayed::Hijacked => Ok(Box::pin(self.tunnel(lease)).await),
             Relayed::WebSocket(accept) => match self.check_handshake()? {
-                Some(handshake) => Ok(self.websocket(lease, &handshake, &accept).await),
+                Some(handshake) => Ok(Box::pin(self.websocket(lease, &handshake, &accept)).await),
                 None => {
                     self.release(lease, rest);
                     Err(Reason::BadResponse)

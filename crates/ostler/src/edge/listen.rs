@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -114,8 +115,41 @@ fn tcp(
         false => local,
     };
     let peer = Peer::tcp(address, peer.port(), local.port());
-    let counted = (!edge.trusts(&peer)).then_some(address);
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
+    match &edge.proxies {
+        Some(proxies) if proxies.expect(&peer) => drop(tokio::spawn(async move {
+            let mut stream = stream;
+            if let Some(peer) = introduced(&mut stream, peer, &edge).await {
+                admit(stream, peer, edge, thread);
+            }
+        })),
+        _ => admit(stream, peer, edge, thread),
+    }
+}
+
+/// The client that a proxy names before anything else, bounded in time.
+async fn introduced(
+    stream: &mut (impl AsyncRead + Unpin),
+    peer: Peer,
+    edge: &Edge,
+) -> Option<Peer> {
+    let proxies = edge.proxies.as_ref()?;
+    // Counted among the connections, but for nobody: a stop waits for what it brings.
+    let _place = edge.peers.seat(None);
+    let address = peer.address;
+    match tokio::time::timeout(edge.times.handshake, proxies.read(stream, peer)).await {
+        Ok(Ok(client)) => Some(client),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(?address, "a connection without a PROXY header is closed");
+            None
+        }
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+/// Gives a connection its place among those of its address, and serves it.
+fn admit(stream: TcpStream, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>) {
+    let counted = peer.address.filter(|_| !edge.trusts(&peer));
     let Some(place) = edge.peers.seat(counted) else {
         // Under TLS the answer would cost a handshake, which is what the cap keeps a stranger from.
         if edge.tls.is_none()
@@ -178,15 +212,25 @@ async fn handshake(
 
 fn unix(stream: UnixStream, edge: &Arc<Edge>, thread: &Arc<Thread>) {
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
-    if let Some(place) = edge.peers.seat(None) {
-        tokio::spawn(connection::serve(
-            Io::Unix(stream),
-            Peer::unix(),
-            edge,
-            thread,
-            place,
-        ));
-    }
+    tokio::spawn(async move {
+        let (mut stream, mut peer) = (stream, Peer::unix());
+        if edge.proxies.is_some() {
+            match introduced(&mut stream, peer, &edge).await {
+                Some(client) => peer = client,
+                None => return,
+            }
+        }
+        let counted = peer.address.filter(|_| !edge.trusts(&peer));
+        match edge.peers.seat(counted) {
+            Some(place) => connection::serve(Io::Unix(stream), peer, edge, thread, place).await,
+            None => {
+                if let Some(place) = edge.peers.seat(None) {
+                    let (reason, io) = (Reason::TooManyConnections, Io::Unix(stream));
+                    connection::refuse(reason, io, peer, edge, thread, place).await;
+                }
+            }
+        }
+    });
 }
 
 /// An IPv4 client of a dual-stack listener is an IPv4 client.

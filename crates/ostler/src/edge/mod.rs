@@ -19,6 +19,7 @@ mod io;
 mod listen;
 mod outgoing;
 mod peers;
+pub mod proxy_protocol;
 mod reason;
 mod relay;
 pub mod reply;
@@ -60,11 +61,11 @@ pub struct Times {
     pub idle: Duration,
     /// An idle connection keeps its buffers this long: 2 s.
     pub release: Duration,
+    /// Silence within a body: 30 s.
+    pub body_silence: Duration,
     /// A body may be slower than `min_rate` for this long: 10 s.
     pub body_grace: Duration,
-    /// A body may pause for this long: 30 s.
-    pub body_silence: Duration,
-    /// Bytes per second that a body must average after its grace: 500; 0 is any.
+    /// Bytes per second that a body must average after its grace: 500; 0 is no limit.
     pub min_rate: u64,
     /// A client that takes none of its response for this long is given up: 30 s.
     pub write_stall: Duration,
@@ -81,8 +82,8 @@ impl Default for Times {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             release: Duration::from_secs(2),
-            body_grace: Duration::from_secs(10),
             body_silence: Duration::from_secs(30),
+            body_grace: Duration::from_secs(10),
             min_rate: 500,
             write_stall: Duration::from_secs(30),
             linger: Duration::from_secs(1),
@@ -110,12 +111,16 @@ pub struct Edge {
     pub limits: h1::head::Limits,
     pub times: Times,
     pub forwarding: forwarded::Forwarding,
+    /// Who speaks the PROXY protocol to us.
+    pub proxies: Option<proxy_protocol::Proxies>,
     /// Bytes a request body may have; 0 is no limit.
     pub body_limit: u64,
     /// Collect a request body before a synchronous app is called.
     pub request_buffering: bool,
     /// Take a response off its worker as fast as it comes.
     pub response_buffering: bool,
+    /// Files go out by `sendfile(2)` where a connection allows it.
+    pub sendfile: bool,
     /// Limits and clocks of WebSockets of ASGI apps.
     pub websocket: websocket::Settings,
     /// `SCRIPT_NAME` / `root_path` that every request carries.

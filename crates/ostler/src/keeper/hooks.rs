@@ -7,23 +7,18 @@ use serde_json::{Value, json};
 
 use crate::config::{self, Settings};
 use crate::supervise::Hooks;
-use crate::sys::{Channel, User, fds};
+use crate::sys::{Channel, fds};
 
-use super::bind::Listening;
 use super::log::error_log_path;
 use super::zygotes::{Configured, Trouble};
 
 /// Has the zygote fork the hook process when the config file has hooks for it, and calls
-/// `on_starting`.
+/// `on_starting`. It runs where gunicorn's master would: in the app's folder, with its environment,
+/// as the user who started us.
 ///
 /// # Errors
 /// When that hook raises: it is the place where configs refuse to start.
-pub async fn start(
-    zygote: &Configured,
-    settings: &Settings,
-    listening: &[Listening],
-    user: Option<&User>,
-) -> Result<Option<Channel>, Trouble> {
+pub async fn start(zygote: &Configured, settings: &Settings) -> Result<Option<Channel>, Trouble> {
     if !zygote.master_hooks {
         return Ok(None);
     }
@@ -31,15 +26,10 @@ pub async fn start(
     let message = json!({
         "type": "hooks",
         "cfg": config::effective(settings),
-        "app": settings.app,
         "env": settings.env.iter().cloned().collect::<HashMap<_, _>>(),
         "chdir": settings.chdir,
         "pythonpath": settings.pythonpath,
-        "address": listening.iter().map(|listening| &listening.name).collect::<Vec<_>>(),
-        "workers": settings.workers,
-        "user": user.map(|user| user.uid),
-        "group": user.map(|user| user.gid),
-        "groups": user.map(|user| user.groups.clone()).unwrap_or_default(),
+        "umask": settings.umask,
         "error_log": error_log_path(settings),
         "capture_output": settings.capture_output,
     });

@@ -14,7 +14,10 @@ pub fn start(settings: &Settings, user: Option<&User>) -> io::Result<Sink> {
         let named = |error: io::Error| {
             io::Error::new(
                 error.kind(),
-                format!("cannot write {}: {error}", path.display()),
+                format!(
+                    "cannot write the log {}: {error}; hint: create its directory, or name another file",
+                    path.display()
+                ),
             )
         };
         logs::prepare(path, uid, gid).map_err(named)

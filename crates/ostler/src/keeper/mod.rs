@@ -4,6 +4,7 @@
 
 mod bind;
 mod hooks;
+mod load;
 mod log;
 mod notify;
 mod pidfile;
@@ -36,7 +37,8 @@ use signals::Signals;
 use start::Prepared;
 use zygotes::{Configured, Trouble};
 
-pub use log::{error_log_path, level, target};
+pub use load::load_message;
+pub use log::{level, target};
 
 /// A server that dies by itself is started again after this long, doubled each time up to the
 /// last, from the start again once one has lived for a while.
@@ -202,7 +204,7 @@ impl Keeper {
                 zygote
             }
         };
-        let hooks = hooks::start(&zygote, &self.settings, &self.listening, self.user.as_ref());
+        let hooks = hooks::start(&zygote, &self.settings);
         match signals.unless_stopped(hooks).await {
             Some(hooks) => Ok(Some(self.start_server(zygote, hooks?)?)),
             None => Ok(None),

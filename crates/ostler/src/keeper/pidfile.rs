@@ -36,7 +36,11 @@ impl PidFile {
                 "{shown} names process {pid}, which is running; {hint}"
             )));
         }
-        write_whole(path, own).map_err(|error| refuse(format!("cannot write {shown}: {error}")))?;
+        write_whole(path, own).map_err(|error| {
+            refuse(format!(
+                "cannot write {shown}: {error}; hint: choose another --pid"
+            ))
+        })?;
         Ok(Some(Self {
             path: path.to_owned(),
         }))

@@ -45,8 +45,10 @@ pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
         print!("{}", config::print(&settings));
     }
     if settings.check_config || settings.print_config {
+        user_of(&settings)?;
+        let checked = signals.unless_stopped(zygote.check_app()).await;
         zygote.end().await;
-        return Ok(Outcome::Done(0));
+        return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
     }
     let user = user_of(&settings)?;
     if user.is_none() && process::is_root() {
@@ -68,7 +70,7 @@ pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
 fn user_of(settings: &Settings) -> Result<Option<User>, Trouble> {
     let refuse = |error: std::io::Error| Trouble {
         exit: 2,
-        text: format!("error: {error}"),
+        text: format!("error: {error}; hint: correct --user and --group, or create them"),
     };
     let text = |account: &Account| match account {
         Account::Id(id) => id.to_string(),

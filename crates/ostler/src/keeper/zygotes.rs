@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use crate::cli::run::RunPlan;
 use crate::config::{self, Settings};
+use crate::keeper::load::load_message;
 use crate::supervise::control::{FromZygote, decode};
 use crate::sys::{self, Channel, Child, Exit, Pidfd, Signal, Spawn, boot, fds, process};
 
@@ -40,6 +41,31 @@ pub struct Configured {
 }
 
 impl Configured {
+    /// Has the app loaded, for the sake of what goes wrong: `--check-config`.
+    ///
+    /// # Errors
+    /// As a start would report it: an import that fails is 3, a missing callable 4.
+    pub async fn check_app(&self) -> Result<(), Trouble> {
+        let mut load = load_message(&self.settings);
+        load["type"] = "load".into();
+        load["generation"] = 1.into();
+        // In this process, whatever a start would do: there will be no worker to import it.
+        load["preload"] = "on".into();
+        self.control.send_json(&load, &[]).await?;
+        let trouble = |exit, text| Err(Trouble { exit, text });
+        let Some(message) = self.control.recv().await? else {
+            let exit = end_of(&self.child).await;
+            let text = format!("error: Python ended while it imported the app: {exit}");
+            return trouble(3, text);
+        };
+        match decode(&message.bytes) {
+            Ok(FromZygote::Loaded { .. }) => Ok(()),
+            Ok(FromZygote::Failed { exit, text }) => trouble(exit, text),
+            Ok(other) => trouble(1, format!("error: the zygote said {other:?} to its app")),
+            Err(error) => trouble(1, format!("error: {error}")),
+        }
+    }
+
     /// Ends a zygote that nobody needs.
     pub async fn end(self) {
         let _ = self.child.pidfd.send(Signal::Kill);
@@ -51,8 +77,8 @@ impl Configured {
 #[derive(Debug)]
 pub struct Unfit {
     trouble: Trouble,
-    /// The process ended by itself; how, is for whoever reaps it to say.
-    ended: bool,
+    /// The process ended by itself; how, is for whoever reaps it to say. What may help then.
+    ended: Option<&'static str>,
 }
 
 impl Unfit {
@@ -62,13 +88,13 @@ impl Unfit {
                 exit,
                 text: text.into(),
             },
-            ended: false,
+            ended: None,
         }
     }
 
     /// Kills what is still there: it is of no use.
     pub fn kill_if_alive(&self, pidfd: &Pidfd) {
-        if !self.ended {
+        if self.ended.is_none() {
             let _ = pidfd.send(Signal::Kill);
         }
     }
@@ -76,8 +102,8 @@ impl Unfit {
     /// The whole story.
     pub fn ended_by(self, exit: Exit) -> Trouble {
         let Self { mut trouble, ended } = self;
-        if ended {
-            trouble.text += &format!(": {exit}");
+        if let Some(hint) = ended {
+            trouble.text += &format!(": {exit}; hint: {hint}");
         }
         trouble
     }
@@ -126,7 +152,7 @@ pub fn spawn(plan: &RunPlan) -> Result<(Child, Channel), Trouble> {
     .start()
     .map_err(|error| Trouble {
         exit: 2,
-        text: format!("error: {error}"),
+        text: format!("error: {error}; hint: --python names another one"),
     })?;
     Ok((child, Channel::new(ours)?))
 }
@@ -161,7 +187,14 @@ impl Said {
 
 /// Asks a zygote for its version and for what its config file says.
 pub async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, Unfit> {
-    let python = match next(control, HELLO, "say hello").await? {
+    let hello = next(control, HELLO, "say hello").await;
+    // The name comes from outside: a program that is no Python, or one that cannot start.
+    let hello = hello.map_err(|mut unfit| {
+        unfit.trouble.exit = 2;
+        unfit.trouble.text += &format!(" ({})", plan.written.python.display());
+        unfit
+    });
+    let python = match hello? {
         FromZygote::Hello {
             wire: ostler_wire::VERSION,
             python,
@@ -179,6 +212,7 @@ pub async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, Unfit> 
     };
     let mut configure = serde_json::to_value(&plan.configure).unwrap_or_else(|_| json!({}));
     configure["type"] = "configure".into();
+    configure["names"] = config::file_names().collect();
     // Should this not arrive, the answer does not either, and that is where it is told.
     let _ = control.send_json(&configure, &[]).await;
     match next(control, CONFIGURE, "evaluate its config file").await? {
@@ -189,6 +223,7 @@ pub async fn converse(plan: &RunPlan, control: &Channel) -> Result<Said, Unfit> 
             master_hooks,
         } => {
             let (settings, mut warnings) = finish(plan, &settings, &unknown)?;
+            warnings.extend(newer_than_tested(&python));
             warnings.extend(config::hook_warnings(&hooks).map(|warning| warning.to_string()));
             Ok(Said {
                 python,
@@ -224,6 +259,16 @@ fn finish(
     }
 }
 
+/// The newest Python that the tests run on: 3.this.
+const NEWEST_TESTED: u32 = 13;
+
+fn newer_than_tested(version: &str) -> Option<String> {
+    let minor: u32 = version.split('.').nth(1)?.parse().ok()?;
+    (minor > NEWEST_TESTED).then(|| {
+        format!("Python {version} is newer than the ones ostler was tested with (up to 3.{NEWEST_TESTED})")
+    })
+}
+
 async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygote, Unfit> {
     match timeout(limit, control.recv()).await {
         Ok(Ok(Some(message))) => {
@@ -232,7 +277,7 @@ async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygo
         Ok(Ok(None)) => {
             let text = format!("error: Python ended before it could {what}");
             Err(Unfit {
-                ended: true,
+                ended: Some("run it by hand to see why, or name another one with --python"),
                 ..Unfit::new(1, text)
             })
         }
@@ -244,5 +289,18 @@ async fn next(control: &Channel, limit: Duration, what: &str) -> Result<FromZygo
             let text = format!("error: Python did not {what} within {} s", limit.as_secs());
             Err(Unfit::new(1, text))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_python_beyond_the_tested_ones_is_warned_about() {
+        assert_eq!(newer_than_tested("3.9.18"), None);
+        assert_eq!(newer_than_tested("3.13.0"), None);
+        let warning = newer_than_tested("3.15.0a1").expect("a warning");
+        assert!(warning.starts_with("Python 3.15.0a1 is newer"), "{warning}");
     }
 }

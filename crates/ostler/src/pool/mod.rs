@@ -304,7 +304,9 @@ impl Pool {
                 .misbehaved(slot.worker.id, format!("slot lost: {error}"));
             return Err(Refused::LineFull);
         }
-        grant.worker().lease_began();
+        if let Grant::Slot(slot) = &grant {
+            slot.worker.lease_began();
+        }
         self.leases.fetch_add(1, Ordering::Relaxed);
         Ok(Lease {
             pool: Arc::clone(self),
@@ -518,9 +520,19 @@ impl Pool {
             };
             // A request that has left the line drops its stream, which cancels nothing: no frame
             // of it was sent.
-            if let Some(waiter) = state.take_waiter(place) {
-                let _ = waiter.grant.send(Grant::Stream(stream));
+            if let Some(waiter) = state.take_waiter(place)
+                && let Err(Grant::Stream(stream)) = waiter.grant.send(Grant::Stream(stream))
+            {
+                self.abandoned(stream.worker());
             }
+        }
+    }
+
+    /// Books a stream that nobody used.
+    fn abandoned(&self, worker: &Worker) {
+        worker.lease_abandoned();
+        if worker.is_draining() && worker.in_flight() == 0 {
+            self.supervisor.drained(worker.id);
         }
     }
 
@@ -560,7 +572,7 @@ impl Drop for Waiting<'_> {
         self.place.close();
         match self.place.try_recv() {
             Ok(Grant::Slot(slot)) => self.pool.offer(slot),
-            Ok(Grant::Stream(_)) => {}
+            Ok(Grant::Stream(stream)) => self.pool.abandoned(stream.worker()),
             Err(_) => self.pool.state().forget_leavers(),
         }
     }
@@ -627,19 +639,21 @@ impl State {
         }
     }
 
-    /// A stream on the least busy event loop that has room, or on that of `wanted`.
+    /// A stream on the least busy event loop that has room, or on that of `wanted`. It is counted
+    /// from now on, so that others who wait do not take the same room.
     fn open_stream(
         &self,
         thread: usize,
         wanted: Option<WorkerId>,
         per_worker: u32,
     ) -> Option<channel::Stream> {
-        self.channels[thread]
+        let channel = self.channels[thread]
             .iter()
             .filter(|channel| channel.worker.in_flight() < per_worker)
             .filter(|channel| wanted.is_none_or(|id| channel.worker.id == id))
-            .min_by_key(|channel| channel.worker.in_flight())
-            .map(Channel::open)
+            .min_by_key(|channel| channel.worker.in_flight())?;
+        channel.worker.lease_began();
+        Some(channel.open())
     }
 
     /// The first in line that `worker` may serve.

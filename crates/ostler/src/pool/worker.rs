@@ -83,6 +83,11 @@ impl Worker {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A request left before it was sent.
+    pub(super) fn lease_abandoned(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Counts a finished request; gives how many there were.
     pub(super) fn lease_ended(&self) -> u64 {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);

@@ -275,10 +275,11 @@ fn warnings() {
         ],
     );
     check(
-        "app --proxy-protocol v1",
+        "app --forwarder-headers SCRIPT_NAME,Remote-User",
         json!({}),
         &[
-            "settings without a meaning here: proxy_protocol (the PROXY protocol is not read; let the proxy send X-Forwarded-For)",
+            "forwarder_headers: REMOTE_USER will not arrive, as no header with _ in its name does; \
+           let the proxy send it with - instead",
         ],
     );
     check(

@@ -46,7 +46,13 @@ impl Desk<'_> {
             return String::new();
         };
         let module = app.split(':').next().unwrap_or_default();
-        if module.is_empty() || module.contains('/') || module.ends_with(".py") {
+        if app.ends_with(':') {
+            self.errors.push(ConfigError {
+                what: "the app has no name behind the \":\"".to_owned(),
+                seen: format!("`{app}`"),
+                hint: format!("write {app}app, or {module} alone for its `application`"),
+            });
+        } else if module.is_empty() || module.contains('/') || module.ends_with(".py") {
             let stem = module
                 .trim_end_matches(".py")
                 .trim_start_matches("./")

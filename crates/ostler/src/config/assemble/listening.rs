@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::Desk;
 use crate::config::bind::{self, Bind, FIRST_INHERITED};
+use crate::config::error::Warning;
 use crate::config::network::{self, Trust};
-use crate::config::settings::{ClientCertificates, HeaderMap, StaticFiles, Tls};
+use crate::config::settings::{ClientCertificates, HeaderMap, ProxyProtocol, StaticFiles, Tls};
 
 /// What is listened on, and who is believed.
 impl Desk<'_> {
@@ -27,8 +28,8 @@ impl Desk<'_> {
         binds
     }
 
-    pub(super) fn trust(&self) -> Trust {
-        let items = self.texts("forwarded_allow_ips");
+    pub(super) fn trust(&self, name: &str) -> Trust {
+        let items = self.texts(name);
         if items.iter().any(|item| item == "*") {
             return Trust::Everyone;
         }
@@ -36,6 +37,33 @@ impl Desk<'_> {
             .iter()
             .map(|item| network::parse(item).expect("checked when the layers were merged"));
         Trust::Networks(networks.collect())
+    }
+
+    pub(super) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        match self.word("proxy_protocol") {
+            "v1" => Some(ProxyProtocol::V1),
+            "v2" => Some(ProxyProtocol::V2),
+            "auto" => Some(ProxyProtocol::Auto),
+            _ => None,
+        }
+    }
+
+    /// As gunicorn compares them: `Script-Name` and `SCRIPT_NAME` are one.
+    pub(super) fn forwarder_headers(&mut self) -> Vec<String> {
+        let texts = self.texts("forwarder_headers");
+        let name = |name: &String| name.to_ascii_uppercase().replace('-', "_");
+        let names: Vec<String> = texts.iter().map(name).collect();
+        // gunicorn's default has PATH_INFO, which does nothing there either.
+        let moot = |name: &&String| !["SCRIPT_NAME", "PATH_INFO"].contains(&name.as_str());
+        let moot: Vec<&str> = names.iter().filter(moot).map(String::as_str).collect();
+        if !moot.is_empty() {
+            self.warnings.push(Warning(format!(
+                "forwarder_headers: {} will not arrive, as no header with _ in its name does; \
+                 let the proxy send it with - instead",
+                moot.join(", ")
+            )));
+        }
+        names
     }
 
     pub(super) fn header_map(&mut self) -> HeaderMap {
@@ -118,24 +146,45 @@ impl Desk<'_> {
     }
 
     pub(super) fn static_files(&mut self) -> Vec<StaticFiles> {
+        let internal = self.pairs("internal_files");
+        let taken: Vec<String> = internal.into_iter().map(|(prefix, _)| prefix).collect();
+        self.files_below("static_files", &taken)
+    }
+
+    pub(super) fn sendfile_roots(&mut self) -> Vec<PathBuf> {
+        let texts = self.texts("sendfile_root");
+        let roots: Vec<PathBuf> = texts.iter().map(|text| self.directory.join(text)).collect();
+        if let Some(missing) = roots.iter().find(|root| !root.is_dir()) {
+            let what = format!("names no directory ({})", missing.display());
+            self.fail("sendfile_root", what, "correct the path, or create it");
+        }
+        roots
+    }
+
+    /// The pairs of `name`, which must not use a prefix that is `taken`.
+    pub(super) fn files_below(&mut self, name: &str, taken: &[String]) -> Vec<StaticFiles> {
+        let example = match name {
+            "static_files" => "write --static /static=./static",
+            _ => "write --internal /private=./private",
+        };
+        let taken: Vec<&str> = taken.iter().map(|prefix| bare(prefix)).collect();
         let mut all: Vec<StaticFiles> = Vec::new();
-        for (prefix, directory) in self.pairs("static_files") {
-            let trimmed = prefix.trim_end_matches('/');
-            let trimmed = if trimmed.is_empty() { "/" } else { trimmed };
+        for (prefix, directory) in self.pairs(name) {
+            let trimmed = bare(&prefix);
             let directory = self.directory.join(&directory);
             if !prefix.starts_with('/') || prefix.contains("//") || prefix.contains(['?', '#', '%'])
             {
                 let what = format!("has a prefix that is no path (\"{prefix}\")");
-                self.fail("static_files", what, "write --static /static=./static");
-            } else if all.iter().any(|other| other.prefix == trimmed) {
+                self.fail(name, what, example);
+            } else if taken.contains(&trimmed) || all.iter().any(|other| other.prefix == trimmed) {
                 self.fail(
-                    "static_files",
+                    name,
                     format!("names \"{trimmed}\" twice"),
                     "keep one of the two",
                 );
             } else if !directory.is_dir() {
                 let what = format!("names no directory ({})", directory.display());
-                self.fail("static_files", what, "correct the path, or create it");
+                self.fail(name, what, "correct the path, or create it");
             } else {
                 all.push(StaticFiles {
                     prefix: trimmed.to_owned(),
@@ -144,5 +193,13 @@ impl Desk<'_> {
             }
         }
         all
+    }
+}
+
+/// A prefix without its last slash, unless it is all of it.
+fn bare(prefix: &str) -> &str {
+    match prefix.trim_end_matches('/') {
+        "" => "/",
+        trimmed => trimmed,
     }
 }

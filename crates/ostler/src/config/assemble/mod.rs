@@ -93,16 +93,16 @@ impl Desk<'_> {
             binds: self.binds(),
             backlog: self.number("backlog"),
             tls,
+            internal_files: self.files_below("internal_files", &[]),
             static_files: self.static_files(),
+            sendfile_roots: self.sendfile_roots(),
             max_connections_per_address: nonzero(self.number("max_connections_per_address")),
             edge_threads: nonzero(self.number("edge_threads")),
-            forwarded_allow_ips: self.trust(),
+            forwarded_allow_ips: self.trust("forwarded_allow_ips"),
+            proxy_protocol: self.proxy_protocol(),
+            proxy_allow_ips: self.trust("proxy_allow_ips"),
             secure_scheme_headers: self.pairs("secure_scheme_headers").into_iter().collect(),
-            forwarder_headers: self
-                .texts("forwarder_headers")
-                .iter()
-                .map(|name| header_name(name))
-                .collect(),
+            forwarder_headers: self.forwarder_headers(),
             header_map: self.header_map(),
             workers,
             threads: self.number("threads"),
@@ -215,9 +215,4 @@ fn pick<T: Copy>(word: &str, meanings: &[(&str, T)], otherwise: T) -> T {
 /// 0 is "off" or "no limit".
 fn nonzero<T: Default + PartialEq>(number: T) -> Option<T> {
     (number != T::default()).then_some(number)
-}
-
-/// As gunicorn compares them: `Script-Name` and `SCRIPT_NAME` are one.
-fn header_name(name: &str) -> String {
-    name.to_ascii_uppercase().replace('-', "_")
 }

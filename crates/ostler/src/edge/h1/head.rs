@@ -32,19 +32,6 @@ pub const HEAD_MAX: usize = 60 * 1024;
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 impl Limits {
-    /// Limits of one line and one field in bytes, and of how many fields there may be. The whole
-    /// head has room for a request line and a field of full length beside the usual others.
-    pub fn new(line: usize, fields: usize, field: usize) -> Self {
-        let usual = Self::default();
-        Self {
-            line,
-            fields,
-            field,
-            total: (line + field + usual.total / 2).clamp(usual.total, HEAD_MAX),
-            ..usual
-        }
-    }
-
     fn total(&self) -> usize {
         self.total.min(HEAD_MAX)
     }
@@ -111,6 +98,8 @@ pub struct Head {
     searched: usize,
     /// Names with `_` that were left out.
     dropped: u32,
+    /// The value of `SCRIPT_NAME`, which is no field for the app.
+    script_name: Option<(u16, u16)>,
 }
 
 impl Head {
@@ -191,6 +180,12 @@ impl Head {
             .iter()
             .find(is)
             .map(|field| self.text(field.value))
+    }
+
+    /// The value of a field `SCRIPT_NAME`: a proxy says by it where the app is mounted. It is for
+    /// whoever knows the proxy, and never among [`Self::fields`].
+    pub fn script_name(&self) -> Option<&[u8]> {
+        self.script_name.map(|value| self.text(value))
     }
 
     /// Fields that are for the app, in order: id, lower-case name, value. Not hop-by-hop ones.
@@ -378,7 +373,7 @@ impl Head {
     /// Cuts the fields, lower-cases their names in place, and leaves out what never reaches an app.
     fn read_fields(&mut self, from: usize, limits: &Limits) -> Result<(), Reason> {
         self.fields.clear();
-        self.dropped = 0;
+        (self.dropped, self.script_name) = (0, None);
         let mut at = from;
         while self.bytes[at] != b'\r' {
             let length = memchr::memchr(b'\r', &self.bytes[at..]).ok_or(Reason::FieldLine)?;
@@ -412,6 +407,9 @@ impl Head {
         if name.contains(&b'_') {
             // Frameworks turn `-` into `_`: two spellings of one name would meet different checks.
             self.dropped += 1;
+            if name == b"script_name" && self.script_name.replace(value).is_some() {
+                return Err(Reason::FieldDuplicate);
+            }
             return if limits.refuse_underscores {
                 Err(Reason::UnderscoreName)
             } else {

@@ -115,6 +115,9 @@ async fn follow(
             told = news.recv() => match told {
                 Some(News::Handle(handle)) => pidfd = Some(handle),
                 Some(News::Exit(exit)) => break exit,
+                // Not forked yet, or nobody has heard of it: it ends with its zygote, and no
+                // handle will come.
+                Some(News::Orphan) if pidfd.is_none() => break Exit::Unknown,
                 Some(News::Orphan) => orphan = true,
                 None => return,
             },
@@ -152,4 +155,22 @@ async fn word(news: &mut mpsc::Receiver<News>, orphan: bool) -> Exit {
         Exit::Unknown
     };
     timeout(EXIT_WORD, exit).await.unwrap_or(Exit::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fds;
+
+    #[tokio::test]
+    async fn a_worker_that_is_not_forked_yet_ends_with_its_zygote() {
+        let (ours, _theirs) = fds::seqpacket_pair().expect("a pair");
+        let channel = Arc::new(Channel::new(ours).expect("a channel"));
+        let (said, mut heard) = mpsc::channel(4);
+        let follower = Follower::of_worker(WorkerId(7), channel, said);
+        follower.tell(News::Orphan);
+        let end = timeout(Duration::from_secs(10), heard.recv()).await;
+        let end = end.expect("in time");
+        assert!(matches!(end, Some(Said::Ended(WorkerId(7), Exit::Unknown))));
+    }
 }

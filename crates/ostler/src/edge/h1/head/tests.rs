@@ -180,12 +180,13 @@ fn limits_hold_whole_and_in_pieces() {
 
 #[test]
 fn names_with_underscores_and_proxy_never_arrive_and_hop_by_hop_fields_are_ours() {
-    let input = b"GET /a%20b?q=1 HTTP/1.1\r\nHOST: Ex.com.:8080\r\nX_Forwarded_For: 1\r\nProxy: p\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nX-Kept:  v \r\n\r\nrest";
+    let input = b"GET /a%20b?q=1 HTTP/1.1\r\nHOST: Ex.com.:8080\r\nSCRIPT_NAME: /shop\r\nX_Forwarded_For: 1\r\nProxy: p\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nX-Kept:  v \r\n\r\nrest";
     let (head, consumed) = verdict(input, input.len()).expect("good");
     assert_eq!(consumed, input.len() - 4);
     assert_eq!((head.host(), head.port()), (&b"ex.com"[..], Some(8080)));
     assert_eq!((head.path(), head.query()), (&b"/a b"[..], &b"q=1"[..]));
     assert!(!head.keep_alive());
+    assert_eq!(head.script_name(), Some(&b"/shop"[..]));
     let names: Vec<_> = head
         .fields()
         .map(|(_, name, value)| (name, value))
