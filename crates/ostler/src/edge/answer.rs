@@ -116,7 +116,7 @@ impl Connection {
                 self.begin_answer(status, &[&head, kept], false);
                 match head_only {
                     true => Ok(After::KeepAlive),
-                    false => Ok(self.send_parts(parts, file.as_fd()).await),
+                    false => Ok(Box::pin(self.send_parts(parts, file.as_fd())).await),
                 }
             }
             FileReply::Refused(refusal) => Ok(self.refuse_file(refusal)),

@@ -301,7 +301,7 @@ impl Connection {
     /// Closes the connection so that the client gets the last answer: our side first, then what
     /// the client still sends is read for a moment, since closing over unread bytes resets the
     /// connection (RFC 9112 section 9.6).
-    async fn end(mut self, after: After) {
+    async fn end(&mut self, after: After) {
         match after {
             After::Gone | After::KeepAlive => return,
             After::Abort => {

@@ -62,7 +62,7 @@ impl Connection {
             BodyReader::new(self.head.framing(), self.edge.body_limit, Instant::now())?;
         self.invite_body(&reader).await?;
         if self.streams_body() {
-            return self.ask_streaming(&sender, reader).await;
+            return Box::pin(self.ask_streaming(&sender, reader)).await;
         }
         let body = self.collect(&mut reader).await?;
         self.ask(&sender, body).await
@@ -300,11 +300,12 @@ impl Connection {
             }
             Relayed::Internal(private) => {
                 self.release(lease, done);
-                self.serve_internal(private).await
+                Box::pin(self.serve_internal(private)).await
             }
-            Relayed::Hijacked => Ok(self.tunnel(lease).await),
+            // What few exchanges become is boxed: an idle connection would keep room for it.
+            Relayed::Hijacked => Ok(Box::pin(self.tunnel(lease)).await),
             Relayed::WebSocket(accept) => match self.check_handshake()? {
-                Some(handshake) => Ok(self.websocket(lease, &handshake, &accept).await),
+                Some(handshake) => Ok(Box::pin(self.websocket(lease, &handshake, &accept)).await),
                 None => {
                     self.release(lease, done);
                     Err(Reason::BadResponse)
