@@ -246,6 +246,17 @@ def test_peer_that_is_no_proxy_speaks_http(host):
     assert proxied(running, b"PROXY TCP4 9.8.7.6 127.0.0.1 4660 80\r\n").status == 400
 
 
+def test_cap_counts_the_clients_behind_a_proxy(host):
+    running = host("probe:app", "--threads", 2, "--proxy-protocol", "--max-connections-per-address", 1)
+    header = "PROXY TCP4 {} 127.0.0.1 4660 80\r\n"
+    with running.raw() as slow:
+        slow.send(header.format("9.8.7.6").encode() + get("/slow/1500"))
+        busy = lambda: proxied(running, header.format("9.8.7.6").encode()).status == 503
+        eventually(busy, 5, "its address has one already")
+        assert proxied(running, header.format("9.8.7.7").encode()).status != 503
+        assert slow.answer().status == 200
+
+
 def test_proxy_protocol_before_tls_and_on_a_unix_socket(host, tls, tmp_path):
     import ssl
 

@@ -84,12 +84,14 @@ pub fn map(written: &str) -> Result<Mapped, Complaint> {
 }
 
 /// `<class 'a.b.C'>` → `a.b.C`: a config file may set the class itself, which arrives as its `repr`.
+/// `egg:gunicorn#sync` is an old way to say `sync`.
 fn bare(written: &str) -> &str {
     let inside = written
         .trim()
         .strip_prefix("<class '")
         .and_then(|rest| rest.strip_suffix("'>"));
-    inside.unwrap_or(written).trim()
+    let name = inside.unwrap_or(written).trim();
+    name.strip_prefix("egg:gunicorn#").unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -114,6 +116,7 @@ mod tests {
             false,
         );
         check("gthread", WorkerClass::Gthread, None, false);
+        check("egg:gunicorn#gthread", WorkerClass::Gthread, None, false);
         check(
             "<class 'gunicorn.workers.gthread.ThreadWorker'>",
             WorkerClass::Gthread,

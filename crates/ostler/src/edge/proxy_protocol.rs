@@ -145,6 +145,8 @@ fn malformed() -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// What the header makes of the peer 127.0.0.1:9, and what is left on the connection.
@@ -243,5 +245,37 @@ mod tests {
         let two = v2(0x20, 0, b"");
         assert!(read(ProxyProtocol::V1, one).is_some() && read(ProxyProtocol::V2, &two).is_some());
         assert!(read(ProxyProtocol::V2, one).is_none() && read(ProxyProtocol::V1, &two).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(input in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = read(ProxyProtocol::Auto, &input);
+            let _ = read(ProxyProtocol::Auto, &[b"PROXY TCP4 ", &input[..]].concat());
+            let _ = read(ProxyProtocol::Auto, &[SIGNATURE, &input[..]].concat());
+        }
+
+        #[test]
+        fn what_a_header_says_is_what_is_read(four: [u8; 4], six: [u8; 16], port: u16, local: u16, rest: Vec<u8>) {
+            let ports = [port.to_be_bytes(), local.to_be_bytes()].concat();
+            let whole = |mut bytes: Vec<u8>| {
+                bytes.extend_from_slice(&rest);
+                bytes
+            };
+            let header = |family: u8, block: Vec<u8>| {
+                let length = (block.len() as u16).to_be_bytes();
+                whole([&SIGNATURE[..], &[0x21, family], &length, &block].concat())
+            };
+            let (v4, v6) = (Ipv4Addr::from(four), Ipv6Addr::from(six));
+            let line4 = whole(format!("PROXY TCP4 {v4} 1.2.3.4 {port} {local}\r\n").into_bytes());
+            let line6 = whole(format!("PROXY TCP6 {v6} ::1 {port} {local}\r\n").into_bytes());
+            let block4 = header(0x11, [&four[..], &[1; 4], &ports].concat());
+            let block6 = header(0x21, [&six[..], &[1; 16], &ports].concat());
+            let (seen4, seen6) = (v4.to_string(), v6.to_canonical().to_string());
+            for (bytes, address) in [(line4, &seen4), (block4, &seen4), (line6, &seen6), (block6, &seen6)] {
+                let expected = Some((address.clone(), port, rest.clone()));
+                prop_assert_eq!(read(ProxyProtocol::Auto, &bytes), expected);
+            }
+        }
     }
 }

@@ -18,6 +18,9 @@ use crate::sys::{self, Channel, Child, Exit, Pidfd, Signal, Spawn, boot, fds, pr
 const HELLO: Duration = Duration::from_secs(60);
 const CONFIGURE: Duration = Duration::from_secs(120);
 
+/// An app that is imported for `--check-config` only; as long as a start gives it.
+const LOAD: Duration = Duration::from_secs(300);
+
 /// A process that was killed or has closed its socket is gone within this.
 const ENDING: Duration = Duration::from_secs(2);
 
@@ -53,7 +56,14 @@ impl Configured {
         load["preload"] = "on".into();
         self.control.send_json(&load, &[]).await?;
         let trouble = |exit, text| Err(Trouble { exit, text });
-        let Some(message) = self.control.recv().await? else {
+        let Ok(said) = timeout(LOAD, self.control.recv()).await else {
+            let text = format!(
+                "error: the app was not imported within {} s",
+                LOAD.as_secs()
+            );
+            return trouble(3, text);
+        };
+        let Some(message) = said? else {
             let exit = end_of(&self.child).await;
             let text = format!("error: Python ended while it imported the app: {exit}");
             return trouble(3, text);
