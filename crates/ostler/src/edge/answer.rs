@@ -129,6 +129,9 @@ impl Connection {
         for part in parts {
             self.out.bytes().extend_from_slice(&part.prefix);
             let (mut at, end) = (part.offset, part.offset + part.len);
+            if self.edge.sendfile && at < end {
+                self.out.send_ahead(&self.io);
+            }
             while at < end {
                 if self.flush().await.is_err() {
                     return After::Abort;

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -89,6 +90,20 @@ impl Io {
 
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Hands `bytes` to the kernel as the start of something larger, which it puts into the same
+    /// packet (`MSG_MORE`, send(2)): at most as many as it takes now. 0 under TLS.
+    pub fn send_ahead(&self, bytes: &[u8]) -> usize {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        let send = |fd: BorrowedFd<'_>| Ok(rustix::net::send(fd, bytes, flags)?);
+        let sent = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, || send(stream.as_fd())),
+            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, || send(stream.as_fd())),
+            Self::Tls(_) => return 0,
+        };
+        // What is wrong with the connection shows again when the rest is sent.
+        sent.unwrap_or(0)
     }
 
     /// Sends at most `len` bytes of `file` from `offset` without copying them through us. `None`

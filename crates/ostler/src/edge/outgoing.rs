@@ -60,6 +60,17 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Hands what is in memory to the kernel together with what follows next.
+    pub fn send_ahead(&mut self, io: &Io) {
+        if self.file.is_none() && !self.is_empty() {
+            self.sent += io.send_ahead(&self.bytes[self.sent..]);
+            if self.is_empty() {
+                self.bytes.clear();
+                self.sent = 0;
+            }
+        }
+    }
+
     /// Writes once; ready with the bytes that went. TLS is flushed when memory is empty.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<usize>> {
         let mut count = 0;
