@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -297,8 +298,11 @@ def test_adopted_grandchildren_leave_no_zombie(host):
 
 
 def test_kill_9_of_the_keeper_leaves_nothing(host):
-    running = host("app:app", "-w", "2", source=TROUBLE)
-    assert len(running.processes()) >= 5
+    child = 'elif path == "/stays":\n        os.fork() or time.sleep(1000)\n    elif path == "/hang":'
+    running = host("app:app", "-w", "2", source=TROUBLE.replace('elif path == "/hang":', child))
+    with running.raw() as stays:
+        stays.send(b"GET /stays HTTP/1.1\r\nHost: a\r\n\r\n").answer()
+    assert len(running.processes()) >= 6
     running.kill(signal.SIGKILL)
     eventually(lambda: not running.processes(), 5, "every process has ended")
 
@@ -574,3 +578,53 @@ def test_100_reloads_then_200_kills_under_load_fail_nothing(host):
     assert [c.finish().failures for c in clients] == [[]] * 8
     after = [len(os.listdir(f"/proc/{p}/fd")) for p in (running.process.pid, running.server().pid)]
     assert all(abs(a - b) <= 10 for a, b in zip(after, held))
+
+
+def test_reload_brings_the_settings_of_the_edge_too(host, tmp_path):
+    """Limits, folders and files of the configuration; connections that are open keep theirs."""
+    config = tmp_path / "gunicorn.conf.py"
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.txt").write_text(name)
+    config.write_text(f"limit_request_body = 10\nstatic_files = ['/files={tmp_path / 'old'}']\n")
+    running = host("app:app", "-c", config, source=TROUBLE)
+    body = b"x" * 50
+    assert running.request("POST", "/", {"Content-Length": "50"}, body).status == 413
+    assert running.get("/files/file.txt").body == b"old"
+    with running.raw() as open_before:
+        assert open_before.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+        config.write_text(f"limit_request_body = 100\nstatic_files = ['/files={tmp_path / 'new'}']\n")
+        running.kill(signal.SIGHUP)
+        running.log.wait("reload complete")
+        assert running.request("POST", "/", {"Content-Length": "50"}, body).status == 200
+        assert running.get("/files/file.txt").body == b"new"
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n"
+        assert open_before.send(head + body).answer().status == 413
+
+
+def test_reload_takes_a_renewed_certificate(host, tls, tmp_path):
+    import ssl
+
+    cert, key = tls
+    running = host("app:app", "--certfile", cert, "--keyfile", key, source=TROUBLE)
+    before = ssl.get_server_certificate(("127.0.0.1", running.port))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-key", key, "-days", "3", "-subj", "/CN=renewed", "-out", cert],
+        check=True, capture_output=True,
+    )
+    running.kill(signal.SIGHUP)
+    running.log.wait("reload complete")
+    after = ssl.get_server_certificate(("127.0.0.1", running.port))
+    assert before != after
+
+
+def test_reload_with_an_unreadable_certificate_keeps_the_old_one(host, tls):
+    import ssl
+
+    cert, key = tls
+    running = host("app:app", "--certfile", cert, "--keyfile", key, source=TROUBLE)
+    before = ssl.get_server_certificate(("127.0.0.1", running.port))
+    cert.write_text("no certificate")
+    running.kill(signal.SIGHUP)
+    running.log.wait("keeps its old settings")
+    assert ssl.get_server_certificate(("127.0.0.1", running.port)) == before

@@ -40,9 +40,10 @@ def name(role, app, suffix=""):
     _ostler.set_title(f"ostler: {role}", title)
 
 
-def die_with_parent(parent):
-    """This process is killed when the process `parent` ends; a change of user undoes that."""
-    _ostler.set_pdeathsig(signal.SIGKILL)
+def die_with_parent(parent, group=False):
+    """This process is killed when the process `parent` ends, its whole process group with `group`; a
+    change of user undoes that."""
+    _ostler.set_pdeathsig(_ostler.take_group_along() if group else signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -59,6 +60,7 @@ def switch_user(uid, gid, groups):
         os.setresgid(gid, gid, gid)
     if uid is not None:
         os.setresuid(uid, uid, uid)
+    _ostler.set_dumpable()
 
 
 def other_threads():

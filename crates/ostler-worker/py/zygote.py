@@ -78,7 +78,7 @@ class Zygote:
 
     def converse(self):
         process.disregard_signals()
-        process.die_with_parent(self.parent)
+        process.die_with_parent(self.parent, group=True)
         process.name("zygote", "")
         # Lines appear when they are printed, also in a file or a pipe.
         sys.stdout.reconfigure(line_buffering=True)
@@ -138,7 +138,7 @@ class Zygote:
         except OSError as error:
             user = f"user {message['user']}, group {message['group']}"
             raise Failed(CONFIG, f"cannot become {user}: {error.strerror}") from None
-        process.die_with_parent(self.parent)
+        process.die_with_parent(self.parent, group=True)
         self._prepare(message)
         preloaded, why_not = self._preload(message)
         gc.collect()

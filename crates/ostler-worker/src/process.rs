@@ -9,6 +9,8 @@ use pyo3::prelude::*;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(set_pdeathsig, module)?)?;
+    module.add_function(wrap_pyfunction!(take_group_along, module)?)?;
+    module.add_function(wrap_pyfunction!(set_dumpable, module)?)?;
     module.add_function(wrap_pyfunction!(pidfd_open, module)?)?;
     module.add_function(wrap_pyfunction!(set_title, module)?)?;
     Ok(())
@@ -22,6 +24,39 @@ fn set_pdeathsig(signum: c_int) -> PyResult<()> {
     let signum = signum as c_ulong;
     // SAFETY: PR_SET_PDEATHSIG takes one integer and touches no memory of ours.
     match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signum) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error().into()),
+    }
+}
+
+/// The leader of a process group takes the whole group along when its parent ends: also what an app
+/// has started, which gets no death signal of its own. Gives the signal to ask for; a program that
+/// the group starts has it at its default again.
+#[pyfunction]
+fn take_group_along() -> PyResult<c_int> {
+    extern "C" fn end_group(_: c_int) {
+        // SAFETY: kill is async-signal-safe; 0 is the caller's own group.
+        unsafe { libc::kill(0, libc::SIGKILL) };
+    }
+    let signum = libc::SIGRTMIN() + 5;
+    // SAFETY: a zeroed sigaction is a valid one, and the handler is async-signal-safe.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = end_group as extern "C" fn(c_int) as libc::sighandler_t;
+        libc::sigaction(signum, &action, std::ptr::null_mut())
+    };
+    match result {
+        0 => Ok(signum),
+        _ => Err(io::Error::last_os_error().into()),
+    }
+}
+
+/// A change of user hides a process even from others of its new user (prctl(2), PR_SET_DUMPABLE), and
+/// its memory could not be measured. This takes that back.
+#[pyfunction]
+fn set_dumpable() -> PyResult<()> {
+    // SAFETY: PR_SET_DUMPABLE takes one integer and touches no memory of ours.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1 as c_ulong) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error().into()),
     }

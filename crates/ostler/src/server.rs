@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings};
 use crate::edge::h1::head::HEAD_MAX;
-use crate::edge::{self, Edge, Listener, Peers, Thread, Times};
+use crate::edge::{self, Edge, Listener, Live, Peers, Thread, Times};
 use crate::keeper;
 use crate::keeper::protocol::{self, FromKeeper, ServerHandover, ToKeeper};
 use crate::logs::{self, AccessLog};
@@ -77,7 +77,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let handles = threads.iter().map(|thread| thread.handle.clone()).collect();
     let pool = Pool::new(pool_limits(&settings), handle.clone(), handles);
     let (stop, stopping) = watch::channel(false);
-    let edge = Arc::new(edge(&settings, Arc::clone(&pool), stopping)?);
+    let edge = Live::new(edge(&settings, Shared::new(&settings, &pool, stopping)?)?);
 
     tokio::spawn(Arc::clone(&pool).run(slots));
     tokio::spawn(supervisor.run());
@@ -96,6 +96,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let mut server = Server {
         settings,
         edge,
+        next: None,
+        stopping: false,
         threads,
         handle,
         keeper,
@@ -113,7 +115,10 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
 /// The running server, for the loop that listens to keeper and supervisor.
 struct Server {
     settings: Settings,
-    edge: Arc<Edge>,
+    edge: Arc<Live>,
+    stopping: bool,
+    /// Settings of a generation that is not ready yet.
+    next: Option<(u64, Settings)>,
     threads: Vec<EdgeThread>,
     handle: SupervisorHandle,
     keeper: Channel,
@@ -140,6 +145,7 @@ impl Server {
                         self.announce(interface);
                         let _ = self.keeper.send_json(&ToKeeper::Ready, &[]).await;
                     }
+                    Some(Request::Switched { generation }) => self.apply_settings(generation),
                     Some(Request::Finish { code }) => return code,
                     None => return 1,
                 },
@@ -221,23 +227,50 @@ impl Server {
         }
     }
 
-    fn take_zygote(&self, generation: u64, pid: u32, fds: Vec<OwnedFd>) -> std::io::Result<()> {
+    fn take_zygote(&mut self, generation: u64, pid: u32, fds: Vec<OwnedFd>) -> std::io::Result<()> {
         let [control, pidfd, settings] = fds
             .try_into()
             .map_err(|_| std::io::ErrorKind::InvalidData)?;
         let pidfd = Pidfd::from_fd(pidfd, pid)?;
-        let plan = plan(&protocol::settings_from(settings)?, self.threads.len());
+        let settings = protocol::settings_from(settings)?;
+        let plan = plan(&settings, self.threads.len());
         let zygote = Zygote {
             generation,
             control,
             pidfd,
         };
+        self.next = Some((generation, settings));
         self.handle.zygote_started(zygote, plan);
         Ok(())
     }
 
+    /// Connections that come from now on are served as the settings of the new generation say:
+    /// limits, times, files, certificates. What the old ones share (the pool, who is connected, the
+    /// disk for bodies) stays.
+    fn apply_settings(&mut self, generation: u64) {
+        let Some((_, settings)) = self.next.take_if(|(number, _)| *number == generation) else {
+            return;
+        };
+        let now = self.edge.now();
+        match edge(&settings, Shared::of(&now)) {
+            Ok(edge) => self.edge.replace(edge),
+            Err(error) => {
+                return tracing::error!("the edge keeps its old settings: {error:#}");
+            }
+        }
+        let memory = file_memory(self.threads.len());
+        for thread in &self.threads {
+            thread.thread.forget_files(memory);
+        }
+        self.settings = settings;
+    }
+
     /// Stops accepting, lets requests end, then the workers.
     fn begin_stop(&mut self, graceful: bool) {
+        // Asked again, only an end at once is news.
+        if std::mem::replace(&mut self.stopping, true) && graceful {
+            return;
+        }
         self.listeners.clear();
         tracing::info!(
             "stopping: no new connections{}",
@@ -256,7 +289,7 @@ impl Server {
         } else {
             Duration::ZERO
         };
-        let (shared, handle) = (Arc::clone(&self.edge), self.handle.clone());
+        let (shared, handle) = (self.edge.now(), self.handle.clone());
         tokio::spawn(async move {
             if graceful {
                 // What the kernel had accepted comes in now.
@@ -264,6 +297,13 @@ impl Server {
             }
             // Requests first, then WebSockets, then the workers that serve them.
             let _ = tokio::time::timeout(patience, shared.peers.quiet()).await;
+            match shared.peers.sockets() {
+                0 => {}
+                count => tracing::info!(
+                    "stopping: {} told to come again",
+                    plural(count, "WebSocket")
+                ),
+            }
             shared.pool.say_farewell();
             let _ = tokio::time::timeout(patience.min(SOCKETS_CLOSE), shared.peers.empty()).await;
             handle.stop(graceful);
@@ -273,7 +313,7 @@ impl Server {
     /// Ends the edge threads, then the logs: the last lines must be written.
     async fn end(&mut self) {
         // The workers are gone; their last answers may still be on their way.
-        let _ = tokio::time::timeout(LAST_BYTES, self.edge.peers.empty()).await;
+        let _ = tokio::time::timeout(LAST_BYTES, self.edge.now().peers.empty()).await;
         for thread in &mut self.threads {
             if let Some(stop) = thread.stop.take() {
                 let _ = stop.send(());
@@ -351,7 +391,7 @@ fn edge_threads(
     let count = settings
         .edge_threads
         .map_or((cores / 4).max(1), |count| count as usize);
-    let memory = edge::files::TOTAL_BYTES / count;
+    let memory = file_memory(count);
     (0..count)
         .map(|index| EdgeThread::start(index, memory, access))
         .collect()
@@ -396,11 +436,51 @@ fn pool_limits(settings: &Settings) -> pool::Limits {
     }
 }
 
-fn edge(
-    settings: &Settings,
+/// One edge thread's share of the memory for static files, in bytes.
+fn file_memory(threads: usize) -> usize {
+    edge::files::TOTAL_BYTES / threads
+}
+
+/// What edges have in common, one after the other.
+struct Shared {
     pool: Arc<Pool>,
+    peers: Arc<Peers>,
+    spool: Arc<edge::Budget>,
     stopping: watch::Receiver<bool>,
-) -> anyhow::Result<Edge> {
+    next_id: Arc<AtomicU64>,
+}
+
+impl Shared {
+    fn new(
+        settings: &Settings,
+        pool: &Arc<Pool>,
+        stopping: watch::Receiver<bool>,
+    ) -> anyhow::Result<Self> {
+        let mut seed = [0; 8];
+        aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
+        let folder = settings.tmp_upload_dir.clone();
+        let folder = folder.unwrap_or_else(std::env::temp_dir);
+        Ok(Self {
+            pool: Arc::clone(pool),
+            peers: Peers::new(settings.max_connections_per_address.unwrap_or(0) as usize),
+            spool: Arc::new(edge::Budget::new(folder, SPOOL)),
+            stopping,
+            next_id: Arc::new(AtomicU64::new(u64::from_le_bytes(seed))),
+        })
+    }
+
+    fn of(edge: &Edge) -> Self {
+        Self {
+            pool: Arc::clone(&edge.pool),
+            peers: Arc::clone(&edge.peers),
+            spool: Arc::clone(&edge.spool),
+            stopping: edge.stopping.clone(),
+            next_id: Arc::clone(&edge.next_id),
+        }
+    }
+}
+
+fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> {
     const FOREVER: Duration = Duration::from_secs(365 * 86_400);
     let times = Times {
         head: settings.header_timeout.unwrap_or(FOREVER),
@@ -414,25 +494,27 @@ fn edge(
     let tls = match &settings.tls {
         None => None,
         Some(tls) => {
+            let pem = |path: &PathBuf, text: &str| edge::tls::Pem {
+                path: path.clone(),
+                text: text.to_owned(),
+            };
             let (client_ca, client_required) = match &tls.clients {
                 ClientCertificates::NotAsked => (None, false),
-                ClientCertificates::Optional(path) => (Some(path.clone()), false),
-                ClientCertificates::Required(path) => (Some(path.clone()), true),
+                ClientCertificates::Optional(path) => (Some(pem(path, &tls.texts.clients)), false),
+                ClientCertificates::Required(path) => (Some(pem(path, &tls.texts.clients)), true),
             };
             let files = edge::tls::Files {
-                certificate: tls.certfile.clone(),
-                key: tls.keyfile.clone(),
+                certificate: pem(&tls.certfile, &tls.texts.certificate),
+                key: pem(&tls.keyfile, &tls.texts.key),
                 client_ca,
                 client_required,
             };
             Some(edge::tls::config(&files)?.into())
         }
     };
-    let mut seed = [0; 8];
-    aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
     Ok(Edge {
-        pool,
-        peers: Peers::new(settings.max_connections_per_address.unwrap_or(0) as usize),
+        pool: shared.pool,
+        peers: shared.peers,
         statics: edge::files::Statics::open(file_routes(settings))?,
         tls,
         limits: head_limits(settings),
@@ -462,15 +544,9 @@ fn edge(
             ..edge::WebSocketSettings::default()
         },
         root: settings.root_path.clone(),
-        spool: Arc::new(edge::Budget::new(
-            settings
-                .tmp_upload_dir
-                .clone()
-                .unwrap_or_else(std::env::temp_dir),
-            SPOOL,
-        )),
-        stopping,
-        next_id: AtomicU64::new(u64::from_le_bytes(seed)),
+        spool: shared.spool,
+        stopping: shared.stopping,
+        next_id: shared.next_id,
     })
 }
 

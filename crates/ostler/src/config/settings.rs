@@ -1,7 +1,8 @@
 //! `Settings`: every setting of `ostler run`, checked and complete. Plain data: reads nothing, decides nothing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -210,6 +211,53 @@ pub struct Tls {
     /// The certificate's file where no other is named.
     pub keyfile: PathBuf,
     pub clients: ClientCertificates,
+    /// What the files hold, once [`Tls::read`] was called.
+    pub texts: TlsTexts,
+}
+
+/// Read by the keeper, whose user may: a private key is often for root alone.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsTexts {
+    pub certificate: String,
+    pub key: String,
+    /// The authorities of client certificates; empty where none are asked for.
+    pub clients: String,
+}
+
+impl fmt::Debug for TlsTexts {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsTexts")
+    }
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A text that names the file which cannot be read.
+    pub fn read(&mut self) -> Result<(), String> {
+        let read = |what: &str, path: &Path| {
+            let hint = "hint: it must be readable by the user who starts ostler";
+            std::fs::read_to_string(path).map_err(|error| {
+                format!(
+                    "error: cannot read the {what}: {}: {error}; {hint}",
+                    path.display()
+                )
+            })
+        };
+        self.texts = TlsTexts {
+            certificate: read("certificate", &self.certfile)?,
+            key: read("private key", &self.keyfile)?,
+            clients: match &self.clients {
+                ClientCertificates::NotAsked => String::new(),
+                ClientCertificates::Optional(path) | ClientCertificates::Required(path) => {
+                    read("client authorities", path)?
+                }
+            },
+        };
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use super::buffer::Buffer;
 use super::deadline::{Deadline, Elapsed};
 use super::h1::head::{Head, Progress, parse};
 use super::io::Io;
-use super::outgoing::Outgoing;
+use super::outgoing::{ClientGone, Outgoing};
 use super::peers::Place;
 use super::reason::Reason;
 use super::row::Row;
@@ -66,10 +66,6 @@ pub enum After {
     /// The connection has become a tunnel, and the tunnel is over.
     Gone,
 }
-
-/// The client is gone or takes nothing more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientGone;
 
 /// A connection and the buffers it reuses from request to request.
 pub struct Connection {

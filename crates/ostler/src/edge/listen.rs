@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::{self, Peer};
 use super::io::Io;
 use super::reason::Reason;
-use super::{Edge, Thread};
+use super::{Edge, Live, Thread};
 
 /// How long to leave the listener alone when the process has no descriptor left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -52,8 +52,8 @@ impl Listener {
 }
 
 /// Accepts on one listener until the edge stops, one task per connection.
-pub async fn run(listener: Listener, edge: Arc<Edge>, thread: Arc<Thread>) -> io::Result<()> {
-    let mut stopping = edge.stopping();
+pub async fn run(listener: Listener, edge: Arc<Live>, thread: Arc<Thread>) -> io::Result<()> {
+    let mut stopping = edge.now().stopping();
     let accepting = async {
         match listener {
             Listener::Tcp(listener) => {
@@ -61,7 +61,7 @@ pub async fn run(listener: Listener, edge: Arc<Edge>, thread: Arc<Thread>) -> io
                 let local = listener.local_addr()?;
                 loop {
                     match listener.accept().await {
-                        Ok((stream, peer)) => tcp(stream, peer, local, &edge, &thread),
+                        Ok((stream, peer)) => tcp(stream, peer, local, &edge.now(), &thread),
                         Err(error) => refused(&error).await,
                     }
                 }
@@ -70,7 +70,7 @@ pub async fn run(listener: Listener, edge: Arc<Edge>, thread: Arc<Thread>) -> io
                 let listener = UnixListener::from_std(listener)?;
                 loop {
                     match listener.accept().await {
-                        Ok((stream, _)) => unix(stream, &edge, &thread),
+                        Ok((stream, _)) => unix(stream, &edge.now(), &thread),
                         Err(error) => refused(&error).await,
                     }
                 }

@@ -33,7 +33,7 @@ mod websocket;
 mod worker_file;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, watch};
@@ -129,7 +129,27 @@ pub struct Edge {
     /// True once no new connection is accepted.
     pub stopping: watch::Receiver<bool>,
     /// Numbers requests; starts at a random place so that ids differ between runs.
-    pub next_id: AtomicU64,
+    pub next_id: Arc<AtomicU64>,
+}
+
+/// The edge as it is set now. A reload puts another one in its place; connections that are open keep
+/// theirs.
+pub struct Live(RwLock<Arc<Edge>>);
+
+impl Live {
+    pub fn new(edge: Edge) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(Arc::new(edge))))
+    }
+
+    /// For a new connection.
+    pub fn now(&self) -> Arc<Edge> {
+        // Only ever replaced whole: a panic elsewhere leaves a good one.
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn replace(&self, edge: Edge) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(edge);
+    }
 }
 
 impl Edge {
@@ -177,6 +197,11 @@ impl Thread {
             stopping: Notify::new(),
             access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
         })
+    }
+
+    /// Drops the static files in memory: other folders may be served from now on.
+    pub fn forget_files(&self, file_memory: usize) {
+        *lock(&self.files) = files::FileCache::new(file_memory);
     }
 
     /// The value of a `Date` field now.

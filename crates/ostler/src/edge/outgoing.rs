@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-use super::connection::ClientGone;
 use super::io::Io;
 use super::spool::{Budget, SpoolError, SpoolFile};
 
@@ -16,6 +15,10 @@ pub const IN_MEMORY: usize = 256 * 1024;
 
 /// Memory a connection keeps for its next answer, in bytes.
 const KEEP: usize = 16 * 1024;
+
+/// The client is gone or takes nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientGone;
 
 /// A queue of bytes. What is in memory is older than what is in the file.
 #[derive(Debug, Default)]

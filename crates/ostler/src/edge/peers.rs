@@ -79,6 +79,11 @@ impl Peers {
         self.wait_for(Self::is_quiet).await;
     }
 
+    /// Open WebSockets and tunnels.
+    pub fn sockets(&self) -> u32 {
+        self.sockets.load(Ordering::Acquire) as u32
+    }
+
     fn is_quiet(&self) -> bool {
         self.total.load(Ordering::Acquire) <= self.sockets.load(Ordering::Acquire)
     }

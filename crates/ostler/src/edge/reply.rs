@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::files::weighted;
+use super::h1::weight::weighted;
 use crate::logs::request_id;
 
 /// Why ostler answers in the place of the application.

@@ -1,7 +1,7 @@
-//! TLS for a certificate and key given by path. One provider (aws-lc-rs), TLS 1.2 and 1.3.
+//! TLS for a certificate and key that were read. One provider (aws-lc-rs), TLS 1.2 and 1.3.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -9,15 +9,20 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-/// Where the certificate is, and who must show one.
-#[derive(Debug, Clone)]
+/// A PEM file as it was read, and from where.
+pub struct Pem {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+/// The certificate, and who must show one.
 pub struct Files {
-    /// PEM: the certificate, then its chain.
-    pub certificate: PathBuf,
-    /// PEM: PKCS#8, PKCS#1 or SEC1.
-    pub key: PathBuf,
-    /// PEM: the authorities that client certificates must come from; `None` asks for none.
-    pub client_ca: Option<PathBuf>,
+    /// The certificate, then its chain.
+    pub certificate: Pem,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub key: Pem,
+    /// The authorities that client certificates must come from; `None` asks for none.
+    pub client_ca: Option<Pem>,
     /// A client without a certificate is refused.
     pub client_required: bool,
 }
@@ -57,13 +62,14 @@ impl std::error::Error for TlsError {}
 /// Reads the files into a configuration that speaks HTTP/1.1.
 pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates("certificate", &files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::Pem {
+    let key = PrivateKeyDer::from_pem_slice(files.key.text.as_bytes());
+    let key = key.map_err(|error| TlsError::Pem {
         what: "private key",
-        path: files.key.clone(),
+        path: files.key.path.clone(),
         error,
     })?;
     let refuse = |error: String| TlsError::Config {
-        path: files.certificate.clone(),
+        path: files.certificate.path.clone(),
         error,
     };
 
@@ -73,9 +79,9 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
         .map_err(|error| refuse(error.to_string()))?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
-        Some(path) => {
+        Some(authorities) => {
             let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(certificates("client authorities", path)?);
+            roots.add_parsable_certificates(certificates("client authorities", authorities)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             let verifier = match files.client_required {
                 true => verifier,
@@ -97,15 +103,13 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(what: &'static str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let refuse = |error| TlsError::Pem {
         what,
-        path: path.to_owned(),
+        path: pem.path.clone(),
         error,
     };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(refuse)?
-        .collect();
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.text.as_bytes()).collect();
     match chain.map_err(refuse)? {
         chain if chain.is_empty() => Err(refuse(rustls::pki_types::pem::Error::NoItemsFound)),
         chain => Ok(chain),

@@ -130,6 +130,8 @@ async fn start_and_keep(plan: &Arc<RunPlan>, prepared: Prepared) -> Ended {
         user,
         listening,
     } = prepared;
+    // Again: a daemon is a grandchild of the process that checked its settings.
+    process::become_subreaper()?;
     let mut signals = Signals::new()?;
     let log = log::start(&settings, user.as_ref())?;
     let pidfile = PidFile::write(settings.pidfile.as_deref())?;

@@ -197,10 +197,16 @@ impl Keeper {
             exit,
             text: text.chars().take(TEXT_MAX).collect(),
         };
-        let zygote = match zygote {
+        let mut zygote = match zygote {
             Ok(zygote) => zygote,
             Err(trouble) => return server.tell(&failed(trouble), &[]).await,
         };
+        if let Some(tls) = &mut zygote.settings.tls
+            && let Err(text) = tls.read()
+        {
+            zygote.end().await;
+            return server.tell(&failed(Trouble { exit: 1, text }), &[]).await;
+        }
         for warning in &zygote.warnings {
             tracing::warn!("{warning}");
         }

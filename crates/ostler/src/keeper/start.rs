@@ -37,7 +37,7 @@ pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
         return Ok(Outcome::Done(0));
     };
     let zygote = zygote?;
-    let settings = zygote.settings.clone();
+    let mut settings = zygote.settings.clone();
     for warning in &zygote.warnings {
         eprintln!("warning: {warning}");
     }
@@ -49,6 +49,9 @@ pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
         let checked = signals.unless_stopped(zygote.check_app()).await;
         zygote.end().await;
         return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
+    }
+    if let Some(tls) = &mut settings.tls {
+        tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
     let user = user_of(&settings)?;
     if user.is_none() && process::is_root() {

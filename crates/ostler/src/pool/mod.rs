@@ -11,16 +11,16 @@
 
 mod affinity;
 mod channel;
+mod grant;
+mod lease;
+mod line;
 mod slot;
 mod worker;
 
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -31,6 +31,9 @@ use crate::supervise::{Interface, PoolState, SlotEvent, SupervisorHandle, Worker
 use affinity::Affinity;
 pub use affinity::Session;
 pub use channel::Channel;
+pub use grant::Grant;
+pub use lease::Lease;
+use line::{State, Waiter};
 pub use slot::{Fault, Frame, Slot};
 pub use worker::Worker;
 
@@ -79,111 +82,6 @@ pub enum Refused {
     CrashLooping { retry_after: u32 },
     /// The server is stopping.
     Stopping,
-}
-
-/// A slot or a stream, as it comes out of the line.
-pub enum Grant {
-    Slot(Slot),
-    Stream(channel::Stream),
-}
-
-impl Grant {
-    fn worker(&self) -> &Arc<Worker> {
-        match self {
-            Self::Slot(slot) => &slot.worker,
-            Self::Stream(stream) => stream.worker(),
-        }
-    }
-
-    /// The worker has said its last word of the exchange. A slot's words are counted by its reader.
-    pub fn is_ended(&self) -> bool {
-        match self {
-            Self::Slot(_) => false,
-            Self::Stream(stream) => stream.is_ended(),
-        }
-    }
-
-    /// The stream id that frames of this exchange carry; 0 on a slot.
-    pub fn stream_id(&self) -> u32 {
-        match self {
-            Self::Slot(_) => 0,
-            Self::Stream(stream) => stream.id(),
-        }
-    }
-
-    /// Sends the first bytes of `frames`, `passed` with them; returns how many went. Frames with
-    /// body bytes go by [`Grant::poll_credit`] first.
-    pub fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        frames: &[u8],
-        passed: Option<BorrowedFd<'_>>,
-    ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Slot(slot) => slot.poll_send(cx, frames, passed),
-            Self::Stream(stream) => Poll::Ready(stream.send(frames, passed).map(|()| frames.len())),
-        }
-    }
-
-    /// How many of `wanted` body bytes may be sent now. A slot's own socket holds its sender back.
-    pub fn poll_credit(&self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Fault>> {
-        match self {
-            Self::Slot(_) => Poll::Ready(Ok(wanted)),
-            Self::Stream(stream) => stream.poll_credit(cx, wanted),
-        }
-    }
-
-    /// Ready when the worker's next frame is there.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        match self {
-            Self::Slot(slot) => slot.poll_frame(cx),
-            Self::Stream(stream) => stream.poll_frame(cx),
-        }
-    }
-
-    /// The frame that [`Grant::poll_frame`] announced.
-    pub fn take(&mut self) -> Result<Frame<'_>, Fault> {
-        match self {
-            Self::Slot(slot) => slot.take(),
-            Self::Stream(stream) => stream.take(),
-        }
-    }
-
-    /// Sends all of `frames`.
-    pub async fn send(
-        &mut self,
-        frames: &[u8],
-        mut passed: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
-        let mut sent = 0;
-        while sent < frames.len() {
-            sent += poll_fn(|cx| self.poll_send(cx, &frames[sent..], passed)).await?;
-            passed = None;
-        }
-        Ok(())
-    }
-}
-
-struct Waiter {
-    thread: usize,
-    /// No other worker will do.
-    wanted: Option<WorkerId>,
-    bytes: usize,
-    grant: oneshot::Sender<Grant>,
-}
-
-struct State {
-    serving: PoolState,
-    generation: u64,
-    /// Idle slots by home thread; slots that no thread has used yet sit in the last list.
-    free: Vec<Vec<Slot>>,
-    /// Channels of event loops by edge thread.
-    channels: Vec<Vec<Arc<Channel>>>,
-    line: VecDeque<Waiter>,
-    line_bytes: usize,
-    workers: HashMap<WorkerId, Arc<Worker>>,
-    /// Workers of a generation that is not switched to yet.
-    parked: Vec<SlotEvent>,
 }
 
 /// All slots of the live version.
@@ -575,232 +473,5 @@ impl Drop for Waiting<'_> {
             Ok(Grant::Stream(stream)) => self.pool.abandoned(stream.worker()),
             Err(_) => self.pool.state().forget_leavers(),
         }
-    }
-}
-
-impl State {
-    /// Whether requests are turned away without waiting.
-    fn refusal(&self) -> Result<(), Refused> {
-        match self.serving {
-            PoolState::CrashLooping { retry_after } => Err(Refused::CrashLooping { retry_after }),
-            PoolState::Stopping if self.workers.is_empty() => Err(Refused::Stopping),
-            PoolState::Stopping | PoolState::Starting | PoolState::Serving => Ok(()),
-        }
-    }
-
-    fn forget_leavers(&mut self) {
-        let mut freed = 0;
-        self.line.retain(|waiter| {
-            let waits = !waiter.grant.is_closed();
-            freed += if waits { 0 } else { waiter.bytes };
-            waits
-        });
-        self.line_bytes -= freed.min(self.line_bytes);
-    }
-
-    /// Whether a worker is there and not on its way out.
-    fn takes_requests(&self, id: WorkerId) -> bool {
-        let worker = self.workers.get(&id);
-        worker.is_some_and(|worker| !worker.is_draining())
-    }
-
-    /// The worker with the most free slots. Slots are leased last used first, which would bring
-    /// every long-lived session to the same worker until its threads are all taken.
-    fn idlest(&self) -> Option<WorkerId> {
-        let mut free: HashMap<WorkerId, u32> = HashMap::new();
-        for slot in self.free.iter().flatten() {
-            *free.entry(slot.worker.id).or_default() += 1;
-        }
-        let most = free.into_iter().max_by_key(|(_, count)| *count);
-        most.map(|(worker, _)| worker)
-    }
-
-    /// A free slot or stream, of `wanted` when that is given.
-    fn take_free(
-        &mut self,
-        thread: usize,
-        wanted: Option<WorkerId>,
-        streams_per_worker: u32,
-    ) -> Option<Grant> {
-        let take = |list: &mut Vec<Slot>| match wanted {
-            None => list.pop(),
-            Some(id) => {
-                let last = list.iter().rposition(|slot| slot.worker.id == id)?;
-                Some(list.remove(last))
-            }
-        };
-        let own = take(&mut self.free[thread]);
-        let slot = own.or_else(|| self.free.iter_mut().rev().find_map(take));
-        match slot {
-            Some(slot) => Some(Grant::Slot(slot)),
-            None => self
-                .open_stream(thread, wanted, streams_per_worker)
-                .map(Grant::Stream),
-        }
-    }
-
-    /// A stream on the least busy event loop that has room, or on that of `wanted`. It is counted
-    /// from now on, so that others who wait do not take the same room.
-    fn open_stream(
-        &self,
-        thread: usize,
-        wanted: Option<WorkerId>,
-        per_worker: u32,
-    ) -> Option<channel::Stream> {
-        let channel = self.channels[thread]
-            .iter()
-            .filter(|channel| channel.worker.in_flight() < per_worker)
-            .filter(|channel| wanted.is_none_or(|id| channel.worker.id == id))
-            .min_by_key(|channel| channel.worker.in_flight())?;
-        channel.worker.lease_began();
-        Some(channel.open())
-    }
-
-    /// The first in line that `worker` may serve.
-    fn next_waiter(&mut self, worker: WorkerId) -> Option<Waiter> {
-        let may = |waiter: &Waiter| waiter.wanted.is_none_or(|wanted| wanted == worker);
-        let place = self.line.iter().position(may)?;
-        self.take_waiter(place)
-    }
-
-    /// Thread and wish of who is at `place` in line.
-    fn waiter(&self, place: usize) -> Option<(usize, Option<WorkerId>)> {
-        let waiter = self.line.get(place)?;
-        Some((waiter.thread, waiter.wanted))
-    }
-
-    fn take_waiter(&mut self, place: usize) -> Option<Waiter> {
-        let waiter = self.line.remove(place)?;
-        self.line_bytes -= waiter.bytes.min(self.line_bytes);
-        Some(waiter)
-    }
-
-    /// Lets requests that waited for a worker which leaves be served by any other.
-    fn release_those_who_want(&mut self, id: WorkerId) {
-        let mut place = 0;
-        while let Some((thread, wanted)) = self.waiter(place) {
-            place += 1;
-            if wanted != Some(id) {
-                continue;
-            }
-            self.line[place - 1].wanted = None;
-            // Free slots and waiting requests that any worker may serve never coexist.
-            if let Some(grant) = self.take_free(thread, None, 0)
-                && let Some(waiter) = self.take_waiter(place - 1)
-            {
-                place -= 1;
-                if let Err(Grant::Slot(slot)) = waiter.grant.send(grant) {
-                    let list = slot.home().unwrap_or(self.free.len() - 1);
-                    self.free[list].push(slot);
-                }
-            }
-        }
-    }
-}
-
-/// A request's hold on a slot. Given back by [`Lease::give_back`] when the exchange ended cleanly;
-/// dropped otherwise, which gives the slot up: its worker sees the socket's end.
-pub struct Lease {
-    pool: Arc<Pool>,
-    grant: Option<Grant>,
-}
-
-impl Lease {
-    pub fn worker(&self) -> &Arc<Worker> {
-        self.grant
-            .as_ref()
-            .expect("a lease holds its grant until it is dropped")
-            .worker()
-    }
-
-    /// The slot or stream.
-    pub fn grant(&mut self) -> &mut Grant {
-        self.grant
-            .as_mut()
-            .expect("a lease holds its grant until it is dropped")
-    }
-
-    /// Ends the lease with the slot ready for the next request.
-    pub fn give_back(mut self) {
-        let Some(grant) = self.grant.take() else {
-            return;
-        };
-        let worker = Arc::clone(grant.worker());
-        match grant {
-            Grant::Slot(mut slot) if slot.is_clean() && !worker.is_draining() => {
-                slot.shrink();
-                self.pool.offer(slot);
-            }
-            Grant::Slot(slot) if !slot.is_clean() => {
-                let text = "it sent more than the response".to_owned();
-                self.pool.supervisor.misbehaved(worker.id, text);
-            }
-            Grant::Slot(_) => {}
-            Grant::Stream(stream) => drop(stream),
-        }
-        if worker.prove() {
-            self.pool.supervisor.served(worker.id);
-        }
-        self.pool.ended(&worker);
-        self.pool.serve_line_from_channels();
-    }
-
-    /// Takes the slot out of the pool for good: it has become a tunnel.
-    pub fn into_tunnel(mut self) -> Option<(Tunnel, OwnedFd, Vec<u8>)> {
-        let grant = self.grant.take()?;
-        let tunnel = Tunnel {
-            pool: Arc::clone(&self.pool),
-            worker: Arc::clone(grant.worker()),
-        };
-        match grant {
-            Grant::Slot(slot) => slot.into_socket().map(|(fd, rest)| (tunnel, fd, rest)),
-            Grant::Stream(_) => None,
-        }
-    }
-
-    /// The worker did not answer in time: it takes nothing new and is replaced.
-    ///
-    /// On an event loop only the request's task is cancelled, as long as the loop answers.
-    pub fn timed_out(mut self) {
-        if let Some(Grant::Stream(stream)) = &mut self.grant {
-            stream.set_overdue();
-            if stream.silent() < channel::DEAF {
-                return;
-            }
-        }
-        self.pool.supervisor.timed_out(self.worker().id);
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(grant) = self.grant.take() {
-            let worker = Arc::clone(grant.worker());
-            let gave_up_slot = matches!(grant, Grant::Slot(_));
-            drop(grant);
-            self.pool.ended(&worker);
-            if gave_up_slot && !worker.is_draining() {
-                self.pool.supervisor.lost_slot(worker.id);
-            }
-        }
-    }
-}
-
-/// A hijacked slot: counts as a request of its worker until the tunnel ends.
-pub struct Tunnel {
-    pool: Arc<Pool>,
-    worker: Arc<Worker>,
-}
-
-impl Tunnel {
-    /// Resolves when the worker's tunnels are to be closed.
-    pub fn farewell(&self) -> impl Future<Output = ()> + use<> {
-        self.worker.farewell()
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        self.pool.ended(&self.worker);
     }
 }

@@ -102,6 +102,8 @@ pub enum Request {
     StartZygote { generation: u64 },
     /// All workers of the first generation serve.
     Ready { interface: Interface },
+    /// Another generation serves from now on; its settings are in force.
+    Switched { generation: u64 },
     /// Everything has ended.
     Finish { code: u8 },
 }

@@ -6,7 +6,9 @@ use super::Desk;
 use crate::config::bind::{self, Bind, FIRST_INHERITED};
 use crate::config::error::Warning;
 use crate::config::network::{self, Trust};
-use crate::config::settings::{ClientCertificates, HeaderMap, ProxyProtocol, StaticFiles, Tls};
+use crate::config::settings::{
+    ClientCertificates, HeaderMap, ProxyProtocol, StaticFiles, Tls, TlsTexts,
+};
 
 /// What is listened on, and who is believed.
 impl Desk<'_> {
@@ -118,6 +120,7 @@ impl Desk<'_> {
             keyfile: keyfile.unwrap_or_else(|| certfile.clone()),
             certfile,
             clients,
+            texts: TlsTexts::default(),
         })
     }
 

@@ -37,7 +37,6 @@ use self::answer::answer;
 use self::beneath::Root;
 pub use self::cache::{FileCache, TOTAL_BYTES};
 pub use self::conditions::Conditions;
-pub(super) use self::encoding::weighted;
 use self::look::{look, look_anywhere};
 pub use self::representation::Given;
 

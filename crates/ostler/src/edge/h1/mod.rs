@@ -3,8 +3,8 @@
 //!
 //! In call order: [`head`] turns the bytes before the empty line into a checked [`head::Head`] (with
 //! [`target`] and [`host`] for its two addresses), [`chunked`] takes a chunked body apart, and
-//! [`response`] frames what the app answered (with [`date`]). [`names`] and [`bytes`] hold the byte
-//! classes and header names that all of them share.
+//! [`response`] frames what the app answered (with [`date`]). [`names`], [`bytes`] and [`weight`]
+//! hold the header names, byte classes and weights that others share.
 
 pub mod bytes;
 pub mod chunked;
@@ -18,3 +18,4 @@ pub mod invariants;
 pub mod names;
 pub mod response;
 pub mod target;
+pub mod weight;

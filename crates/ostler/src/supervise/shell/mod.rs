@@ -211,6 +211,7 @@ impl Supervisor {
                 }
                 self.tell_pool(SlotEvent::GenerationSwitched { generation })
                     .await;
+                self.ask(Request::Switched { generation });
             }
             Action::Gone { worker, exit } => self.gone(worker, exit).await,
             Action::Pool(state) => self.tell_pool(SlotEvent::State(state)).await,

@@ -1,0 +1,157 @@
+//! Free slots and the requests that wait for one. Plain data: nothing here waits, sends or wakes but
+//! through the place that a waiting request left.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::supervise::{PoolState, SlotEvent, WorkerId};
+
+use super::Refused;
+use super::channel::{Channel, Stream};
+use super::grant::Grant;
+use super::slot::Slot;
+use super::worker::Worker;
+
+pub(super) struct Waiter {
+    pub(super) thread: usize,
+    /// No other worker will do.
+    pub(super) wanted: Option<WorkerId>,
+    pub(super) bytes: usize,
+    pub(super) grant: oneshot::Sender<Grant>,
+}
+
+pub(super) struct State {
+    pub(super) serving: PoolState,
+    pub(super) generation: u64,
+    /// Idle slots by home thread; slots that no thread has used yet sit in the last list.
+    pub(super) free: Vec<Vec<Slot>>,
+    /// Channels of event loops by edge thread.
+    pub(super) channels: Vec<Vec<Arc<Channel>>>,
+    pub(super) line: VecDeque<Waiter>,
+    pub(super) line_bytes: usize,
+    pub(super) workers: HashMap<WorkerId, Arc<Worker>>,
+    /// Workers of a generation that is not switched to yet.
+    pub(super) parked: Vec<SlotEvent>,
+}
+
+impl State {
+    /// Whether requests are turned away without waiting.
+    pub(super) fn refusal(&self) -> Result<(), Refused> {
+        match self.serving {
+            PoolState::CrashLooping { retry_after } => Err(Refused::CrashLooping { retry_after }),
+            PoolState::Stopping if self.workers.is_empty() => Err(Refused::Stopping),
+            PoolState::Stopping | PoolState::Starting | PoolState::Serving => Ok(()),
+        }
+    }
+
+    pub(super) fn forget_leavers(&mut self) {
+        let mut freed = 0;
+        self.line.retain(|waiter| {
+            let waits = !waiter.grant.is_closed();
+            freed += if waits { 0 } else { waiter.bytes };
+            waits
+        });
+        self.line_bytes -= freed.min(self.line_bytes);
+    }
+
+    /// Whether a worker is there and not on its way out.
+    pub(super) fn takes_requests(&self, id: WorkerId) -> bool {
+        let worker = self.workers.get(&id);
+        worker.is_some_and(|worker| !worker.is_draining())
+    }
+
+    /// The worker with the most free slots. Slots are leased last used first, which would bring
+    /// every long-lived session to the same worker until its threads are all taken.
+    pub(super) fn idlest(&self) -> Option<WorkerId> {
+        let mut free: HashMap<WorkerId, u32> = HashMap::new();
+        for slot in self.free.iter().flatten() {
+            *free.entry(slot.worker.id).or_default() += 1;
+        }
+        let most = free.into_iter().max_by_key(|(_, count)| *count);
+        most.map(|(worker, _)| worker)
+    }
+
+    /// A free slot or stream, of `wanted` when that is given.
+    pub(super) fn take_free(
+        &mut self,
+        thread: usize,
+        wanted: Option<WorkerId>,
+        streams_per_worker: u32,
+    ) -> Option<Grant> {
+        let take = |list: &mut Vec<Slot>| match wanted {
+            None => list.pop(),
+            Some(id) => {
+                let last = list.iter().rposition(|slot| slot.worker.id == id)?;
+                Some(list.remove(last))
+            }
+        };
+        let own = take(&mut self.free[thread]);
+        let slot = own.or_else(|| self.free.iter_mut().rev().find_map(take));
+        match slot {
+            Some(slot) => Some(Grant::Slot(slot)),
+            None => self
+                .open_stream(thread, wanted, streams_per_worker)
+                .map(Grant::Stream),
+        }
+    }
+
+    /// A stream on the least busy event loop that has room, or on that of `wanted`. It is counted
+    /// from now on, so that others who wait do not take the same room.
+    pub(super) fn open_stream(
+        &self,
+        thread: usize,
+        wanted: Option<WorkerId>,
+        per_worker: u32,
+    ) -> Option<Stream> {
+        let channel = self.channels[thread]
+            .iter()
+            .filter(|channel| channel.worker.in_flight() < per_worker)
+            .filter(|channel| wanted.is_none_or(|id| channel.worker.id == id))
+            .min_by_key(|channel| channel.worker.in_flight())?;
+        channel.worker.lease_began();
+        Some(channel.open())
+    }
+
+    /// The first in line that `worker` may serve.
+    pub(super) fn next_waiter(&mut self, worker: WorkerId) -> Option<Waiter> {
+        let may = |waiter: &Waiter| waiter.wanted.is_none_or(|wanted| wanted == worker);
+        let place = self.line.iter().position(may)?;
+        self.take_waiter(place)
+    }
+
+    /// Thread and wish of who is at `place` in line.
+    pub(super) fn waiter(&self, place: usize) -> Option<(usize, Option<WorkerId>)> {
+        let waiter = self.line.get(place)?;
+        Some((waiter.thread, waiter.wanted))
+    }
+
+    pub(super) fn take_waiter(&mut self, place: usize) -> Option<Waiter> {
+        let waiter = self.line.remove(place)?;
+        self.line_bytes -= waiter.bytes.min(self.line_bytes);
+        Some(waiter)
+    }
+
+    /// Lets requests that waited for a worker which leaves be served by any other.
+    pub(super) fn release_those_who_want(&mut self, id: WorkerId) {
+        let mut place = 0;
+        while let Some((thread, wanted)) = self.waiter(place) {
+            place += 1;
+            if wanted != Some(id) {
+                continue;
+            }
+            self.line[place - 1].wanted = None;
+            // Free slots and waiting requests that any worker may serve never coexist.
+            if let Some(grant) = self.take_free(thread, None, 0)
+                && let Some(waiter) = self.take_waiter(place - 1)
+            {
+                place -= 1;
+                if let Err(Grant::Slot(slot)) = waiter.grant.send(grant) {
+                    let list = slot.home().unwrap_or(self.free.len() - 1);
+                    self.free[list].push(slot);
+                }
+            }
+        }
+    }
+}

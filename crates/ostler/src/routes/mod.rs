@@ -1,1 +1,0 @@
-//! Host and path → where a request goes.
