@@ -1,0 +1,74 @@
+"""Another user for server and app (`--user`), which only root can give."""
+
+import json
+import os
+import shutil
+import ssl
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness import eventually
+
+# The app's user must reach the interpreter: one below /root will not do.
+PYTHON = "/usr/bin/python3"
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not os.access(PYTHON, os.X_OK), reason=f"needs {PYTHON}"),
+]
+
+SOURCE = """
+import json, os
+hold = []
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/hog":
+        hold.append(bytearray(os.urandom(1) * (90 << 20)))
+    facts = {"ids": os.getresuid() + os.getresgid(), "groups": os.getgroups(), "pid": os.getpid()}
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(facts).encode()]
+"""
+
+
+@pytest.fixture
+def folder():
+    path = Path(tempfile.mkdtemp(prefix="ostler-user-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def test_server_and_app_give_up_root_for_good_and_a_key_of_root_serves(folder, tls):
+    cert, key = tls
+    key.chmod(0o600)
+    host = harness.start(
+        "app:app", "--user", "nobody", "--group", "nogroup", "--certfile", cert, "--keyfile", key,
+        source=SOURCE, folder=folder, python=PYTHON,
+    ).wait_ready()
+    try:
+        context = ssl.create_default_context(cafile=str(cert))
+        context.check_hostname = False
+        with urllib.request.urlopen(f"https://127.0.0.1:{host.port}/", context=context) as answer:
+            facts = json.load(answer)
+        nobody = harness.psutil.Process(host.server().pid).uids()
+        assert facts["ids"] == [nobody.real] * 3 + [facts["ids"][3]] * 3 and nobody.real != 0 and facts["ids"][3] != 0
+        assert 0 not in facts["groups"]
+        assert {process.uids().saved for process in host.processes() if process.pid != host.process.pid} == {nobody.real}
+    finally:
+        assert host.stop() == 0
+
+
+def test_memory_limit_holds_for_another_user(folder):
+    host = harness.start(
+        "app:app", "--user", "nobody", "--memory-hard", "60M", source=SOURCE, folder=folder, python=PYTHON,
+    ).wait_ready()
+    try:
+        before = json.loads(host.get("/").body)["pid"]
+        host.get("/hog")
+        eventually(lambda: before not in {worker.pid for worker in host.workers()}, 20, "the hog is gone")
+        assert json.loads(host.get("/").body)["pid"] != before
+    finally:
+        assert host.stop() == 0
