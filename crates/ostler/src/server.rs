@@ -145,7 +145,10 @@ impl Server {
                         self.announce(interface);
                         let _ = self.keeper.send_json(&ToKeeper::Ready, &[]).await;
                     }
-                    Some(Request::Switched { generation }) => self.apply_settings(generation),
+                    Some(Request::Switched { generation, applied }) => {
+                        self.apply_settings(generation);
+                        let _ = applied.send(());
+                    }
                     Some(Request::Finish { code }) => return code,
                     None => return 1,
                 },

@@ -12,7 +12,7 @@ mod state;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 pub use crate::sys::Exit;
 pub use hooks::Hooks;
@@ -102,8 +102,11 @@ pub enum Request {
     StartZygote { generation: u64 },
     /// All workers of the first generation serve.
     Ready { interface: Interface },
-    /// Another generation serves from now on; its settings are in force.
-    Switched { generation: u64 },
+    /// Another generation serves from now on; `applied` when its settings are in force.
+    Switched {
+        generation: u64,
+        applied: oneshot::Sender<()>,
+    },
     /// Everything has ended.
     Finish { code: u8 },
 }

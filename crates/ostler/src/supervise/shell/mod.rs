@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::hooks::HookQueue;
@@ -211,7 +211,13 @@ impl Supervisor {
                 }
                 self.tell_pool(SlotEvent::GenerationSwitched { generation })
                     .await;
-                self.ask(Request::Switched { generation });
+                let (applied, in_force) = oneshot::channel();
+                self.ask(Request::Switched {
+                    generation,
+                    applied,
+                });
+                // What is said of the switch afterwards is then true of every new connection.
+                let _ = in_force.await;
             }
             Action::Gone { worker, exit } => self.gone(worker, exit).await,
             Action::Pool(state) => self.tell_pool(SlotEvent::State(state)).await,
