@@ -158,6 +158,11 @@ impl Fleet {
             return;
         };
         let left = self.ids(|worker| worker.generation == number);
+        let retiring = matches!(generation.stage, Stage::Retiring { .. });
+        if retiring && exit.is_success() {
+            // It ends after its last worker, whose own end is told by another way and still to come.
+            return;
+        }
         for &id in &left {
             self.workers.remove(&id);
             self.forget(id);
@@ -166,8 +171,7 @@ impl Fleet {
                 exit: Exit::Unknown,
             });
         }
-        if self.stopping || (matches!(generation.stage, Stage::Retiring { .. }) && left.is_empty())
-        {
+        if self.stopping || (retiring && left.is_empty()) {
             return;
         }
         let text = format!("the zygote of generation {number} ended unexpectedly: {exit}");

@@ -21,6 +21,19 @@ fn a_graceful_stop_drains_and_finishes_with_zero() {
 }
 
 #[test]
+fn the_end_of_a_worker_may_be_told_after_that_of_its_zygote() {
+    let mut scene = Scene::serving(policy(1));
+    scene.on(Event::Stop { graceful: true });
+    let actions = scene.on(Event::ZygoteGone {
+        generation: 1,
+        exit: OK,
+    });
+    assert_eq!(actions, [""; 0]);
+    assert_eq!(scene.exit(1, OK), ["gone 1 exit 0", "finish 0"]);
+    assert_eq!(scene.said("has ended: exit 0"), 1);
+}
+
+#[test]
 fn a_quick_stop_lets_nobody_finish() {
     let mut scene = Scene::serving(policy(1));
     let actions = scene.on(Event::Stop { graceful: false });
