@@ -227,11 +227,17 @@ def test_no_timeout_for_open_sockets(host):
 
 
 WSGI = """
+import gc, threading
 import simple_websocket
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/plain":
         start_response("200 OK", [("Content-Length", "5")])
         return [b"plain"]
+    if environ["PATH_INFO"] == "/threads":
+        gc.collect()
+        count = str(sum(isinstance(o, threading.Thread) for o in gc.get_objects()))
+        start_response("200 OK", [("Content-Length", str(len(count)))])
+        return [count.encode()]
     socket = simple_websocket.Server.accept(environ)
     try:
         while True:
@@ -258,6 +264,21 @@ def test_wsgi_socket_takes_its_thread_out_of_the_pool(host):
     assert running.get("/plain").body == b"plain"
     for socket in sockets:
         socket.close()
+
+
+def test_wsgi_sockets_leave_no_threads_behind(host):
+    running = host(source=WSGI)
+
+    def serve(count):
+        for _ in range(count):
+            with connect(url(running)) as socket:
+                socket.send("x")
+                socket.recv(10)
+
+    serve(3)
+    before = int(running.get("/threads").body)
+    serve(20)
+    eventually(lambda: int(running.get("/threads").body) <= before + 1)
 
 
 def test_wsgi_sockets_have_a_limit(host):

@@ -16,7 +16,7 @@ class Slots:
     def __init__(self, control, fds, most_extra):
         self._control = control
         self._sockets = dict.fromkeys(socket.socket(fileno=fd) for fd in fds)
-        self._threads = []
+        self._threads = {}  # those that run, in order of their start
         self._most_extra = most_extra
         self._extra = 0
         self._counting = threading.Lock()  # guards _extra
@@ -36,8 +36,8 @@ class Slots:
         on_ready()
         if alone is not None:
             self._run_slot(alone)
-        while self._threads:
-            self._threads.pop(0).join()
+        while thread := next(iter(self._threads.copy()), None):
+            thread.join()
 
     def end(self):
         """Each slot ends after the request it serves: nothing more comes in. For signal handlers:
@@ -66,7 +66,7 @@ class Slots:
     def _start(self, sock):
         name = f"ostler-slot-{sock.fileno()}"
         thread = threading.Thread(target=self._run_thread, args=(sock,), name=name, daemon=True)
-        self._threads.append(thread)
+        self._threads[thread] = None
         thread.start()
 
     def _run_thread(self, sock):
@@ -76,6 +76,8 @@ class Slots:
             # The app ends its process, from a thread where Python would only end the thread.
             self.code = exit_code(stop)
             self.end()
+        finally:
+            self._threads.pop(threading.current_thread(), None)
 
     def _run_slot(self, sock):
         self._thread.replaced = False
