@@ -263,10 +263,10 @@ impl Connection {
     pub async fn flush(&mut self) -> Result<(), ClientGone> {
         let times = &self.edge.times;
         let began = Instant::now();
-        let mut taken = 0;
+        let (mut now, mut taken) = (began, 0);
         loop {
             // It may take nothing for a while, but not for long, and not a byte at a time for ever.
-            let stall = Instant::now() + times.write_stall;
+            let stall = now + times.write_stall;
             let slowest = began + times.write_stall + times.earned(taken);
             self.deadline.set(stall.min(slowest));
             let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
@@ -284,6 +284,7 @@ impl Connection {
                     return Ok(());
                 }
             }
+            now = Instant::now();
         }
     }
 

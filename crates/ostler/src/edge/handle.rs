@@ -60,7 +60,7 @@ impl Connection {
         }
         self.check_handshake()?;
         let mut reader =
-            BodyReader::new(self.head.framing(), self.edge.body_limit, Instant::now())?;
+            BodyReader::new(self.head.framing(), self.edge.body_limit, self.row.started)?;
         self.invite_body(&reader).await?;
         if self.streams_body() {
             return Box::pin(self.ask_streaming(&sender, reader)).await;
@@ -117,9 +117,8 @@ impl Connection {
         let mut retried = false;
         loop {
             let mut lease = self.lease(body.memory()).await?;
-            let dispatched = Instant::now();
             let sent = self.send(&mut lease, sender, &body).await;
-            let mut relay = Relay::new(self, None, dispatched);
+            let mut relay = Relay::new(self, None);
             let relayed = match sent {
                 Err(_closed) => Relayed::Failed(Failure::Lost(Fault::Closed)),
                 Ok(()) => relay.run(&mut lease).await,
@@ -143,12 +142,11 @@ impl Connection {
         reader: BodyReader,
     ) -> Result<After, Reason> {
         let mut lease = self.lease(0).await?;
-        let dispatched = Instant::now();
         let frame = self.request_frame(&mut lease, sender, &Body::None, BodyKind::Stream);
         if lease.grant().send(&frame, None).await.is_err() {
             return Err(Reason::WorkerDied);
         }
-        let mut relay = Relay::new(self, Some(Upload::new(reader)), dispatched);
+        let mut relay = Relay::new(self, Some(Upload::new(reader)));
         let relayed = relay.run(&mut lease).await;
         let (rest, body) = relay.into_rest();
         let after = match relayed {
@@ -173,34 +171,41 @@ impl Connection {
         }
     }
 
+    /// From here on the app's time counts.
+    pub fn expect_response(&mut self) {
+        let limit = self.edge.times.response;
+        self.deadline.set(self.row.dispatched + limit);
+    }
+
     /// Waits for a slot.
     async fn lease(&mut self, bytes: usize) -> Result<Lease, Reason> {
         let asked = Instant::now();
         let session = engineio::session(self.head.query());
         let pool = &self.edge.pool;
         let mut lease = pin!(pool.lease(self.thread.index, bytes, session));
+        self.deadline.set(asked + pool.line_timeout());
         let (io, buffer) = (&mut self.io, &mut self.buffer);
+        let deadline = &mut self.deadline;
         // Who leaves the line is not served. A client that only closed its sending side is not told
         // apart from one that left, and goes as well: others wait.
         let lease = poll_fn(|cx| match lease.as_mut().poll(cx) {
-            Poll::Ready(lease) => Poll::Ready(Some(lease)),
+            Poll::Ready(lease) => Poll::Ready(Ok(lease)),
             Poll::Pending => match poll_sign(cx, io, buffer) {
-                Poll::Ready(Sign::End | Sign::Gone) => Poll::Ready(None),
-                Poll::Ready(Sign::More) | Poll::Pending => Poll::Pending,
+                Poll::Ready(Sign::End | Sign::Gone) => Poll::Ready(Err(Reason::ClientGone)),
+                Poll::Ready(Sign::More) | Poll::Pending => {
+                    deadline.poll(cx).map(|Elapsed| Err(Reason::LineTimeout))
+                }
             },
         });
-        let lease = lease.await.ok_or(Reason::ClientGone)?;
-        self.row.queue_us += asked.elapsed().as_micros() as u64;
-        let lease = lease.map_err(|refused| match refused {
+        let lease = lease.await?.map_err(|refused| match refused {
             Refused::LineFull => Reason::LineFull,
-            Refused::LineTimeout => Reason::LineTimeout,
             Refused::CrashLooping { retry_after } => {
                 self.retry_after = Some(retry_after);
                 Reason::CrashLooping
             }
             Refused::Stopping => Reason::Stopping,
         })?;
-        self.row.worker = Some(lease.worker().pid);
+        self.row.line_ended(asked, lease.worker().pid);
         Ok(lease)
     }
 

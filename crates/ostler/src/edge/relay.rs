@@ -83,12 +83,10 @@ pub struct Relay<'c> {
     watches: bool,
     /// The body may name a Socket.IO session, which this worker then holds.
     opens_session: bool,
-    /// The request was dispatched.
-    started: Instant,
 }
 
 impl<'c> Relay<'c> {
-    pub fn new(connection: &'c mut Connection, upload: Option<Upload>, started: Instant) -> Self {
+    pub fn new(connection: &'c mut Connection, upload: Option<Upload>) -> Self {
         let unbuffered = !connection.edge.response_buffering;
         let watches = connection.edge.pool.streams();
         let opens_session = engineio::session(connection.head.query()) == Session::Opens;
@@ -101,14 +99,12 @@ impl<'c> Relay<'c> {
             unbuffered,
             watches,
             opens_session,
-            started,
         }
     }
 
     /// Relays until the response is whole, the exchange becomes something else, or it fails.
     pub async fn run(&mut self, lease: &mut Lease) -> Relayed {
-        let limit = self.connection.edge.times.response;
-        self.connection.deadline.set(self.started + limit);
+        self.connection.expect_response();
         loop {
             match self.turn(lease).await {
                 Turn::Frame => {}
@@ -229,8 +225,7 @@ impl<'c> Relay<'c> {
                         return Poll::Ready(Turn::ClientGone);
                     }
                     if std::mem::take(&mut self.stalled) && self.sending.is_none() {
-                        let limit = connection.edge.times.response;
-                        connection.deadline.set(self.started + limit);
+                        connection.expect_response();
                     }
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Turn::ClientGone),
@@ -375,7 +370,7 @@ impl<'c> Relay<'c> {
         self.connection.row.status = head.status;
         self.unbuffered |= encoded.private.unbuffered;
         self.sending = Some(Sending::new(&encoded));
-        self.connection.row.head_came(self.started);
+        self.connection.row.head_came();
         self.body(head.inline);
         self.settled(ends)
     }

@@ -19,6 +19,8 @@ pub struct Row {
     pub sent: u64,
     /// Microseconds in line.
     pub queue_us: u64,
+    /// When a worker was asked; the last one, when it was more than one.
+    pub dispatched: Instant,
     /// Microseconds from dispatch to the response head.
     pub app_us: u64,
     /// Process id of the worker that served it.
@@ -31,12 +33,14 @@ pub struct Row {
 
 impl Default for Row {
     fn default() -> Self {
+        let now = Instant::now();
         Self {
             id: 0,
-            started: Instant::now(),
+            started: now,
             status: 0,
             sent: 0,
             queue_us: 0,
+            dispatched: now,
             app_us: 0,
             worker: None,
             reason: None,
@@ -46,8 +50,15 @@ impl Default for Row {
 }
 
 impl Row {
-    /// The app's response head came; `dispatched` is when it was asked.
-    pub fn head_came(&mut self, dispatched: Instant) {
-        self.app_us = micros_since(dispatched);
+    /// A worker is free after a wait in line that began at `asked`.
+    pub fn line_ended(&mut self, asked: Instant, worker: i32) {
+        self.dispatched = Instant::now();
+        self.queue_us += (self.dispatched - asked).as_micros() as u64;
+        self.worker = Some(worker);
+    }
+
+    /// The app's response head came.
+    pub fn head_came(&mut self) {
+        self.app_us = micros_since(self.dispatched);
     }
 }

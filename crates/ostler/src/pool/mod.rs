@@ -76,8 +76,6 @@ impl Default for Limits {
 pub enum Refused {
     /// The line holds as many requests or bytes as it may.
     LineFull,
-    /// The deadline passed while waiting.
-    LineTimeout,
     /// The app's workers keep dying; try again in `retry_after` seconds.
     CrashLooping { retry_after: u32 },
     /// The server is stopping.
@@ -135,8 +133,14 @@ impl Pool {
         self.affinity.learn(session, worker.id);
     }
 
-    /// Leases a slot to a request on edge thread `thread`, or waits in line for one. `bytes` is
-    /// what the request holds in memory meanwhile.
+    /// How long a request may wait in line.
+    pub fn line_timeout(&self) -> Duration {
+        self.limits.line_timeout
+    }
+
+    /// Leases a slot to a request on edge thread `thread`, or waits in line for one: as long as the
+    /// caller does, who watches [`Pool::line_timeout`]. `bytes` is what the request holds in memory
+    /// meanwhile.
     pub async fn lease(
         self: &Arc<Self>,
         thread: usize,
@@ -179,16 +183,13 @@ impl Pool {
                 served: false,
             }
         };
-        match tokio::time::timeout(self.limits.line_timeout, &mut waiting.place).await {
-            Ok(Ok(grant)) => {
-                waiting.served = true;
-                self.begin(grant, thread)
-            }
-            Ok(Err(_line_was_cleared)) => {
-                waiting.served = true;
+        let grant = (&mut waiting.place).await;
+        waiting.served = true;
+        match grant {
+            Ok(grant) => self.begin(grant, thread),
+            Err(_line_was_cleared) => {
                 Err(self.state().refusal().err().unwrap_or(Refused::Stopping))
             }
-            Err(_elapsed) => Err(Refused::LineTimeout),
         }
     }
 
