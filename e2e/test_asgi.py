@@ -64,6 +64,7 @@ async def on_hang(scope, receive, send):
         raise
 
 async def on_gone(scope, receive, send):
+    seen["waits"] = True
     while (message := await receive())["type"] != "http.disconnect":
         pass
     seen["gone"] = True
@@ -83,6 +84,7 @@ async def on_nothing(scope, receive, send):
     return
 
 async def on_sleep(scope, receive, send):
+    seen["sleeps"] = True
     await asyncio.sleep(0.3)
     await answer(send, str(os.getpid()))
 
@@ -230,7 +232,7 @@ def test_worker_whose_loop_does_not_answer_is_replaced(host):
 def test_disconnect_is_told(raw_app):
     with raw_app.raw() as raw:
         raw.send(b"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(0.1)
+        eventually(lambda: json.loads(raw_app.get("/seen").body).get("waits"))
     eventually(lambda: json.loads(raw_app.get("/seen").body).get("gone"))
 
 
@@ -295,7 +297,7 @@ def test_stop_lets_requests_finish(host):
     running = host(source=RAW)
     with running.raw() as raw:
         raw.send(b"GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(0.1)
+        eventually(lambda: json.loads(running.get("/seen").body).get("sleeps"))
         running.kill(signal.SIGTERM)
         assert raw.answer().status == 200
     assert running.wait_exit() == 0

@@ -321,7 +321,9 @@ def test_each_step_of_a_stop_is_a_line(host):
     running = host(source=HELLO)
     before = len(running.log.lines)
     assert running.stop() == 0
-    assert len(running.log.lines) - before >= 2, running.log
+    steps = ["no new connections", "1 worker ends", r"worker 1 .* has ended: exit 0", "all workers have ended", "stopped"]
+    said = running.log.lines[before:]
+    assert len(said) == len(steps) and all(map(re.search, steps, said)), said
 
 
 def test_as_pid_1(host):
