@@ -174,11 +174,15 @@ impl Head {
 
     /// The value of the first field with this lower-case name.
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields_named(name).next()
+    }
+
+    /// The values of all fields with this lower-case name, in order.
+    pub fn fields_named<'h>(&'h self, name: &[u8]) -> impl DoubleEndedIterator<Item = &'h [u8]> {
         let id = names::find(name);
-        let is = |field: &&Field| field.id == id && (id != 0 || self.text(field.name) == name);
         self.fields
             .iter()
-            .find(is)
+            .filter(move |field| field.id == id && (id != 0 || self.text(field.name) == name))
             .map(|field| self.text(field.value))
     }
 
