@@ -1,7 +1,7 @@
 //! One client connection: heads in, exchanges one after the other, a clean end.
 
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -33,15 +33,16 @@ pub struct Peer {
     /// `None` on a UNIX socket.
     pub address: Option<IpAddr>,
     pub port: u16,
-    pub local_port: u16,
+    /// Where it reached us; `None` on a UNIX socket.
+    pub local: Option<SocketAddr>,
 }
 
 impl Peer {
-    pub fn tcp(address: IpAddr, port: u16, local_port: u16) -> Self {
+    pub fn tcp(address: IpAddr, port: u16, local: SocketAddr) -> Self {
         Self {
             address: Some(address),
             port,
-            local_port,
+            local: Some(local),
         }
     }
 
@@ -49,7 +50,7 @@ impl Peer {
         Self {
             address: None,
             port: 0,
-            local_port: 0,
+            local: None,
         }
     }
 }

@@ -140,15 +140,20 @@ impl Sender {
         self.https.unwrap_or(tls)
     }
 
-    /// The name and port by which the client reached us.
-    pub fn server<'h>(&self, head: &'h Head, peer: &Peer, https: bool) -> (&'h [u8], u16) {
+    /// The name and port by which the client reached us. The name is never empty (PEP 3333): a client
+    /// of HTTP/1.0 that names no host gets the address that it connected to.
+    pub fn server<'h>(&self, head: &'h Head, peer: &Peer, https: bool) -> (Cow<'h, [u8]>, u16) {
         let default = if https { 443 } else { 80 };
-        let port = match (head.port(), head.host()) {
-            (Some(port), _) => port,
-            (None, b"") if peer.local_port != 0 => peer.local_port,
-            (None, _) => default,
+        if !head.host().is_empty() {
+            return (head.host().into(), head.port().unwrap_or(default));
+        }
+        let name = match peer.local.map(|local| local.ip()) {
+            Some(IpAddr::V4(address)) => address.to_string(),
+            Some(IpAddr::V6(address)) => format!("[{address}]"),
+            None => "localhost".to_owned(),
         };
-        (head.host(), port)
+        let port = peer.local.map_or(default, |local| local.port());
+        (name.into_bytes().into(), port)
     }
 
     /// Writes the fields that the app gets: the client's own without what strangers may not say, and
@@ -187,9 +192,9 @@ impl Sender {
         let scheme: &[u8] = if https { b"https" } else { b"http" };
         encoder.field_with_id(names::X_FORWARDED_PROTO, b"x-forwarded-proto", scheme);
         // Who reads this list from the right, as far as there are proxies, gets what they wrote.
-        let host = said(b"x-forwarded-host").or(head.field(b"host").map(Cow::Borrowed));
-        let host = host.unwrap_or_default();
-        encoder.field_with_id(names::X_FORWARDED_HOST, b"x-forwarded-host", &host);
+        if let Some(host) = said(b"x-forwarded-host").or(head.authority().map(Cow::Borrowed)) {
+            encoder.field_with_id(names::X_FORWARDED_HOST, b"x-forwarded-host", &host);
+        }
         encoder.field_with_id(names::X_REAL_IP, b"x-real-ip", address);
     }
 }
@@ -268,7 +273,11 @@ mod tests {
     }
 
     fn resolved(peer: &str, trust: Trust, head: &Head) -> Result<Sender, Reason> {
-        let peer = Peer::tcp(peer.parse().expect("an address"), 5, 80);
+        let peer = Peer::tcp(
+            peer.parse().expect("an address"),
+            5,
+            ([127, 0, 0, 1], 80).into(),
+        );
         let secure = [("X-FORWARDED-PROTO", "https"), ("X-FORWARDED-SSL", "on")];
         let secure = secure.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Forwarding::new(trust, secure, false).resolve(&peer, head)
@@ -387,6 +396,32 @@ mod tests {
             assert_eq!(https, expected, "{fields:?}");
             let stranger = resolved("1.2.3.4", only("127.0.0.1"), &head(fields));
             assert!(!stranger.expect("not looked at").https(false));
+        }
+    }
+
+    #[test]
+    fn the_server_has_a_name_whatever_the_client_says() {
+        let client = IpAddr::from([1, 2, 3, 4]);
+        let four = Peer::tcp(client, 5, ([10, 0, 0, 1], 8000).into());
+        let six = Peer::tcp(client, 5, "[::1]:443".parse().expect("an address"));
+        for (input, peer, expected) in [
+            ("GET / HTTP/1.1\r\nHost: A.b:81\r\n\r\n", &four, ("a.b", 81)),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &four, ("a", 80)),
+            ("GET http://a/ HTTP/1.0\r\n\r\n", &four, ("a", 80)),
+            ("GET / HTTP/1.0\r\n\r\n", &four, ("10.0.0.1", 8000)),
+            ("GET / HTTP/1.0\r\n\r\n", &six, ("[::1]", 443)),
+            ("GET / HTTP/1.0\r\n\r\n", &Peer::unix(), ("localhost", 80)),
+        ] {
+            let mut head = Head::default();
+            parse(input.as_bytes(), &Limits::default(), &mut head).expect("a good head");
+            let forwarding = Forwarding::new(only("127.0.0.1"), [], false);
+            let sender = forwarding.resolve(peer, &head).expect("no conflict");
+            let (name, port) = sender.server(&head, peer, false);
+            assert_eq!(
+                (&name[..], port),
+                (expected.0.as_bytes(), expected.1),
+                "{input}"
+            );
         }
     }
 

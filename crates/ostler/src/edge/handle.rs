@@ -253,7 +253,7 @@ impl Connection {
         head.client_port = sender.port();
         head.server_port = server_port;
         head.client = sender.address();
-        head.server = server;
+        head.server = &server;
         head.method = self.head.method();
         head.raw_target = self.head.target();
         (head.root, head.path) = self.below_root(sender);
