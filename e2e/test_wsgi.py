@@ -366,6 +366,20 @@ def app(environ, start_response):
         assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == b"body of GET"
 
 
+def test_length_that_nobody_told_is_not_said_to_head(wsgi):
+    running = wsgi("""
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")] + [("Content-Length", "0")] * (environ["PATH_INFO"] == "/told"))
+    return [b"a body"] if environ["REQUEST_METHOD"] == "GET" else []
+""")
+    with running.raw() as raw:
+        silent = raw.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").answer(head_only=True)
+        told = raw.send(b"HEAD /told HTTP/1.1\r\nHost: a\r\n\r\n").answer(head_only=True)
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == b"a body"
+    assert silent.header("Content-Length") is None and silent.header("Transfer-Encoding") is None
+    assert told.header("Content-Length") == "0"
+
+
 # The iterable
 
 
