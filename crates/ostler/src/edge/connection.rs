@@ -233,6 +233,9 @@ impl Connection {
 
     /// `None` when `until` passed first.
     async fn first_byte(&mut self, until: Instant) -> Option<bool> {
+        let (stopping, seat) = (&self.thread.stopping, &self.place.seat);
+        // Before the look at what it tells of, so that a stop in between is not missed.
+        let mut stop = std::pin::pin!(stopping.notified());
         let mut ending = self.edge.is_stopping();
         let until = if ending {
             Instant::now() + LAST_REQUEST
@@ -241,9 +244,7 @@ impl Connection {
         };
         self.deadline.set(until);
         let (buffer, io, deadline) = (&mut self.buffer, &mut self.io, &mut self.deadline);
-        let (stopping, seat) = (&self.thread.stopping, &self.place.seat);
         let mut leave = std::pin::pin!(seat.asked_to_leave());
-        let mut stop = std::pin::pin!(stopping.notified());
         poll_fn(|cx| {
             if let Poll::Ready(read) = poll_when_readable(cx, io, buffer) {
                 return Poll::Ready(Some(matches!(read, Ok(1..))));
