@@ -1,8 +1,8 @@
 //! The request head, strictly: bytes in, a checked [`Head`] or the reason to refuse it out.
 //!
 //! The raw bytes are checked first (bare CR and LF, NUL, controls), because a tokeniser forgives what
-//! others read differently; then `httparse` cuts them; then framing, host and target are decided
-//! once, for everybody behind us (threats 0.1, E-01 to E-10).
+//! others read differently; then they are cut here, at single spaces, colons and CRLF; then framing,
+//! host and target are decided once, for everybody behind us (threats 0.1, E-01 to E-10).
 
 use super::bytes::{decimal, find_control, is_token, trim};
 use super::host::Authority;
