@@ -195,6 +195,8 @@ impl Connection {
         self.row.queue_us += asked.elapsed().as_micros() as u64;
         let lease = lease.map_err(|refused| match refused {
             Refused::LineFull => Reason::LineFull,
+            Refused::LineBytes => Reason::LineBytes,
+            Refused::Overloaded => Reason::Overloaded,
             Refused::LineTimeout => Reason::LineTimeout,
             Refused::CrashLooping { retry_after } => {
                 self.retry_after = Some(retry_after);
