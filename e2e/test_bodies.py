@@ -5,7 +5,10 @@ import os
 import re
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
 
 from harness import eventually
@@ -105,6 +108,28 @@ def test_spool_files_are_never_seen_in_the_file_system(host, tmp_path):
         seen |= set(os.listdir(spool))
         assert raw.send(b"x" * 2_500_000).answer().body == b"5000000"
     assert seen | set(os.listdir(spool)) == set()
+
+
+def test_body_that_finds_no_descriptor_costs_no_worker(host, tmp_path):
+    """The file of a body is opened once more for its worker."""
+    running = host("probe:app", env={"TMPDIR": str(tmp_path)})
+    server, worker = running.server(), running.workers()
+
+    def spooled():
+        with suppress(FileNotFoundError):
+            return any(os.readlink(entry).startswith(str(tmp_path)) for entry in Path(f"/proc/{server.pid}/fd").iterdir())
+
+    with running.raw() as raw:
+        raw.send(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 900_000)
+        eventually(spooled, what="the body is in a file")
+        limits = server.rlimit(psutil.RLIMIT_NOFILE)
+        server.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+        answer = raw.send(b"x" * 100_000).answer()
+        server.rlimit(psutil.RLIMIT_NOFILE, limits)
+    assert answer.status == 503 and b"overloaded" in answer.body
+    assert running.log.matches("raise the descriptor limit") and not running.log.matches("the worker was lost")
+    assert running.request("POST", "/length", body=b"x" * 1_000_000).body == b"1000000"
+    assert running.workers() == worker
 
 
 def test_spooled_body_is_a_real_file_for_the_app(host):

@@ -287,6 +287,18 @@ def test_trusted_proxy_is_believed(probe):
     assert seen["HTTP_X_REAL_IP"] == "9.9.9.9"
 
 
+def test_line_that_a_trusted_proxy_adds_behind_the_clients_is_believed(probe):
+    """HAProxy's `option forwardfor` leaves the client's line and writes one of its own."""
+    with probe.raw(source="127.0.0.1") as raw:
+        raw.send(b"GET /environ HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n")
+        seen = json.loads(raw.answer().body)
+        raw.send(b"GET /environ HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n\r\n")
+        refused = raw.answer()
+    assert (seen["REMOTE_ADDR"], seen["HTTP_X_REAL_IP"]) == ("9.9.9.9", "9.9.9.9")
+    assert seen["HTTP_X_FORWARDED_FOR"] == "6.6.6.6, 9.9.9.9, 127.0.0.1"
+    assert refused.status == 400 and b"scheme_conflict" in refused.body
+
+
 @pytest.mark.parametrize("name", ["X_Forwarded_For", "X-Real_IP", "Content_Length", "Transfer_Encoding", "Script_Name", "X_User"])
 def test_names_with_an_underscore_never_arrive(probe, name):
     seen = environ_of(probe, {name: "6"})

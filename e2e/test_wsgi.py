@@ -66,6 +66,19 @@ def test_http_1_0_is_told(host):
     assert seen["SERVER_PROTOCOL"] == "HTTP/1.0"
 
 
+def test_server_name_is_never_empty(host):
+    """PEP 3333 forbids it; a client of HTTP/1.0 may name no host."""
+    running = host("probe:app")
+    for target, name, port, told in (
+        ("/environ", "127.0.0.1", running.port, None),
+        ("http://shop.example:81/environ", "shop.example", 81, "shop.example:81"),
+    ):
+        with running.raw() as raw:
+            seen = json.loads(raw.send(f"GET {target} HTTP/1.0\r\n\r\n".encode()).answer().body)
+        assert (seen["SERVER_NAME"], seen["SERVER_PORT"]) == (name, str(port))
+        assert seen.get("HTTP_X_FORWARDED_HOST") == told and "HTTP_HOST" not in seen
+
+
 def test_every_request_gets_a_new_environ(wsgi):
     running = wsgi("""
 def app(environ, start_response):
@@ -351,6 +364,20 @@ def app(environ, start_response):
         head = raw.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").answer(head_only=True)
         assert head.header("Content-Length") == "12"
         assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == b"body of GET"
+
+
+def test_length_that_nobody_told_is_not_said_to_head(wsgi):
+    running = wsgi("""
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")] + [("Content-Length", "0")] * (environ["PATH_INFO"] == "/told"))
+    return [b"a body"] if environ["REQUEST_METHOD"] == "GET" else []
+""")
+    with running.raw() as raw:
+        silent = raw.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").answer(head_only=True)
+        told = raw.send(b"HEAD /told HTTP/1.1\r\nHost: a\r\n\r\n").answer(head_only=True)
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == b"a body"
+    assert silent.header("Content-Length") is None and silent.header("Transfer-Encoding") is None
+    assert told.header("Content-Length") == "0"
 
 
 # The iterable

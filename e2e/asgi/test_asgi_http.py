@@ -72,6 +72,11 @@ def test_what_an_app_writes_into_its_scope_stays_there(start):
             dict(path=b"/x", root=b"/shop", target=b"/x"),
             {"path": "/shop/x", "root_path": "/shop", "raw_path": b"/shop/x"},
         ),
+        (
+            dict(path=b"/shops", root=b"/shop", target=b"/shops"),
+            {"path": "/shop/shops", "root_path": "/shop", "raw_path": b"/shop/shops"},
+        ),
+        (dict(path=b"", root=b"/shop", target=b"/shop"), {"path": "/shop", "raw_path": b"/shop"}),
     ],
 )
 def test_scope_corners(start, sent, expected):

@@ -90,7 +90,7 @@ impl Scopes {
                 (root, text(py, head.path)?, PyBytes::new(py, raw))
             }
             // A proxy in front may have taken the prefix off.
-            root if !raw.starts_with(root) => (
+            root if !lies_below(raw, root) => (
                 text(py, root)?,
                 text(py, &[root, head.path].concat())?,
                 PyBytes::new(py, &[root, raw].concat()),
@@ -203,6 +203,12 @@ fn raw_path(target: &[u8]) -> &[u8] {
             None => target,
         },
     }
+}
+
+/// Whether `path` is `root` or begins with it and a slash, as the server has it.
+fn lies_below(path: &[u8], root: &[u8]) -> bool {
+    let below = path.strip_prefix(root);
+    below.is_some_and(|below| matches!(below.first(), None | Some(b'/')))
 }
 
 fn subprotocols<'py>(py: Python<'py>, head: &RequestHead<'_>) -> PyResult<Bound<'py, PyList>> {

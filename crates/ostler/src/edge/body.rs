@@ -1,6 +1,6 @@
 //! Reading a request body: its framing, its limits, and where it waits for the app.
 
-use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -146,6 +146,17 @@ impl Body {
         }
     }
 
+    /// A descriptor of a spooled body for a worker, which reads it from its start.
+    pub fn readable(&self) -> Result<Option<OwnedFd>, Reason> {
+        match self {
+            Self::None | Self::Memory(_) => Ok(None),
+            Self::File(file) => match file.read_only() {
+                Ok(file) => Ok(Some(file)),
+                Err(error) => Err(spool_refused(SpoolError::Io(error))),
+            },
+        }
+    }
+
     /// The piece of the body in memory; empty for a spooled one.
     pub fn inline(&self) -> &[u8] {
         match self {
@@ -210,13 +221,19 @@ impl Collector {
 fn spool_refused(error: SpoolError) -> Reason {
     match error {
         SpoolError::Full => Reason::SpoolFull,
-        SpoolError::Io(error) => {
-            tracing::error!(%error, "cannot spool a request body; hint: is the disk full?");
-            if error.kind() == io::ErrorKind::StorageFull {
+        SpoolError::Io(error) => match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => {
+                tracing::error!(%error, "cannot spool a request body; hint: raise the descriptor limit (ulimit -n)");
+                Reason::Overloaded
+            }
+            Some(libc::ENOSPC | libc::EDQUOT) => {
+                tracing::error!(%error, "cannot spool a request body; hint: is the disk full?");
                 Reason::SpoolFull
-            } else {
+            }
+            _ => {
+                tracing::error!(%error, "cannot spool a request body; hint: is TMPDIR writable?");
                 Reason::Internal
             }
-        }
+        },
     }
 }

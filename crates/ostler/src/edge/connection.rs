@@ -1,7 +1,7 @@
 //! One client connection: heads in, exchanges one after the other, a clean end.
 
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -33,15 +33,16 @@ pub struct Peer {
     /// `None` on a UNIX socket.
     pub address: Option<IpAddr>,
     pub port: u16,
-    pub local_port: u16,
+    /// Where it reached us; `None` on a UNIX socket.
+    pub local: Option<SocketAddr>,
 }
 
 impl Peer {
-    pub fn tcp(address: IpAddr, port: u16, local_port: u16) -> Self {
+    pub fn tcp(address: IpAddr, port: u16, local: SocketAddr) -> Self {
         Self {
             address: Some(address),
             port,
-            local_port,
+            local: Some(local),
         }
     }
 
@@ -49,7 +50,7 @@ impl Peer {
         Self {
             address: None,
             port: 0,
-            local_port: 0,
+            local: None,
         }
     }
 }
@@ -232,6 +233,9 @@ impl Connection {
 
     /// `None` when `until` passed first.
     async fn first_byte(&mut self, until: Instant) -> Option<bool> {
+        let (stopping, seat) = (&self.thread.stopping, &self.place.seat);
+        // Before the look at what it tells of, so that a stop in between is not missed.
+        let mut stop = std::pin::pin!(stopping.notified());
         let mut ending = self.edge.is_stopping();
         let until = if ending {
             Instant::now() + LAST_REQUEST
@@ -240,9 +244,7 @@ impl Connection {
         };
         self.deadline.set(until);
         let (buffer, io, deadline) = (&mut self.buffer, &mut self.io, &mut self.deadline);
-        let (stopping, seat) = (&self.thread.stopping, &self.place.seat);
         let mut leave = std::pin::pin!(seat.asked_to_leave());
-        let mut stop = std::pin::pin!(stopping.notified());
         poll_fn(|cx| {
             if let Poll::Ready(read) = poll_when_readable(cx, io, buffer) {
                 return Poll::Ready(Some(matches!(read, Ok(1..))));

@@ -1,8 +1,11 @@
 //! Who sent a request, as far as the peers that pass it on can be believed (threats E-09).
 //!
 //! An app may rely on the address, scheme and host it gets: what strangers write about themselves in
-//! `X-Forwarded-*` and its like never arrives; what trusted proxies write is read right to left.
+//! `X-Forwarded-*` and its like never arrives; what trusted proxies write is read right to left. Some
+//! proxies add a line of their own behind the client's (HAProxy's `option forwardfor`): lines of one
+//! name are one list in their order, as RFC 9110 section 5.3 has it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ostler_wire::RequestEncoder;
@@ -73,14 +76,12 @@ impl Forwarding {
             return Ok(own(false));
         }
         let mut sender = own(true);
-        if let Some(chain) = head.field(b"x-forwarded-for")
-            && let Some(address) = self.client(chain)
-        {
+        if let Some(address) = self.client(head.fields_named(b"x-forwarded-for")) {
             sender.peer = std::mem::replace(&mut sender.address, text(address));
             sender.port = 0;
         }
         for (name, secure) in &self.secure {
-            if let Some(value) = head.field(name) {
+            for value in head.fields_named(name) {
                 let says = value.eq_ignore_ascii_case(secure);
                 if sender.https.is_some_and(|before| before != says) {
                     return Err(Reason::SchemeConflict);
@@ -91,10 +92,12 @@ impl Forwarding {
         Ok(sender)
     }
 
-    /// The last address in the chain that is no trusted proxy; the first one when all are.
-    fn client(&self, chain: &[u8]) -> Option<IpAddr> {
+    /// The last address in the chain that is no trusted proxy; the first one when all are. The chain
+    /// may be spread over several fields.
+    fn client<'h>(&self, chain: impl DoubleEndedIterator<Item = &'h [u8]>) -> Option<IpAddr> {
         let mut client = None;
-        for text in chain.split(|&byte| byte == b',').rev() {
+        let addresses = chain.flat_map(|part| part.split(|&byte| byte == b','));
+        for text in addresses.rev() {
             let text = std::str::from_utf8(trim(text)).ok()?;
             let text = text
                 .strip_prefix('[')
@@ -134,15 +137,20 @@ impl Sender {
         self.https.unwrap_or(tls)
     }
 
-    /// The name and port by which the client reached us.
-    pub fn server<'h>(&self, head: &'h Head, peer: &Peer, https: bool) -> (&'h [u8], u16) {
+    /// The name and port by which the client reached us. The name is never empty (PEP 3333): a client
+    /// of HTTP/1.0 that names no host gets the address that it connected to.
+    pub fn server<'h>(&self, head: &'h Head, peer: &Peer, https: bool) -> (Cow<'h, [u8]>, u16) {
         let default = if https { 443 } else { 80 };
-        let port = match (head.port(), head.host()) {
-            (Some(port), _) => port,
-            (None, b"") if peer.local_port != 0 => peer.local_port,
-            (None, _) => default,
+        if !head.host().is_empty() {
+            return (head.host().into(), head.port().unwrap_or(default));
+        }
+        let name = match peer.local.map(|local| local.ip()) {
+            Some(IpAddr::V4(address)) => address.to_string(),
+            Some(IpAddr::V6(address)) => format!("[{address}]"),
+            None => "localhost".to_owned(),
         };
-        (head.host(), port)
+        let port = peer.local.map_or(default, |local| local.port());
+        (name.into_bytes().into(), port)
     }
 
     /// Writes the fields that the app gets: the client's own without what strangers may not say, and
@@ -168,22 +176,22 @@ impl Sender {
 
     /// Who is asking, in our hand: what a trusted proxy said goes on, with that proxy behind it.
     fn tell(&self, head: &Head, https: bool, encoder: &mut RequestEncoder<'_>) {
-        let said = |name: &[u8]| head.field(name).filter(|_| self.trusted);
+        let said = |name| list(head, name).filter(|_| self.trusted);
         let address = &self.address[..];
-        match said(b"x-forwarded-for") {
+        let chain = match said(b"x-forwarded-for") {
             Some(chain) if !self.peer.is_empty() => {
-                let chain = [chain, b", ", &self.peer].concat();
-                encoder.field_with_id(names::X_FORWARDED_FOR, b"x-forwarded-for", &chain);
+                Cow::Owned([&chain, &b", "[..], &self.peer].concat())
             }
-            Some(chain) => encoder.field_with_id(names::X_FORWARDED_FOR, b"x-forwarded-for", chain),
-            None => encoder.field_with_id(names::X_FORWARDED_FOR, b"x-forwarded-for", address),
-        }
+            Some(chain) => chain,
+            None => Cow::Borrowed(address),
+        };
+        encoder.field_with_id(names::X_FORWARDED_FOR, b"x-forwarded-for", &chain);
         let scheme: &[u8] = if https { b"https" } else { b"http" };
         encoder.field_with_id(names::X_FORWARDED_PROTO, b"x-forwarded-proto", scheme);
-        let host = said(b"x-forwarded-host")
-            .or(head.field(b"host"))
-            .unwrap_or_default();
-        encoder.field_with_id(names::X_FORWARDED_HOST, b"x-forwarded-host", host);
+        // Who reads this list from the right, as far as there are proxies, gets what they wrote.
+        if let Some(host) = said(b"x-forwarded-host").or(head.authority().map(Cow::Borrowed)) {
+            encoder.field_with_id(names::X_FORWARDED_HOST, b"x-forwarded-host", &host);
+        }
         encoder.field_with_id(names::X_REAL_IP, b"x-real-ip", address);
     }
 }
@@ -204,6 +212,18 @@ fn text(address: IpAddr) -> Vec<u8> {
         }
         IpAddr::V6(address) => address.to_string().into_bytes(),
     }
+}
+
+/// The values of all fields with this lower-case name as one list (RFC 9110 section 5.3).
+fn list<'h>(head: &'h Head, name: &[u8]) -> Option<Cow<'h, [u8]>> {
+    let mut parts = head.fields_named(name);
+    let mut list = Cow::Borrowed(parts.next()?);
+    for part in parts {
+        let list = list.to_mut();
+        list.extend_from_slice(b", ");
+        list.extend_from_slice(part);
+    }
+    Some(list)
 }
 
 /// Fields by which somebody says who the client is, or speaks in our name.
@@ -260,16 +280,27 @@ mod tests {
     use crate::config::Network;
     use ostler_wire::{RequestHead, frame};
 
-    fn sent(peer: &str, trust: Trust, fields: &str) -> (String, bool, Vec<(String, String)>) {
+    fn head(fields: &str) -> Head {
         let input = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let mut head = Head::default();
         parse(input.as_bytes(), &Limits::default(), &mut head).expect("a good head");
-        let address: IpAddr = peer.parse().expect("an address");
-        let peer = Peer::tcp(address, 5, 80);
-        let secure = [("X-FORWARDED-PROTO".to_owned(), "https".to_owned())];
-        let sender = Forwarding::new(trust, secure, false)
-            .resolve(&peer, &head)
-            .expect("no conflict");
+        head
+    }
+
+    fn resolved(peer: &str, trust: Trust, head: &Head) -> Result<Sender, Reason> {
+        let peer = Peer::tcp(
+            peer.parse().expect("an address"),
+            5,
+            ([127, 0, 0, 1], 80).into(),
+        );
+        let secure = [("X-FORWARDED-PROTO", "https"), ("X-FORWARDED-SSL", "on")];
+        let secure = secure.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Forwarding::new(trust, secure, false).resolve(&peer, head)
+    }
+
+    fn sent(peer: &str, trust: Trust, fields: &str) -> (String, bool, Vec<(String, String)>) {
+        let head = head(fields);
+        let sender = resolved(peer, trust, &head).expect("no conflict");
         let mut wire = Vec::new();
         let mut encoder = RequestEncoder::new(&mut wire, 0, &RequestHead::EMPTY);
         sender.fields(&head, sender.https(false), true, &mut encoder);
@@ -326,6 +357,87 @@ mod tests {
         assert!(fields.contains(&("x-real-ip".to_owned(), "8.8.8.8".to_owned())));
         let (address, _, _) = sent("5.5.5.5", Trust::Everyone, chain);
         assert_eq!(address, "9.9.9.9");
+    }
+
+    #[test]
+    fn lines_of_one_name_are_one_list() {
+        let lines = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Host: evil\r\nX-A: b\r\nX-Forwarded-For: 9.9.9.9, 127.0.0.1\r\nX-Forwarded-Host: shop\r\n";
+        let (address, _, fields) = sent("127.0.0.1", only("127.0.0.1"), lines);
+        assert_eq!(address, "9.9.9.9");
+        let told = |name: &str| fields.iter().filter(|field| field.0 == name).count();
+        for (name, value) in [
+            ("x-forwarded-for", "6.6.6.6, 9.9.9.9, 127.0.0.1, 127.0.0.1"),
+            ("x-real-ip", "9.9.9.9"),
+            ("x-forwarded-host", "evil, shop"),
+        ] {
+            assert!(fields.contains(&(name.to_owned(), value.to_owned())));
+            assert_eq!(told(name), 1, "{name}");
+        }
+        let (address, _, _) = sent("5.5.5.5", Trust::Everyone, lines);
+        assert_eq!(address, "6.6.6.6", "the first one when all are trusted");
+    }
+
+    #[test]
+    fn every_line_about_the_scheme_must_say_the_same() {
+        for (fields, expected) in [
+            ("", Ok(false)),
+            (
+                "X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: on\r\n",
+                Ok(true),
+            ),
+            (
+                "X-Forwarded-Proto: https\r\nX-Forwarded-Proto: HTTPS\r\n",
+                Ok(true),
+            ),
+            (
+                "X-Forwarded-Proto: http\r\nX-Forwarded-Proto: http\r\n",
+                Ok(false),
+            ),
+            (
+                "X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n",
+                Err(Reason::SchemeConflict),
+            ),
+            (
+                "X-Forwarded-Ssl: off\r\nX-Forwarded-Ssl: on\r\n",
+                Err(Reason::SchemeConflict),
+            ),
+            (
+                "X-Forwarded-Ssl: on\r\nX-Forwarded-Proto: http\r\n",
+                Err(Reason::SchemeConflict),
+            ),
+        ] {
+            let sender = resolved("127.0.0.1", only("127.0.0.1"), &head(fields));
+            let https = sender.map(|sender| sender.https(false));
+            assert_eq!(https, expected, "{fields:?}");
+            let stranger = resolved("1.2.3.4", only("127.0.0.1"), &head(fields));
+            assert!(!stranger.expect("not looked at").https(false));
+        }
+    }
+
+    #[test]
+    fn the_server_has_a_name_whatever_the_client_says() {
+        let client = IpAddr::from([1, 2, 3, 4]);
+        let four = Peer::tcp(client, 5, ([10, 0, 0, 1], 8000).into());
+        let six = Peer::tcp(client, 5, "[::1]:443".parse().expect("an address"));
+        for (input, peer, expected) in [
+            ("GET / HTTP/1.1\r\nHost: A.b:81\r\n\r\n", &four, ("a.b", 81)),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &four, ("a", 80)),
+            ("GET http://a/ HTTP/1.0\r\n\r\n", &four, ("a", 80)),
+            ("GET / HTTP/1.0\r\n\r\n", &four, ("10.0.0.1", 8000)),
+            ("GET / HTTP/1.0\r\n\r\n", &six, ("[::1]", 443)),
+            ("GET / HTTP/1.0\r\n\r\n", &Peer::unix(), ("localhost", 80)),
+        ] {
+            let mut head = Head::default();
+            parse(input.as_bytes(), &Limits::default(), &mut head).expect("a good head");
+            let forwarding = Forwarding::new(only("127.0.0.1"), [], false);
+            let sender = forwarding.resolve(peer, &head).expect("no conflict");
+            let (name, port) = sender.server(&head, peer, false);
+            assert_eq!(
+                (&name[..], port),
+                (expected.0.as_bytes(), expected.1),
+                "{input}"
+            );
+        }
     }
 
     #[test]

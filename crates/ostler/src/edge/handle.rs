@@ -1,7 +1,7 @@
 //! The request line: what happens to a request, step by step, from its whole head to its last byte.
 
 use std::future::poll_fn;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
@@ -116,8 +116,10 @@ impl Connection {
     async fn ask(&mut self, sender: &Sender, body: Body) -> Result<After, Reason> {
         let mut retried = false;
         loop {
+            // Before the lease: a request that cannot be sent costs no slot.
+            let file = body.readable()?;
             let mut lease = self.lease(body.memory()).await?;
-            let sent = self.send(&mut lease, sender, &body).await;
+            let sent = self.send(&mut lease, sender, &body, file).await;
             let mut relay = Relay::new(self, None);
             let relayed = match sent {
                 Err(_closed) => Relayed::Failed(Failure::Lost(Fault::Closed)),
@@ -199,6 +201,8 @@ impl Connection {
         });
         let lease = lease.await?.map_err(|refused| match refused {
             Refused::LineFull => Reason::LineFull,
+            Refused::LineBytes => Reason::LineBytes,
+            Refused::Overloaded => Reason::Overloaded,
             Refused::CrashLooping { retry_after } => {
                 self.retry_after = Some(retry_after);
                 Reason::CrashLooping
@@ -209,17 +213,18 @@ impl Connection {
         Ok(lease)
     }
 
-    /// Sends the whole request to the worker.
+    /// Sends the whole request to the worker; `file` is a spooled body.
     async fn send(
         &mut self,
         lease: &mut Lease,
         sender: &Sender,
         body: &Body,
+        file: Option<OwnedFd>,
     ) -> std::io::Result<()> {
-        let (kind, file) = match body {
-            Body::None => (BodyKind::None, None),
-            Body::Memory(_) => (BodyKind::Inline, None),
-            Body::File(file) => (BodyKind::File, Some(file.read_only()?)),
+        let kind = match body {
+            Body::None => BodyKind::None,
+            Body::Memory(_) => BodyKind::Inline,
+            Body::File(_) => BodyKind::File,
         };
         let frame = self.request_frame(lease, sender, body, kind);
         let sent = lease
@@ -258,7 +263,7 @@ impl Connection {
         head.client_port = sender.port();
         head.server_port = server_port;
         head.client = sender.address();
-        head.server = server;
+        head.server = &server;
         head.method = self.head.method();
         head.raw_target = self.head.target();
         (head.root, head.path) = self.below_root(sender);

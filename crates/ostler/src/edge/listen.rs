@@ -114,7 +114,8 @@ fn tcp(
         true => stream.local_addr().unwrap_or(local),
         false => local,
     };
-    let peer = Peer::tcp(address, peer.port(), local.port());
+    let local = SocketAddr::new(canonical(local.ip()), local.port());
+    let peer = Peer::tcp(address, peer.port(), local);
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
     match &edge.proxies {
         Some(proxies) if proxies.expect(&peer) => drop(tokio::spawn(async move {

@@ -3,7 +3,7 @@
 //! operator named are asked for it, and these must say it: anything else ends the connection.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -85,19 +85,23 @@ fn line_says(line: &[u8]) -> Option<Option<Peer>> {
     if family == "UNKNOWN" {
         return Some(None);
     }
-    let [client, _, port, local_port] =
+    let [client, local, port, local_port] =
         [words.next()?, words.next()?, words.next()?, words.next()?];
-    let address: IpAddr = match family {
-        "TCP4" => client.parse::<Ipv4Addr>().ok()?.into(),
-        "TCP6" => client.parse::<Ipv6Addr>().ok()?.into(),
-        _ => return None,
+    let address = |text: &str| match family {
+        "TCP4" => text.parse().ok().map(IpAddr::V4),
+        "TCP6" => text.parse().ok().map(IpAddr::V6),
+        _ => None,
     };
     let number = |text: &str| {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| text.parse::<u16>().ok()).flatten()
     };
-    let peer = Peer::tcp(address.to_canonical(), number(port)?, number(local_port)?);
-    words.next().is_none().then_some(Some(peer))
+    let client = (address(client)?, number(port)?);
+    let local = (address(local)?, number(local_port)?);
+    words
+        .next()
+        .is_none()
+        .then(|| Some(spoken_for(client, local)))
 }
 
 /// Version 2: the fixed part, then as many bytes as it says.
@@ -124,19 +128,23 @@ fn block_says(command: u8, family: u8, block: &[u8]) -> Option<Option<Peer>> {
         // Unspecified, and UNIX sockets: whoever it is has no address.
         (PROXY, 0x00 | 0x31) => Some(None),
         (PROXY, 0x11) => {
-            let address = Ipv4Addr::from(*block.first_chunk::<4>()?);
-            Some(Some(Peer::tcp(address.into(), port(8)?, port(10)?)))
+            let address = |at| Some(Ipv4Addr::from(*block.get(at..)?.first_chunk()?).into());
+            let (client, local) = ((address(0)?, port(8)?), (address(4)?, port(10)?));
+            Some(Some(spoken_for(client, local)))
         }
         (PROXY, 0x21) => {
-            let address = IpAddr::from(*block.first_chunk::<16>()?);
-            Some(Some(Peer::tcp(
-                address.to_canonical(),
-                port(32)?,
-                port(34)?,
-            )))
+            let address = |at| Some(Ipv6Addr::from(*block.get(at..)?.first_chunk()?).into());
+            let (client, local) = ((address(0)?, port(32)?), (address(16)?, port(34)?));
+            Some(Some(spoken_for(client, local)))
         }
         _ => None,
     }
+}
+
+/// A client and the place where it reached the proxy, each an address and a port.
+fn spoken_for(client: (IpAddr, u16), local: (IpAddr, u16)) -> Peer {
+    let local = SocketAddr::new(local.0.to_canonical(), local.1);
+    Peer::tcp(client.0.to_canonical(), client.1, local)
 }
 
 fn malformed() -> io::Error {
@@ -156,7 +164,7 @@ mod tests {
             peers: Trust::Everyone,
         };
         let mut left = bytes;
-        let peer = Peer::tcp(Ipv4Addr::LOCALHOST.into(), 9, 80);
+        let peer = Peer::tcp(Ipv4Addr::LOCALHOST.into(), 9, ([127, 0, 0, 1], 80).into());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("a runtime");
@@ -204,15 +212,39 @@ mod tests {
     }
 
     #[test]
+    fn a_header_names_the_place_that_the_client_reached() {
+        let local = |peer: Option<Option<Peer>>| {
+            let local = peer.flatten().and_then(|peer| peer.local);
+            local.map(|local| local.to_string())
+        };
+        let told = Some("1.2.3.4:80".to_owned());
+        assert_eq!(
+            local(line_says(b"PROXY TCP4 9.8.7.6 1.2.3.4 4660 80")),
+            told
+        );
+        assert_eq!(local(block_says(0x21, 0x11, &FOUR)), told);
+        let told = Some("[::1]:443".to_owned());
+        assert_eq!(local(line_says(b"PROXY TCP6 2001:db8::1 ::1 1 443")), told);
+        let six = [
+            &[0x20; 16][..],
+            &Ipv6Addr::LOCALHOST.octets(),
+            &[0, 5, 1, 187],
+        ]
+        .concat();
+        assert_eq!(local(block_says(0x21, 0x21, &six)), told);
+    }
+
+    #[test]
     fn everything_else_ends_the_connection() {
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(100));
-        let bad: [&[u8]; 14] = [
+        let bad: [&[u8]; 15] = [
             b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             b"PROXY TCP4 9.8.7.6 1.2.3.4 4660\r\nGET /",
             b"PROXY TCP4 9.8.7.6 1.2.3.4 4660 80 1\r\nGET /",
             b"PROXY TCP4 9.8.7.6 1.2.3.4 +466 80\r\nGET /",
             b"PROXY TCP4 9.8.7.6 1.2.3.4 66000 80\r\nGET /",
             b"PROXY TCP4 ::1 ::1 4660 80\r\nGET /",
+            b"PROXY TCP4 9.8.7.6 ::1 4660 80\r\nGET /",
             b"PROXY TCP4  9.8.7.6 1.2.3.4 4660 80\r\nGET /",
             b"PROXY UDP4 9.8.7.6 1.2.3.4 4660 80\r\nGET /",
             b"proxy TCP4 9.8.7.6 1.2.3.4 4660 80\r\nGET /",

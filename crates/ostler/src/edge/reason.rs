@@ -1,25 +1,7 @@
 //! Why ostler itself refuses or ends a request, in one enum, and what each reason means on the wire
 //! and in the log. It knows nothing of connections, templates or log formats.
 
-#![allow(
-    dead_code,
-    reason = "the list of reasons is whole; some belong to what is served next"
-)]
-
 use std::fmt;
-
-/// Who has to act so that the same request succeeds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fault {
-    /// The client, or whoever stands between it and us.
-    Visitor,
-    /// The author of the app.
-    App,
-    /// Who runs this server: capacity, routes, limits.
-    Operator,
-    /// The authors of ostler, or the machine below it.
-    Ours,
-}
 
 /// One reason for an answer, or an end, that the app did not give. The variants are ordered by who
 /// must act; the table in [`Reason::facts`] says everything else about each of them.
@@ -79,7 +61,6 @@ pub enum Reason {
     UpgradeInvalid,
     WebSocketVersion,
     SchemeConflict,
-    PrefixMismatch,
 
     // The visitor: the body.
     ChunkSize,
@@ -96,18 +77,9 @@ pub enum Reason {
     // The visitor: time and presence.
     HeadTimeout,
     HeadIncomplete,
-    IdleTimeout,
     WriteTimeout,
-    TlsHandshake,
     ClientGone,
     TooManyConnections,
-
-    // The visitor: what was asked for.
-    NotFound,
-    MethodNotAllowed,
-    PreconditionFailed,
-    RangeUnsatisfiable,
-    Misdirected,
 
     // The author of the app.
     AppError,
@@ -119,18 +91,14 @@ pub enum Reason {
     CrashLooping,
 
     // The operator.
-    NoRoute,
     LineFull,
     LineBytes,
     LineTimeout,
-    Starting,
     Stopping,
     Overloaded,
     SpoolFull,
 
     // Us, or the machine below us.
-    BadFrame,
-    SpoolFailed,
     Internal,
 }
 
@@ -139,7 +107,6 @@ struct Facts {
     status: u16,
     code: &'static str,
     layer: &'static str,
-    fault: Fault,
     closes: bool,
     retry_after: Option<u32>,
     text: &'static str,
@@ -151,7 +118,6 @@ const fn refuse(status: u16, code: &'static str, text: &'static str) -> Facts {
         status,
         code,
         layer: "edge",
-        fault: Fault::Visitor,
         closes: true,
         retry_after: None,
         text,
@@ -159,47 +125,27 @@ const fn refuse(status: u16, code: &'static str, text: &'static str) -> Facts {
 }
 
 /// The request was understood; ostler answers in the app's place and the connection lives on.
-const fn answer(
-    status: u16,
-    code: &'static str,
-    layer: &'static str,
-    fault: Fault,
-    text: &'static str,
-) -> Facts {
+const fn answer(status: u16, code: &'static str, layer: &'static str, text: &'static str) -> Facts {
     Facts {
         layer,
-        fault,
         closes: false,
         ..refuse(status, code, text)
     }
 }
 
 /// The same request may succeed in `seconds`.
-const fn later(
-    seconds: u32,
-    code: &'static str,
-    layer: &'static str,
-    fault: Fault,
-    text: &'static str,
-) -> Facts {
+const fn later(seconds: u32, code: &'static str, layer: &'static str, text: &'static str) -> Facts {
     Facts {
         retry_after: Some(seconds),
-        ..answer(503, code, layer, fault, text)
+        ..answer(503, code, layer, text)
     }
 }
 
 /// A response that was begun cannot be ended cleanly: the connection is cut, so that the client can
 /// see that bytes are missing.
-const fn cut(
-    status: u16,
-    code: &'static str,
-    layer: &'static str,
-    fault: Fault,
-    text: &'static str,
-) -> Facts {
+const fn cut(status: u16, code: &'static str, layer: &'static str, text: &'static str) -> Facts {
     Facts {
         layer,
-        fault,
         ..refuse(status, code, text)
     }
 }
@@ -218,10 +164,6 @@ impl Reason {
     /// Which part of the line stopped the request: `edge`, `line`, `worker` or `app`.
     pub const fn layer(self) -> &'static str {
         self.facts().layer
-    }
-
-    pub const fn fault(self) -> Fault {
-        self.facts().fault
     }
 
     /// Whether the connection is closed after the answer. Where it is not, the rest of an unread
@@ -243,7 +185,6 @@ impl Reason {
     // One line per reason. It is longer than a function should be because it is a table.
     #[rustfmt::skip]
     const fn facts(self) -> Facts {
-        use Fault::{App, Operator, Ours, Visitor};
         match self {
             Self::BareLf => refuse(400, "bare_lf", "A line of the request head ends in LF without CR."),
             Self::BareCr => refuse(400, "bare_cr", "The request head holds a CR that is not followed by LF."),
@@ -293,7 +234,6 @@ impl Reason {
             Self::UpgradeInvalid => refuse(400, "upgrade_invalid", "The WebSocket handshake is not complete."),
             Self::WebSocketVersion => refuse(426, "websocket_version", "The WebSocket version served is 13."),
             Self::SchemeConflict => refuse(400, "scheme_conflict", "The proxy's fields name two different schemes."),
-            Self::PrefixMismatch => refuse(400, "prefix_mismatch", "The path does not begin with the prefix that the proxy named."),
 
             Self::ChunkSize => refuse(400, "chunk_size", "A chunk size is not a hexadecimal number."),
             Self::ChunkExtension => refuse(400, "chunk_extension", "A chunk extension holds a byte that it cannot have."),
@@ -308,38 +248,26 @@ impl Reason {
 
             Self::HeadTimeout => refuse(408, "head_timeout", "The request head took too long."),
             Self::HeadIncomplete => refuse(400, "head_incomplete", "The connection ended before the request head did."),
-            Self::IdleTimeout => refuse(408, "idle_timeout", "The connection was idle for too long."),
-            Self::WriteTimeout => cut(499, "write_timeout", "edge", Visitor, "The client stopped reading."),
-            Self::TlsHandshake => cut(400, "tls_handshake", "edge", Visitor, "The TLS handshake failed."),
-            Self::ClientGone => cut(499, "client_gone", "edge", Visitor, "The client closed the connection."),
+            Self::WriteTimeout => cut(499, "write_timeout", "edge", "The client stopped reading."),
+            Self::ClientGone => cut(499, "client_gone", "edge", "The client closed the connection."),
             Self::TooManyConnections => refuse(503, "too_many_connections", "This address has too many open connections."),
 
-            Self::NotFound => answer(404, "not_found", "edge", Visitor, "There is nothing at this address."),
-            Self::MethodNotAllowed => answer(405, "method_not_allowed", "edge", Visitor, "This address does not serve this method."),
-            Self::PreconditionFailed => answer(412, "precondition_failed", "edge", Visitor, "A precondition of the request does not hold."),
-            Self::RangeUnsatisfiable => answer(416, "range_unsatisfiable", "edge", Visitor, "The requested range lies outside the file."),
-            Self::Misdirected => answer(421, "misdirected", "edge", Visitor, "This connection does not serve this host."),
+            Self::AppError => answer(500, "app_error", "app", "The app failed to answer this request."),
+            Self::BadResponse => answer(500, "bad_response", "app", "The app gave an answer that cannot be sent."),
+            Self::ResponseShort => cut(502, "response_short", "app", "The app sent less than it announced."),
+            Self::ResponseAborted => cut(502, "response_aborted", "app", "The app failed while it was answering."),
+            Self::WorkerDied => answer(502, "worker_died", "worker", "The process that served this request ended."),
+            Self::WorkerTimeout => answer(504, "worker_timeout", "worker", "The app took too long to answer."),
+            Self::CrashLooping => later(5, "crash_looping", "worker", "The app does not stay up; it is being restarted."),
 
-            Self::AppError => answer(500, "app_error", "app", App, "The app failed to answer this request."),
-            Self::BadResponse => answer(500, "bad_response", "app", App, "The app gave an answer that cannot be sent."),
-            Self::ResponseShort => cut(502, "response_short", "app", App, "The app sent less than it announced."),
-            Self::ResponseAborted => cut(502, "response_aborted", "app", App, "The app failed while it was answering."),
-            Self::WorkerDied => answer(502, "worker_died", "worker", App, "The process that served this request ended."),
-            Self::WorkerTimeout => answer(504, "worker_timeout", "worker", App, "The app took too long to answer."),
-            Self::CrashLooping => later(5, "crash_looping", "worker", App, "The app does not stay up; it is being restarted."),
+            Self::LineFull => later(1, "line_full", "line", "Too many requests are waiting."),
+            Self::LineBytes => later(1, "line_bytes", "line", "Too much data is waiting."),
+            Self::LineTimeout => later(1, "line_timeout", "line", "No worker became free in time."),
+            Self::Stopping => Facts { closes: true, ..later(5, "stopping", "edge", "The server is stopping.") },
+            Self::Overloaded => Facts { closes: true, ..later(5, "overloaded", "edge", "The server has too many open files and connections.") },
+            Self::SpoolFull => Facts { closes: true, ..later(5, "spool_full", "edge", "The server has no room for this request body.") },
 
-            Self::NoRoute => answer(404, "no_route", "edge", Operator, "No site is served under this name."),
-            Self::LineFull => later(1, "line_full", "line", Operator, "Too many requests are waiting."),
-            Self::LineBytes => later(1, "line_bytes", "line", Operator, "Too much data is waiting."),
-            Self::LineTimeout => later(1, "line_timeout", "line", Operator, "No worker became free in time."),
-            Self::Starting => later(1, "starting", "worker", Operator, "The app is starting."),
-            Self::Stopping => Facts { closes: true, ..later(5, "stopping", "edge", Operator, "The server is stopping.") },
-            Self::Overloaded => Facts { closes: true, ..later(5, "overloaded", "edge", Operator, "The server has too many open connections.") },
-            Self::SpoolFull => Facts { closes: true, ..later(5, "spool_full", "edge", Operator, "The server has no room for this request body.") },
-
-            Self::BadFrame => answer(502, "bad_frame", "worker", Ours, "The process that served this request answered out of order."),
-            Self::SpoolFailed => Facts { closes: true, ..answer(500, "spool_failed", "edge", Ours, "The request body could not be stored.") },
-            Self::Internal => Facts { closes: true, ..answer(500, "internal", "edge", Ours, "The server made a mistake.") },
+            Self::Internal => Facts { closes: true, ..answer(500, "internal", "edge", "The server made a mistake.") },
         }
     }
 }

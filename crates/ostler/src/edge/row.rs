@@ -1,5 +1,5 @@
-//! What is remembered of a request until its line in the log. Every request, however it ends, gives
-//! one.
+//! What is remembered of a request until its line in the log. Every request gives one when it ends;
+//! one that the server's own end cuts off gives none.
 
 use std::time::Instant;
 

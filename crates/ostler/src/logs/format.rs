@@ -25,14 +25,10 @@
 //!
 //! Whatever is not there is `-`, as are atoms that nobody knows.
 
-#![allow(
-    dead_code,
-    reason = "the whole of what a log can do, and its tests; the server uses a part"
-)]
-
 use std::fmt;
 
 /// gunicorn's default.
+#[cfg(test)]
 pub const DEFAULT_FORMAT: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
 /// How a row is written.

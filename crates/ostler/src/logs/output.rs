@@ -2,11 +2,6 @@
 //!
 //! It must not know about buffers or threads.
 
-#![allow(
-    dead_code,
-    reason = "the whole of what a log can do, and its tests; the server uses a part"
-)]
-
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

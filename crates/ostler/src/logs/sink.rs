@@ -3,11 +3,6 @@
 //! It must not know what a line says. Lines that find no room are dropped and counted; a target that fails
 //! (disk full, reader gone) is tried again with the next batch, and what was lost is told once it works again.
 
-#![allow(
-    dead_code,
-    reason = "the whole of what a log can do, and its tests; the server uses a part"
-)]
-
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -142,6 +137,7 @@ impl Sink {
     }
 
     /// Lines lost and not yet told.
+    #[cfg(test)]
     pub fn losses(&self) -> Losses {
         match &*self.shared {
             Shared::Direct(direct) => lock(direct).losses,

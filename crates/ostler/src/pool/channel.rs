@@ -111,14 +111,23 @@ impl Channel {
 
     /// Opens a stream for one request.
     pub fn open(self: &Arc<Self>) -> Stream {
-        let id = self.next_stream.fetch_add(1, Ordering::Relaxed).max(1);
         let shared = Arc::new(StreamShared::default());
+        let mut streams = lock(&self.streams);
+        // Under the lock: a close that is not seen here finds the stream in the table.
         {
             let mut inbox = lock(&shared.inbox);
             inbox.credit = STREAM_CREDIT;
             inbox.closed = self.closed.load(Ordering::Acquire);
         }
-        lock(&self.streams).insert(id, Arc::clone(&shared));
+        // The numbers come round again, and a WebSocket may still hold its own by then.
+        let id = loop {
+            let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
+            if id != 0 && !streams.contains_key(&id) {
+                break id;
+            }
+        };
+        streams.insert(id, Arc::clone(&shared));
+        drop(streams);
         Stream {
             id,
             channel: Arc::clone(self),
@@ -481,5 +490,27 @@ impl Drop for Stream {
             let _ = self.channel.write(&frame, None);
         }
         self.channel.ended(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::supervise::WorkerId;
+
+    #[tokio::test]
+    async fn a_stream_in_use_keeps_its_number() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("a socket");
+        let worker = Arc::new(Worker::new(WorkerId(1), 1));
+        let channel = Arc::new(Channel::new(worker, ours.into()).expect("a channel"));
+        let first = channel.open();
+        channel.next_stream.store(u32::MAX, Ordering::Relaxed);
+        let (last, next) = (channel.open(), channel.open());
+        assert_eq!((first.id(), last.id(), next.id()), (1, u32::MAX, 2));
+        drop(next);
+        assert!(Arc::ptr_eq(&lock(&channel.streams)[&1], &first.shared));
     }
 }

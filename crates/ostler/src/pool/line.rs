@@ -8,11 +8,11 @@ use tokio::sync::oneshot;
 
 use crate::supervise::{PoolState, SlotEvent, WorkerId};
 
-use super::Refused;
 use super::channel::{Channel, Stream};
 use super::grant::Grant;
 use super::slot::Slot;
 use super::worker::Worker;
+use super::{Limits, Refused};
 
 pub(super) struct Waiter {
     pub(super) thread: usize,
@@ -37,6 +37,31 @@ pub(super) struct State {
 }
 
 impl State {
+    /// No worker yet, for `threads` edge threads.
+    pub(super) fn new(threads: usize) -> Self {
+        Self {
+            serving: PoolState::Starting,
+            generation: 0,
+            free: (0..=threads).map(|_| Vec::new()).collect(),
+            channels: (0..threads).map(|_| Vec::new()).collect(),
+            line: VecDeque::new(),
+            line_bytes: 0,
+            workers: HashMap::new(),
+            parked: Vec::new(),
+        }
+    }
+
+    /// Whether a request that holds `bytes` may wait with the others.
+    pub(super) fn room_for(&self, bytes: usize, limits: &Limits) -> Result<(), Refused> {
+        if self.line.len() >= limits.line_length {
+            Err(Refused::LineFull)
+        } else if self.line_bytes + bytes > limits.line_bytes {
+            Err(Refused::LineBytes)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Whether requests are turned away without waiting.
     pub(super) fn refusal(&self) -> Result<(), Refused> {
         match self.serving {
@@ -152,6 +177,39 @@ impl State {
                     self.free[list].push(slot);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_full_by_requests_or_by_bytes() {
+        let limits = Limits {
+            line_length: 2,
+            line_bytes: 10,
+            ..Limits::default()
+        };
+        let mut state = State::new(1);
+        for (waits, asks, expected) in [
+            (None, 10, Ok(())),
+            (None, 11, Err(Refused::LineBytes)),
+            (Some(6), 4, Ok(())),
+            (None, 5, Err(Refused::LineBytes)),
+            (Some(0), 0, Err(Refused::LineFull)),
+        ] {
+            if let Some(bytes) = waits {
+                state.line.push_back(Waiter {
+                    thread: 0,
+                    wanted: None,
+                    bytes,
+                    grant: oneshot::channel().0,
+                });
+                state.line_bytes += bytes;
+            }
+            assert_eq!(state.room_for(asks, &limits), expected, "{asks} more");
         }
     }
 }

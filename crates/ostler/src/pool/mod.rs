@@ -17,7 +17,6 @@ mod line;
 mod slot;
 mod worker;
 
-use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -74,8 +73,12 @@ impl Default for Limits {
 /// Why no slot was leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// The line holds as many requests or bytes as it may.
+    /// The line holds as many requests as it may.
     LineFull,
+    /// The line holds as many bytes as it may.
+    LineBytes,
+    /// The kernel refused to watch one more slot.
+    Overloaded,
     /// The app's workers keep dying; try again in `retry_after` seconds.
     CrashLooping { retry_after: u32 },
     /// The server is stopping.
@@ -101,18 +104,8 @@ pub struct Pool {
 
 impl Pool {
     pub fn new(limits: Limits, supervisor: SupervisorHandle, threads: Vec<Handle>) -> Arc<Self> {
-        let count = threads.len();
         Arc::new(Self {
-            state: Mutex::new(State {
-                serving: PoolState::Starting,
-                generation: 0,
-                free: (0..=count).map(|_| Vec::new()).collect(),
-                channels: (0..count).map(|_| Vec::new()).collect(),
-                line: VecDeque::new(),
-                line_bytes: 0,
-                workers: HashMap::new(),
-                parked: Vec::new(),
-            }),
+            state: Mutex::new(State::new(threads.len())),
             limits,
             supervisor,
             affinity: Affinity::default(),
@@ -164,11 +157,7 @@ impl Pool {
                 return self.begin(grant, thread);
             }
             state.refusal()?;
-            if state.line.len() >= self.limits.line_length
-                || state.line_bytes + bytes > self.limits.line_bytes
-            {
-                return Err(Refused::LineFull);
-            }
+            state.room_for(bytes, &self.limits)?;
             let (grant, place) = oneshot::channel();
             state.line.push_back(Waiter {
                 thread,
@@ -201,7 +190,7 @@ impl Pool {
             tracing::error!(%error, "a slot could not be watched; its worker is replaced");
             self.supervisor
                 .misbehaved(slot.worker.id, format!("slot lost: {error}"));
-            return Err(Refused::LineFull);
+            return Err(Refused::Overloaded);
         }
         if let Grant::Slot(slot) = &grant {
             slot.worker.lease_began();

@@ -1,8 +1,8 @@
 //! The request head, strictly: bytes in, a checked [`Head`] or the reason to refuse it out.
 //!
 //! The raw bytes are checked first (bare CR and LF, NUL, controls), because a tokeniser forgives what
-//! others read differently; then `httparse` cuts them; then framing, host and target are decided
-//! once, for everybody behind us (threats 0.1, E-01 to E-10).
+//! others read differently; then they are cut here, at single spaces, colons and CRLF; then framing,
+//! host and target are decided once, for everybody behind us (threats 0.1, E-01 to E-10).
 
 use super::bytes::{decimal, find_control, is_token, trim};
 use super::host::Authority;
@@ -154,7 +154,8 @@ impl Head {
         self.websocket
     }
 
-    /// The host asked for: lower case, without port and trailing dot.
+    /// The host asked for: lower case, without port and trailing dot. Empty when a client of HTTP/1.0
+    /// named none.
     pub fn host(&self) -> &[u8] {
         &self.host
     }
@@ -162,6 +163,13 @@ impl Head {
     /// The port in the host, if one was written.
     pub fn port(&self) -> Option<u16> {
         self.port
+    }
+
+    /// Host and port as they were written: in the Host field, else in an absolute target.
+    pub fn authority(&self) -> Option<&[u8]> {
+        let asked = self.target.authority(self.target());
+        self.field(b"host")
+            .or_else(|| Some(asked).filter(|asked| !asked.is_empty()))
     }
 
     /// Asking twice does no more than asking once (RFC 9110 section 9.2.2).
@@ -174,11 +182,15 @@ impl Head {
 
     /// The value of the first field with this lower-case name.
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields_named(name).next()
+    }
+
+    /// The values of all fields with this lower-case name, in order.
+    pub fn fields_named<'h>(&'h self, name: &[u8]) -> impl DoubleEndedIterator<Item = &'h [u8]> {
         let id = names::find(name);
-        let is = |field: &&Field| field.id == id && (id != 0 || self.text(field.name) == name);
         self.fields
             .iter()
-            .find(is)
+            .filter(move |field| field.id == id && (id != 0 || self.text(field.name) == name))
             .map(|field| self.text(field.value))
     }
 
@@ -458,7 +470,8 @@ impl Head {
             .map(|field| self.text(field.value))
     }
 
-    /// Exactly one valid host; an absolute target must name the same one (threats E-08).
+    /// At most one valid host, which HTTP/1.1 requires; an absolute target must name the same one, and
+    /// names the host where a client of HTTP/1.0 sent no field (threats E-08).
     fn decide_host(&mut self) -> Result<(), Reason> {
         let mut hosts = self.values(names::HOST);
         let written = hosts.next();
@@ -466,25 +479,27 @@ impl Head {
             return Err(Reason::HostDuplicate);
         }
         drop(hosts);
-        let (mut host, mut port) = (Vec::new(), None);
-        match written {
-            None if self.version >= 11 => return Err(Reason::HostMissing),
-            None => {}
-            Some(text) => {
-                let authority = Authority::parse(text).ok_or(Reason::HostInvalid)?;
-                if let Form::Absolute { https } = self.target.form() {
-                    let default = if https { 443 } else { 80 };
-                    let asked = Authority::parse(self.target.authority(self.target()))
-                        .ok_or(Reason::HostInvalid)?;
-                    if !asked.matches(&authority, default) {
-                        return Err(Reason::HostMismatch);
-                    }
-                }
-                host.extend_from_slice(authority.host);
-                host.make_ascii_lowercase();
-                port = authority.port;
-            }
+        if written.is_none() && self.version >= 11 {
+            return Err(Reason::HostMissing);
         }
+        let parse = |text| Authority::parse(text).ok_or(Reason::HostInvalid);
+        let written = written.map(parse).transpose()?;
+        let authority = match self.target.form() {
+            Form::Origin | Form::Asterisk => written,
+            Form::Absolute { https } => {
+                let asked = parse(self.target.authority(self.target()))?;
+                let default = if https { 443 } else { 80 };
+                if written.is_some_and(|written| !asked.matches(&written, default)) {
+                    return Err(Reason::HostMismatch);
+                }
+                written.or(Some(asked))
+            }
+        };
+        let host = authority.map_or(&b""[..], |authority| authority.host);
+        let (host, port) = (
+            host.to_ascii_lowercase(),
+            authority.and_then(|authority| authority.port),
+        );
         (self.host, self.port) = (host, port);
         Ok(())
     }

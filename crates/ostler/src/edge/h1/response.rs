@@ -129,7 +129,10 @@ fn frame(
     context: &ResponseContext,
     out: &mut Vec<u8>,
 ) -> BodyFraming {
-    let length = length.or(context.body_len);
+    // To HEAD an app may give no body without a word on its length: then none is known (RFC 9110
+    // section 8.6).
+    let unknown = context.method_is_head && context.body_len == Some(0);
+    let length = length.or(context.body_len.filter(|_| !unknown));
     let no_body = matches!(status, 204 | 304);
     if let Some(length) = length
         && status != 204

@@ -126,7 +126,8 @@ impl Inflate {
         max: usize,
     ) -> Result<(), Violation> {
         loop {
-            let room = max.saturating_sub(out.len()) + 1;
+            // One more than may be, so that more is seen.
+            let room = max.saturating_sub(out.len()).saturating_add(1);
             out.reserve(room.min(STEP));
             let (fed, had) = (self.0.total_in(), out.len());
             let status = self
@@ -240,6 +241,12 @@ mod tests {
                 assert_eq!(inflate(data, piece, 100), Ok(b"Hello".to_vec()));
             }
         }
+    }
+
+    #[test]
+    fn no_limit_is_no_limit() {
+        let packed = Deflate { window_bits: 15 }.compress(&[7; 100_000]);
+        assert_eq!(inflate(&packed, 1000, usize::MAX), Ok(vec![7; 100_000]));
     }
 
     #[test]

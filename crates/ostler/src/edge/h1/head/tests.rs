@@ -198,6 +198,38 @@ fn names_with_underscores_and_proxy_never_arrive_and_hop_by_hop_fields_are_ours(
 }
 
 #[test]
+fn the_host_is_that_of_the_field_or_of_an_absolute_target() {
+    for (input, host, port, authority) in [
+        (
+            "GET http://Ex.com:81/ HTTP/1.0\r\n\r\n",
+            "ex.com",
+            Some(81),
+            "Ex.com:81",
+        ),
+        (
+            "GET http://Ex.com/ HTTP/1.0\r\nHost: ex.com:80\r\n\r\n",
+            "ex.com",
+            Some(80),
+            "ex.com:80",
+        ),
+        ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", "a", None, "a"),
+        ("GET / HTTP/1.0\r\n\r\n", "", None, ""),
+    ] {
+        let (head, _) = verdict(input.as_bytes(), input.len()).expect("good");
+        assert_eq!(
+            (head.host(), head.port()),
+            (host.as_bytes(), port),
+            "{input}"
+        );
+        assert_eq!(
+            head.authority().unwrap_or_default(),
+            authority.as_bytes(),
+            "{input}"
+        );
+    }
+}
+
+#[test]
 fn a_websocket_handshake_is_known() {
     let input = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
     assert!(verdict(input, input.len()).expect("good").0.is_websocket());
