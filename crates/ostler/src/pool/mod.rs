@@ -15,6 +15,8 @@ mod grant;
 mod lease;
 mod line;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::{HashMap, VecDeque};
@@ -200,10 +202,8 @@ impl Pool {
             tracing::error!(%error, "a slot could not be watched; its worker is replaced");
             self.supervisor
                 .misbehaved(slot.worker.id, format!("slot lost: {error}"));
+            self.abandoned(&slot.worker);
             return Err(Refused::LineFull);
-        }
-        if let Grant::Slot(slot) = &grant {
-            slot.worker.lease_began();
         }
         self.leases.fetch_add(1, Ordering::Relaxed);
         Ok(Lease {
@@ -261,7 +261,7 @@ impl Pool {
             }
             SlotEvent::SlotAdded { worker, socket } => {
                 let known = self.state().workers.get(&worker).cloned();
-                if let Some(worker) = known.filter(|worker| !worker.is_draining()) {
+                if let Some(worker) = known {
                     self.offer(Slot::new(worker, socket));
                 }
             }
@@ -370,9 +370,11 @@ impl Pool {
                             .misbehaved(worker.id, format!("no channel: {error}"));
                     }
                 };
+                if !pool.state().join(thread, &channel) {
+                    return;
+                }
                 tokio::spawn(Arc::clone(&channel).write_loop());
                 tokio::spawn(Arc::clone(&channel).ping_loop());
-                pool.state().channels[thread].push(Arc::clone(&channel));
                 pool.serve_line_from_channels();
                 let fault = channel.read_loop().await;
                 pool.lost_channel(&worker, thread, &fault);
@@ -387,20 +389,11 @@ impl Pool {
         }
     }
 
-    /// Gives an idle slot to the head of the line, or to the free list.
+    /// Gives an idle slot to the head of the line, or to the free list; closes that of a worker
+    /// that drains.
     fn offer(&self, slot: Slot) {
-        let mut grant = Grant::Slot(slot);
-        let mut state = self.state();
-        while let Some(waiter) = state.next_waiter(grant.worker().id) {
-            match waiter.grant.send(grant) {
-                Ok(()) => return,
-                Err(back) => grant = back,
-            }
-        }
-        if let Grant::Slot(slot) = grant {
-            let list = slot.home().unwrap_or(self.threads.len());
-            state.free[list].push(slot);
-        }
+        let closed = self.state().offer(slot);
+        drop(closed);
     }
 
     /// Lets waiting requests onto event loops that have room.
@@ -426,7 +419,7 @@ impl Pool {
         }
     }
 
-    /// Books a stream that nobody used.
+    /// Books a slot or stream that nobody used.
     fn abandoned(&self, worker: &Worker) {
         worker.lease_abandoned();
         if worker.is_draining() && worker.in_flight() == 0 {
@@ -469,8 +462,14 @@ impl Drop for Waiting<'_> {
         }
         self.place.close();
         match self.place.try_recv() {
-            Ok(Grant::Slot(slot)) => self.pool.offer(slot),
-            Ok(Grant::Stream(stream)) => self.pool.abandoned(stream.worker()),
+            Ok(grant) => {
+                let worker = Arc::clone(grant.worker());
+                match grant {
+                    Grant::Slot(slot) => self.pool.offer(slot),
+                    Grant::Stream(stream) => drop(stream),
+                }
+                self.pool.abandoned(&worker);
+            }
             Err(_) => self.pool.state().forget_leavers(),
         }
     }
