@@ -618,13 +618,23 @@ def test_reload_takes_a_renewed_certificate(host, tls, tmp_path):
     assert before != after
 
 
-def test_reload_with_an_unreadable_certificate_keeps_the_old_one(host, tls):
+@pytest.mark.parametrize("more", [[], ["--single-process"]], ids=["workers", "single-process"])
+def test_reload_with_a_key_that_does_not_fit_fails_as_a_whole(host, tls, more):
     import ssl
 
     cert, key = tls
-    running = host("app:app", "--certfile", cert, "--keyfile", key, source=TROUBLE)
-    before = ssl.get_server_certificate(("127.0.0.1", running.port))
-    cert.write_text("no certificate")
+    good = key.read_text()
+    running = host("app:app", "--certfile", cert, "--keyfile", key, *more, source=TROUBLE)
+    before, workers = ssl.get_server_certificate(("127.0.0.1", running.port)), running.workers()
+    subprocess.run(["openssl", "genpkey", "-algorithm", "RSA", "-out", key], check=True, capture_output=True)
     running.kill(signal.SIGHUP)
-    running.log.wait("keeps its old settings")
+    running.log.wait("check that certificate and key belong together")
+    running.log.wait("reload failed: it could not be loaded; the running workers stay")
+    eventually(lambda: len(running.zygotes()) == 1, what="the new zygote ends")
+    assert running.workers() == workers
     assert ssl.get_server_certificate(("127.0.0.1", running.port)) == before
+    assert not running.log.matches("reload complete")
+    key.write_text(good)
+    running.kill(signal.SIGHUP)
+    running.log.wait("reload complete")
+    assert running.workers() != workers

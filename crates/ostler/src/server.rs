@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -117,8 +118,7 @@ struct Server {
     settings: Settings,
     edge: Arc<Live>,
     stopping: bool,
-    /// Settings of a generation that is not ready yet.
-    next: Option<(u64, Settings)>,
+    next: Option<Next>,
     threads: Vec<EdgeThread>,
     handle: SupervisorHandle,
     keeper: Channel,
@@ -127,6 +127,13 @@ struct Server {
     stop: watch::Sender<bool>,
     listeners: Vec<(String, Listener)>,
     logs: Logs,
+}
+
+/// What is to be in force when a generation that is starting begins to serve.
+struct Next {
+    generation: u64,
+    settings: Settings,
+    edge: Edge,
 }
 
 impl Server {
@@ -223,26 +230,36 @@ impl Server {
             }
             FromKeeper::Zygote { generation, pid } => {
                 if let Err(error) = self.take_zygote(generation, pid, fds) {
-                    let text = format!("a zygote cannot be taken over: {error}");
+                    let text = format!("error: {error:#}");
                     self.handle.zygote_failed(generation, 1, text);
                 }
             }
         }
     }
 
-    fn take_zygote(&mut self, generation: u64, pid: u32, fds: Vec<OwnedFd>) -> std::io::Result<()> {
+    /// Has the supervisor start a generation, unless its settings cannot be served: then nothing
+    /// changes at all. A zygote that is not handed on ends with its control socket.
+    fn take_zygote(&mut self, generation: u64, pid: u32, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
+        // At most one generation is on its way, and it is this one.
+        self.next = None;
         let [control, pidfd, settings] = fds
             .try_into()
-            .map_err(|_| std::io::ErrorKind::InvalidData)?;
-        let pidfd = Pidfd::from_fd(pidfd, pid)?;
-        let settings = protocol::settings_from(settings)?;
+            .map_err(|_| anyhow::anyhow!("a zygote came without its descriptors"))?;
+        let pidfd = Pidfd::from_fd(pidfd, pid).context("no handle on a zygote")?;
+        let settings = protocol::settings_from(settings).context("no settings of a zygote")?;
+        let edge = edge(&settings, Shared::of(&self.edge.now()))
+            .context("the new settings cannot be served")?;
         let plan = plan(&settings, self.threads.len());
         let zygote = Zygote {
             generation,
             control,
             pidfd,
         };
-        self.next = Some((generation, settings));
+        self.next = Some(Next {
+            generation,
+            settings,
+            edge,
+        });
         self.handle.zygote_started(zygote, plan);
         Ok(())
     }
@@ -251,21 +268,15 @@ impl Server {
     /// limits, times, files, certificates. What the old ones share (the pool, who is connected, the
     /// disk for bodies) stays.
     fn apply_settings(&mut self, generation: u64) {
-        let Some((_, settings)) = self.next.take_if(|(number, _)| *number == generation) else {
+        let Some(next) = self.next.take_if(|next| next.generation == generation) else {
             return;
         };
-        let now = self.edge.now();
-        match edge(&settings, Shared::of(&now)) {
-            Ok(edge) => self.edge.replace(edge),
-            Err(error) => {
-                return tracing::error!("the edge keeps its old settings: {error:#}");
-            }
-        }
+        self.edge.replace(next.edge);
         let memory = file_memory(self.threads.len());
         for thread in &self.threads {
             thread.thread.forget_files(memory);
         }
-        self.settings = settings;
+        self.settings = next.settings;
     }
 
     /// Stops accepting, lets requests end, then the workers.

@@ -187,7 +187,8 @@ impl SupervisorHandle {
         self.send(shell::Input::Zygote(zygote, Box::new(plan)));
     }
 
-    /// The keeper could not start a zygote, or its config file is broken.
+    /// The keeper could not start a zygote, its config file is broken, or what that asks for cannot
+    /// be served.
     pub fn zygote_failed(&self, generation: u64, exit: u8, text: String) {
         self.tell(Event::LoadFailed {
             generation,

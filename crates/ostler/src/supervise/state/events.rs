@@ -112,7 +112,7 @@ impl Fleet {
         }
         if self.next == Some(number) {
             say(actions, Level::Error, text);
-            return self.abandon(number, "the app could not be loaded", now, actions);
+            return self.abandon(number, "it could not be loaded", now, actions);
         }
         if number == self.live {
             say(actions, Level::Error, text);
@@ -127,7 +127,8 @@ impl Fleet {
 
     /// A new generation that cannot start leaves the old one as it is.
     fn abandon(&mut self, number: u64, why: &str, now: Instant, actions: &mut Vec<Action>) {
-        let kept = match self.stop_first(number) {
+        let stopped = self.stop_first(number) && self.stage(number) != Some(Stage::Asked);
+        let kept = match stopped {
             true => "the app starts again as it was",
             false => "the running workers stay",
         };

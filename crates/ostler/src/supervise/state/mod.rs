@@ -67,7 +67,7 @@ pub enum Event {
     Loaded {
         generation: u64,
     },
-    /// There is no zygote, or it could not load the app.
+    /// There is no zygote, its settings cannot be served, or it could not load the app.
     LoadFailed {
         generation: u64,
         exit: u8,
