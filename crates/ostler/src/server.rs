@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings};
 use crate::edge::h1::head::HEAD_MAX;
@@ -26,6 +27,10 @@ const SPOOL: u64 = 1 << 30;
 
 /// What is still being sent when the last worker is gone has this long.
 const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// WebSockets are told to close after this part of the graceful timeout: the rest of it is for the
+/// closing itself and what apps do after it.
+const FAREWELL: f64 = 0.75;
 
 /// WebSockets have this long to close when the server stops: a second more than a client that does
 /// not answer a close frame is waited for.
@@ -298,36 +303,24 @@ impl Server {
         for thread in &self.threads {
             thread.thread.stopping.notify_waiters();
         }
-        let patience = if graceful {
-            self.settings.graceful_timeout
-        } else {
-            Duration::ZERO
-        };
-        let (shared, handle) = (self.edge.now(), self.handle.clone());
+        let patience = graceful.then_some(self.settings.graceful_timeout);
+        let (edge, handle) = (self.edge.now(), self.handle.clone());
         tokio::spawn(async move {
-            if graceful {
-                // What the kernel had accepted comes in now.
-                tokio::time::sleep(2 * edge::LAST_ACCEPT).await;
-            }
-            // Requests first, then WebSockets, then the workers that serve them.
-            let _ = tokio::time::timeout(patience, shared.peers.quiet()).await;
-            match shared.peers.sockets() {
-                0 => {}
-                count => tracing::info!(
-                    "stopping: {} told to come again",
-                    plural(count, "WebSocket")
-                ),
-            }
-            shared.pool.say_farewell();
-            let _ = tokio::time::timeout(patience.min(SOCKETS_CLOSE), shared.peers.empty()).await;
-            handle.stop(graceful);
+            let left = match patience {
+                Some(patience) => Some(let_end(&edge, patience).await),
+                None => {
+                    edge.pool.say_farewell();
+                    None
+                }
+            };
+            handle.stop(left);
         });
     }
 
     /// Ends the edge threads, then the logs: the last lines must be written.
     async fn end(&mut self) {
         // The workers are gone; their last answers may still be on their way.
-        let _ = tokio::time::timeout(LAST_BYTES, self.edge.now().peers.empty()).await;
+        let _ = timeout(LAST_BYTES, self.edge.now().peers.empty()).await;
         for thread in &mut self.threads {
             if let Some(stop) = thread.stop.take() {
                 let _ = stop.send(());
@@ -341,6 +334,30 @@ impl Server {
         tracing::info!("stopped");
         self.logs.close();
     }
+}
+
+/// Waits for requests, then for WebSockets, at most `patience` for both; returns what is left of it
+/// for the workers that served them.
+async fn let_end(edge: &Edge, patience: Duration) -> Duration {
+    let began = Instant::now();
+    let (farewell, deadline) = (began + patience.mul_f64(FAREWELL), began + patience);
+    // What the kernel had accepted comes in now.
+    sleep(2 * edge::LAST_ACCEPT).await;
+    let _ = timeout_at(farewell, edge.peers.quiet()).await;
+    match edge.peers.sockets() {
+        0 => {}
+        count => tracing::info!(
+            "stopping: {} told to come again",
+            plural(count, "WebSocket")
+        ),
+    }
+    edge.pool.say_farewell();
+    let all_ended = async {
+        let _ = timeout(SOCKETS_CLOSE, edge.peers.empty()).await;
+        edge.peers.quiet().await;
+    };
+    let _ = timeout_at(deadline, all_ended).await;
+    deadline.saturating_duration_since(Instant::now())
 }
 
 fn plural(count: u32, noun: &str) -> String {
@@ -444,8 +461,7 @@ fn pool_limits(settings: &Settings) -> pool::Limits {
         streams_per_worker: settings.worker_connections,
         max_requests: settings.max_requests.unwrap_or(0),
         max_requests_jitter: settings.max_requests_jitter,
-        // The rest of the time is for the closing itself and what apps do after it.
-        farewell_after: settings.graceful_timeout.mul_f64(0.75),
+        farewell_after: settings.graceful_timeout.mul_f64(FAREWELL),
         ..pool::Limits::default()
     }
 }

@@ -147,9 +147,8 @@ impl Keeper {
 
     /// Tells the server to stop; saying it again changes nothing, unless it is to be quicker.
     async fn begin_stop(&mut self, graceful: bool, server: &Server) {
-        // Requests take up to the graceful timeout, then clients may take it again to read.
         let patience = match graceful {
-            true => self.settings.graceful_timeout * 2 + STOP_SLACK,
+            true => self.settings.graceful_timeout + STOP_SLACK,
             false => QUICK_STOP,
         };
         let deadline = Instant::now() + patience;

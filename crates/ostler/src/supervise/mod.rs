@@ -10,6 +10,7 @@ mod shell;
 mod state;
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -177,9 +178,9 @@ impl SupervisorHandle {
         self.tell(Event::Adjust { by });
     }
 
-    /// Ends all workers; not gracefully means at once.
-    pub fn stop(&self, graceful: bool) {
-        self.tell(Event::Stop { graceful });
+    /// Ends all workers. Their requests may go on for `within`; `None` means at once.
+    pub fn stop(&self, within: Option<Duration>) {
+        self.tell(Event::Stop { within });
     }
 
     /// The keeper has started a zygote; `plan` is what the config files say now.
