@@ -602,6 +602,25 @@ def test_reload_brings_the_settings_of_the_edge_too(host, tmp_path):
         assert open_before.send(head + body).answer().status == 413
 
 
+def test_open_connection_keeps_its_folder_to_itself_after_a_reload(host, tmp_path):
+    """What it has read from the old folder is not what others get."""
+    config = tmp_path / "gunicorn.conf.py"
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.txt").write_text(name)
+    config.write_text(f"static_files = ['/files={tmp_path / 'old'}']\n")
+    running = host("app:app", "-c", config, "--edge-threads", "1", source=TROUBLE)
+    get = b"GET /files/file.txt HTTP/1.1\r\nHost: a\r\n\r\n"
+    with running.raw() as open_before:
+        assert open_before.send(get).answer().body == b"old"
+        config.write_text(f"static_files = ['/files={tmp_path / 'new'}']\n")
+        running.kill(signal.SIGHUP)
+        running.log.wait("reload complete")
+        assert open_before.send(get).answer().body == b"old"
+        assert running.get("/files/file.txt").body == b"new"
+        assert open_before.send(get).answer().body == b"old"
+
+
 def test_reload_takes_a_renewed_certificate(host, tls, tmp_path):
     import ssl
 

@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings};
+use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
 use crate::edge::{self, Edge, Listener, Live, Peers, Thread, Times};
 use crate::keeper;
@@ -83,7 +84,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let handles = threads.iter().map(|thread| thread.handle.clone()).collect();
     let pool = Pool::new(pool_limits(&settings), handle.clone(), handles);
     let (stop, stopping) = watch::channel(false);
-    let edge = Live::new(edge(&settings, Shared::new(&settings, &pool, stopping)?)?);
+    let shared = Shared::new(&settings, &pool, stopping, threads.len())?;
+    let edge = Live::new(edge(&settings, shared)?);
 
     tokio::spawn(Arc::clone(&pool).run(slots));
     tokio::spawn(supervisor.run());
@@ -277,10 +279,6 @@ impl Server {
             return;
         };
         self.edge.replace(next.edge);
-        let memory = file_memory(self.threads.len());
-        for thread in &self.threads {
-            thread.thread.forget_files(memory);
-        }
         self.settings = next.settings;
     }
 
@@ -422,14 +420,13 @@ fn edge_threads(
     let count = settings
         .edge_threads
         .map_or((cores / 4).max(1), |count| count as usize);
-    let memory = file_memory(count);
     (0..count)
-        .map(|index| EdgeThread::start(index, memory, access))
+        .map(|index| EdgeThread::start(index, access))
         .collect()
 }
 
 impl EdgeThread {
-    fn start(index: usize, file_memory: usize, access: Option<&AccessLog>) -> anyhow::Result<Self> {
+    fn start(index: usize, access: Option<&AccessLog>) -> anyhow::Result<Self> {
         let runtime: Runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS)
@@ -444,7 +441,7 @@ impl EdgeThread {
                 // What still runs is cut off; the drain before this waited for it long enough.
                 runtime.shutdown_timeout(Duration::from_millis(100));
             })?;
-        let thread = Thread::new(index, file_memory, access);
+        let thread = Thread::new(index, access);
         Ok(Self {
             handle,
             thread,
@@ -466,11 +463,6 @@ fn pool_limits(settings: &Settings) -> pool::Limits {
     }
 }
 
-/// One edge thread's share of the memory for static files, in bytes.
-fn file_memory(threads: usize) -> usize {
-    edge::files::TOTAL_BYTES / threads
-}
-
 /// What edges have in common, one after the other.
 struct Shared {
     pool: Arc<Pool>,
@@ -478,6 +470,8 @@ struct Shared {
     spool: Arc<edge::Budget>,
     stopping: watch::Receiver<bool>,
     next_id: Arc<AtomicU64>,
+    /// How many edge threads there are.
+    threads: usize,
 }
 
 impl Shared {
@@ -485,6 +479,7 @@ impl Shared {
         settings: &Settings,
         pool: &Arc<Pool>,
         stopping: watch::Receiver<bool>,
+        threads: usize,
     ) -> anyhow::Result<Self> {
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
@@ -496,6 +491,7 @@ impl Shared {
             spool: Arc::new(edge::Budget::new(folder, SPOOL)),
             stopping,
             next_id: Arc::new(AtomicU64::new(u64::from_le_bytes(seed))),
+            threads,
         })
     }
 
@@ -506,6 +502,7 @@ impl Shared {
             spool: Arc::clone(&edge.spool),
             stopping: edge.stopping.clone(),
             next_id: Arc::clone(&edge.next_id),
+            threads: edge.files.len(),
         }
     }
 }
@@ -546,6 +543,9 @@ fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> {
         pool: shared.pool,
         peers: shared.peers,
         statics: edge::files::Statics::open(file_routes(settings))?,
+        files: (0..shared.threads)
+            .map(|_| Mutex::new(FileCache::new(TOTAL_BYTES / shared.threads)))
+            .collect(),
         tls,
         limits: head_limits(settings),
         times,
