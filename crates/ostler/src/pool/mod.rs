@@ -377,15 +377,21 @@ impl Pool {
                 tokio::spawn(Arc::clone(&channel).ping_loop());
                 pool.serve_line_from_channels();
                 let fault = channel.read_loop().await;
-                pool.lost_channel(&worker, thread, &fault);
+                pool.lost_channel(&worker, thread, &fault).await;
             });
         }
     }
 
-    fn lost_channel(&self, worker: &Arc<Worker>, thread: usize, fault: &Fault) {
+    /// Takes a channel out that has ended.
+    async fn lost_channel(&self, worker: &Arc<Worker>, thread: usize, fault: &Fault) {
         self.state().channels[thread].retain(|channel| channel.worker.id != worker.id);
-        if let Fault::Wire(_) | Fault::Descriptor = fault {
-            self.supervisor.misbehaved(worker.id, fault.to_string());
+        match fault {
+            Fault::Wire(_) | Fault::Descriptor => {
+                self.supervisor.misbehaved(worker.id, fault.to_string());
+            }
+            // We close the channel of a worker that drains, and the kernel that of one that died.
+            Fault::Closed if worker.is_draining() || worker.exit().await.is_some() => {}
+            Fault::Closed => self.supervisor.lost_channel(worker.id),
         }
     }
 

@@ -164,6 +164,14 @@ impl SupervisorHandle {
         });
     }
 
+    /// The worker lives, but an edge thread cannot reach it any more.
+    pub fn lost_channel(&self, worker: WorkerId) {
+        self.tell(Event::Replace {
+            worker,
+            why: "it closed a socket to the server".to_owned(),
+        });
+    }
+
     /// A draining worker's last request has ended.
     pub fn drained(&self, worker: WorkerId) {
         self.tell(Event::Drained { worker });
