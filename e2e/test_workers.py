@@ -602,6 +602,47 @@ def test_reload_brings_the_settings_of_the_edge_too(host, tmp_path):
         assert open_before.send(head + body).answer().status == 413
 
 
+def test_reload_brings_the_limits_of_line_connections_and_workers(host, tmp_path):
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text("")
+    running = host("probe:app", "-c", config, "--forwarded-allow-ips", "10.0.0.1")
+    get = b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    def reload(line, count):
+        config.write_text(line)
+        running.kill(signal.SIGHUP)
+        running.log.wait("reload complete", count=count)
+
+    reload("line_length = 0", 1)
+    with running.raw() as busy:
+        busy.send(b"GET /slow/1000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: running.get("/pid").status == 503, 5, "no place in line")
+        assert busy.answer().status == 200
+    reload("max_connections_per_address = 2", 2)
+    with running.raw() as first, running.raw() as second:
+        assert [raw.send(get).answer().status for raw in (first, second)] == [200, 200]
+        with running.raw() as third:
+            assert third.send(get).answer().status == 200
+            assert first.closed_within(5), "the oldest idle connection makes room"
+    reload("max_requests = 2", 3)
+    running.get("/pid"), running.get("/pid")
+    running.log.wait("is replaced: served 2 requests")
+
+
+def test_reload_says_what_needs_a_new_start(host, tmp_path):
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text("timeout = 20\n")
+    running = host("probe:app", "-c", config)
+    config.write_text("timeout = 21\nloglevel = 'debug'\nedge_threads = 3\n")
+    running.kill(signal.SIGHUP)
+    running.log.wait("started anew: edge_threads, loglevel")
+    running.log.wait("reload complete")
+    config.write_text("timeout = 22\n")
+    running.kill(signal.SIGHUP)
+    running.log.wait("reload complete", count=2)
+    assert len(running.log.matches("started anew")) == 1
+
+
 def test_open_connection_keeps_its_folder_to_itself_after_a_reload(host, tmp_path):
     """What it has read from the old folder is not what others get."""
     config = tmp_path / "gunicorn.conf.py"

@@ -29,10 +29,6 @@ const SPOOL: u64 = 1 << 30;
 /// What is still being sent when the last worker is gone has this long.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
-/// WebSockets are told to close after this part of the graceful timeout: the rest of it is for the
-/// closing itself and what apps do after it.
-const FAREWELL: f64 = 0.75;
-
 /// WebSockets have this long to close when the server stops: a second more than a client that does
 /// not answer a close frame is waited for.
 const SOCKETS_CLOSE: Duration = Duration::from_secs(6);
@@ -272,12 +268,16 @@ impl Server {
     }
 
     /// Connections that come from now on are served as the settings of the new generation say:
-    /// limits, times, files, certificates. What the old ones share (the pool, who is connected, the
-    /// disk for bodies) stays.
+    /// limits, times, files, certificates. What the old ones share stays: the pool and who is
+    /// connected, with the new limits, and the disk for bodies.
     fn apply_settings(&mut self, generation: u64) {
         let Some(next) = self.next.take_if(|next| next.generation == generation) else {
             return;
         };
+        next.edge.pool.set_limits(pool_limits(&next.settings));
+        next.edge
+            .peers
+            .set_cap(connections_per_address(&next.settings));
         self.edge.replace(next.edge);
         self.settings = next.settings;
     }
@@ -338,7 +338,7 @@ impl Server {
 /// for the workers that served them.
 async fn let_end(edge: &Edge, patience: Duration) -> Duration {
     let began = Instant::now();
-    let (farewell, deadline) = (began + patience.mul_f64(FAREWELL), began + patience);
+    let (farewell, deadline) = (began + patience.mul_f64(pool::FAREWELL), began + patience);
     // What the kernel had accepted comes in now.
     sleep(2 * edge::LAST_ACCEPT).await;
     let _ = timeout_at(farewell, edge.peers.quiet()).await;
@@ -458,9 +458,13 @@ fn pool_limits(settings: &Settings) -> pool::Limits {
         streams_per_worker: settings.worker_connections,
         max_requests: settings.max_requests.unwrap_or(0),
         max_requests_jitter: settings.max_requests_jitter,
-        farewell_after: settings.graceful_timeout.mul_f64(FAREWELL),
         ..pool::Limits::default()
     }
+}
+
+/// Connections that one address may hold; 0 is no limit.
+fn connections_per_address(settings: &Settings) -> usize {
+    settings.max_connections_per_address.unwrap_or(0) as usize
 }
 
 /// What edges have in common, one after the other.
@@ -487,7 +491,7 @@ impl Shared {
         let folder = folder.unwrap_or_else(std::env::temp_dir);
         Ok(Self {
             pool: Arc::clone(pool),
-            peers: Peers::new(settings.max_connections_per_address.unwrap_or(0) as usize),
+            peers: Peers::new(connections_per_address(settings)),
             spool: Arc::new(edge::Budget::new(folder, SPOOL)),
             stopping,
             next_id: Arc::new(AtomicU64::new(u64::from_le_bytes(seed))),

@@ -55,7 +55,10 @@ const QUICK_STOP: Duration = Duration::from_secs(10);
 /// What the keeper holds, in the order it is made.
 struct Keeper {
     plan: Arc<RunPlan>,
+    /// What the config says now.
     settings: Settings,
+    /// What it said at the start.
+    started: Settings,
     user: Option<User>,
     /// Empty once the server has been told to stop: a listener that stays open would let clients
     /// in that nobody serves.
@@ -138,6 +141,7 @@ async fn start_and_keep(plan: &Arc<RunPlan>, prepared: Prepared) -> Ended {
     let pidfile = PidFile::write(settings.pidfile.as_deref())?;
     let mut keeper = Keeper {
         plan: Arc::clone(plan),
+        started: settings.clone(),
         settings,
         user,
         listening,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use crate::config;
 use crate::sys::{self, Channel, Child, Exit, Signal, Spawn, fds, process};
 
 use super::protocol::{FromKeeper, HANDOVER_FD, Handover, ToKeeper, to_file};
@@ -209,10 +210,8 @@ impl Keeper {
         for warning in &zygote.warnings {
             tracing::warn!("{warning}");
         }
-        if zygote.settings.binds != self.settings.binds {
-            tracing::warn!(
-                "other addresses are bound when ostler is started anew, not by a reload"
-            );
+        if let Some(warning) = config::not_reloaded(&self.started, &zygote.settings) {
+            tracing::warn!("{warning}");
         }
         self.settings = zygote.settings;
         let Child { pid, pidfd } = zygote.child;

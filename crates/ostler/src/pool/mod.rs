@@ -22,7 +22,7 @@ mod worker;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -39,8 +39,12 @@ use line::{State, Waiter};
 pub use slot::{Fault, Frame, Slot};
 pub use worker::Worker;
 
+/// WebSockets are told to close after this part of the time that a worker or the server has to end:
+/// the rest of it is for the closing itself and what apps do after it.
+pub const FAREWELL: f64 = 0.75;
+
 /// Bounds of the line and of what a worker may serve.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Requests that may wait. The default is 1,000: at 10 ms each through one slot, ten seconds.
     pub line_length: usize,
@@ -55,8 +59,6 @@ pub struct Limits {
     /// Up to this many requests are added to `max_requests`, differently for each worker, so that
     /// workers do not leave together.
     pub max_requests_jitter: u64,
-    /// A worker that leaves keeps its WebSockets for this long: 25 s.
-    pub farewell_after: Duration,
 }
 
 impl Default for Limits {
@@ -68,7 +70,6 @@ impl Default for Limits {
             streams_per_worker: 1000,
             max_requests: 0,
             max_requests_jitter: 0,
-            farewell_after: Duration::from_secs(25),
         }
     }
 }
@@ -91,7 +92,8 @@ pub struct Pool {
     /// Guards the free lists and the line together: an idle slot and a request that waits for one
     /// never coexist.
     state: Mutex<State>,
-    limits: Limits,
+    /// Guards what a reload replaces whole.
+    limits: RwLock<Limits>,
     supervisor: SupervisorHandle,
     affinity: Affinity,
     /// The app runs on event loops.
@@ -117,7 +119,7 @@ impl Pool {
                 workers: HashMap::new(),
                 parked: Vec::new(),
             }),
-            limits,
+            limits: RwLock::new(limits),
             supervisor,
             affinity: Affinity::default(),
             streams: AtomicBool::new(false),
@@ -130,6 +132,15 @@ impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change below leaves the state whole before anything that could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Requests and workers that come from now on have these limits.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// Remembers which worker opened a session.
@@ -149,6 +160,7 @@ impl Pool {
             Session::Of(id) => self.affinity.worker(id),
             Session::None | Session::Opens => None,
         };
+        let limits = self.limits();
         let mut waiting = {
             let mut state = self.state();
             let wanted = match session {
@@ -156,14 +168,14 @@ impl Pool {
                 Session::Of(_) => wanted.filter(|id| state.takes_requests(*id)),
                 Session::Opens => state.idlest(),
             };
-            let per_worker = self.limits.streams_per_worker;
+            let per_worker = limits.streams_per_worker;
             if let Some(grant) = state.take_free(thread, wanted, per_worker) {
                 drop(state);
                 return self.begin(grant, thread);
             }
             state.refusal()?;
-            if state.line.len() >= self.limits.line_length
-                || state.line_bytes + bytes > self.limits.line_bytes
+            if state.line.len() >= limits.line_length
+                || state.line_bytes + bytes > limits.line_bytes
             {
                 return Err(Refused::LineFull);
             }
@@ -181,7 +193,7 @@ impl Pool {
                 served: false,
             }
         };
-        match tokio::time::timeout(self.limits.line_timeout, &mut waiting.place).await {
+        match tokio::time::timeout(limits.line_timeout, &mut waiting.place).await {
             Ok(Ok(grant)) => {
                 waiting.served = true;
                 self.begin(grant, thread)
@@ -265,9 +277,9 @@ impl Pool {
                     self.offer(Slot::new(worker, socket));
                 }
             }
-            SlotEvent::Draining { worker } => self.drain(worker),
+            SlotEvent::Draining { worker, within } => self.drain(worker, within),
             SlotEvent::Gone { worker, how } => {
-                self.drain(worker);
+                self.drain(worker, Duration::ZERO);
                 let gone = {
                     let mut state = self.state();
                     let gone = state.workers.remove(&worker);
@@ -323,8 +335,9 @@ impl Pool {
         }
     }
 
-    /// Takes a worker's idle slots out; those in use follow as their requests end.
-    fn drain(&self, id: WorkerId) {
+    /// Takes a worker's idle slots out; those in use follow as their requests end, which have
+    /// `within` for that.
+    fn drain(&self, id: WorkerId, within: Duration) {
         let (idle, channels, worker) = {
             let mut state = self.state();
             let Some(worker) = state.workers.get(&id).cloned() else {
@@ -350,9 +363,8 @@ impl Pool {
         if worker.in_flight() == 0 {
             return self.supervisor.drained(id);
         }
-        let after = self.limits.farewell_after;
         tokio::spawn(async move {
-            tokio::time::sleep(after).await;
+            tokio::time::sleep(within.mul_f64(FAREWELL)).await;
             worker.say_farewell();
         });
     }
@@ -404,8 +416,8 @@ impl Pool {
 
     /// Lets waiting requests onto event loops that have room.
     fn serve_line_from_channels(&self) {
+        let per_worker = self.limits().streams_per_worker;
         let mut state = self.state();
-        let per_worker = self.limits.streams_per_worker;
         let mut place = 0;
         while let Some((thread, wanted)) = state.waiter(place) {
             let Some(stream) = state.open_stream(thread, wanted, per_worker) else {
@@ -436,7 +448,8 @@ impl Pool {
     /// Books a finished request and replaces a worker that has served its share.
     fn ended(&self, worker: &Worker) {
         let served = worker.lease_ended();
-        if self.limits.max_requests > 0 && served == self.share(worker) {
+        let limits = self.limits();
+        if limits.max_requests > 0 && served == share(worker, &limits) {
             self.supervisor
                 .recycle(worker.id, format!("served {served} requests"));
         }
@@ -444,13 +457,13 @@ impl Pool {
             self.supervisor.drained(worker.id);
         }
     }
+}
 
-    /// The number of requests after which `worker` is replaced.
-    fn share(&self, worker: &Worker) -> u64 {
-        // Fibonacci hashing of the worker's number: spread evenly, the same on every call.
-        let spread = worker.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        self.limits.max_requests + spread % (self.limits.max_requests_jitter + 1)
-    }
+/// The number of requests after which `worker` is replaced.
+fn share(worker: &Worker, limits: &Limits) -> u64 {
+    // Fibonacci hashing of the worker's number: spread evenly, the same on every call.
+    let spread = worker.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    limits.max_requests + spread % (limits.max_requests_jitter + 1)
 }
 
 /// A request in line. Dropped unserved (its deadline passed, its client left), it gives up its

@@ -75,7 +75,12 @@ impl Scene {
     }
 
     fn drain(&self) {
-        self.pool.apply(SlotEvent::Draining { worker: WORKER });
+        self.drain_within(Duration::from_secs(30));
+    }
+
+    fn drain_within(&self, within: Duration) {
+        let worker = WORKER;
+        self.pool.apply(SlotEvent::Draining { worker, within });
     }
 
     /// How often the worker was reported as drained since this was asked last.
@@ -145,4 +150,33 @@ async fn drained_is_reported_when_the_last_request_ends() {
     assert_eq!(scene.drained(), 1);
     assert!(!scene.has_free_slot());
     end.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn worker_that_leaves_keeps_its_websockets_for_most_of_its_own_time() {
+    let scene = Scene::new(Limits::default());
+    let _end = scene.ready(Interface::Asgi);
+    let lease = scene.pool.lease(0, 0, Session::None).await;
+    let lease = lease.expect("the channel that is connected meanwhile");
+    let began = tokio::time::Instant::now();
+    scene.drain_within(Duration::from_secs(100));
+    lease.worker().farewell().await;
+    assert_eq!(began.elapsed().as_secs(), 75);
+}
+
+#[tokio::test]
+async fn limits_of_a_reload_hold_for_who_comes_then() {
+    let mut scene = Scene::new(Limits::default());
+    let _end = scene.ready(Interface::Wsgi);
+    scene.pool.set_limits(Limits {
+        line_length: 0,
+        max_requests: 1,
+        ..Limits::default()
+    });
+    let lease = scene.pool.lease(0, 0, Session::None).await;
+    let second = scene.pool.lease(0, 0, Session::None).await;
+    assert_eq!(second.err(), Some(Refused::LineFull));
+    lease.expect("the free slot").give_back();
+    let told = scene.supervisor.overheard();
+    assert!(told.iter().any(|told| told.contains("Recycle")), "{told:?}");
 }

@@ -65,9 +65,10 @@ pub enum SlotEvent {
         worker: WorkerId,
         socket: OwnedFd,
     },
-    /// No more leases; each slot is closed as its request ends.
+    /// No more leases; each slot is closed as its request ends, which have this long for that.
     Draining {
         worker: WorkerId,
+        within: Duration,
     },
     /// The process has ended.
     Gone {

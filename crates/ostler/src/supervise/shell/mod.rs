@@ -210,7 +210,9 @@ impl Supervisor {
             }
             Action::KillZygote { generation } => self.kill_zygote(generation),
             Action::Admit { worker } => self.admit(worker).await,
-            Action::Drain { worker } => self.tell_pool(SlotEvent::Draining { worker }).await,
+            Action::Drain { worker, within } => {
+                self.tell_pool(SlotEvent::Draining { worker, within }).await;
+            }
             Action::Signal { worker, signal } => self.signal(worker, signal),
             Action::Switch { generation } => {
                 if let Some(zygote) = self.zygotes.get(&generation) {

@@ -162,9 +162,10 @@ pub enum Action {
     Admit {
         worker: WorkerId,
     },
-    /// The pool must not lease this worker any more.
+    /// The pool must not lease this worker any more, whose requests have this long to end.
     Drain {
         worker: WorkerId,
+        within: Duration,
     },
     Signal {
         worker: WorkerId,
@@ -442,7 +443,8 @@ impl Fleet {
                 },
             ),
             Phase::Ready { .. } | Phase::Leaving { .. } => {
-                (draining(now + graceful), Action::Drain { worker: id })
+                let (worker, within) = (id, graceful);
+                (draining(now + graceful), Action::Drain { worker, within })
             }
         };
         if let Some(worker) = self.workers.get_mut(&id) {
@@ -460,7 +462,8 @@ impl Fleet {
                 then: Then::Kill,
             };
             if admitted {
-                actions.push(Action::Drain { worker: id });
+                let (worker, within) = (id, Duration::ZERO);
+                actions.push(Action::Drain { worker, within });
             }
             actions.push(Action::Signal {
                 worker: id,

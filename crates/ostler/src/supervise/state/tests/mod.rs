@@ -62,7 +62,7 @@ fn short(action: &Action) -> Option<String> {
         Action::RetireZygote { generation } => format!("retire {generation}"),
         Action::KillZygote { generation } => format!("kill-zygote {generation}"),
         Action::Admit { worker } => format!("admit {}", worker.0),
-        Action::Drain { worker } => format!("drain {}", worker.0),
+        Action::Drain { worker, .. } => format!("drain {}", worker.0),
         Action::Signal { worker, signal } => format!("{signal:?} {}", worker.0).to_lowercase(),
         Action::Switch { generation } => format!("switch {generation}"),
         Action::Gone { worker, exit } => format!("gone {} {exit}", worker.0),
