@@ -31,6 +31,24 @@ async def answer(send, body, status=200, headers=()):
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body)), *headers]})
     await send({"type": "http.response.body", "body": body})
 
+async def on_pid(scope, receive, send):
+    await answer(send, str(os.getpid()))
+
+async def on_unplug(scope, receive, send):
+    # Closes the sockets to the server, as one does that closes every descriptor it does not know.
+    import socket
+
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            it = socket.socket(fileno=int(name))
+        except OSError:
+            continue
+        if it.family == socket.AF_UNIX and it.type == socket.SOCK_STREAM:
+            it.close()
+        else:
+            it.detach()
+    await asyncio.Event().wait()
+
 async def on_hello(scope, receive, send):
     await answer(send, "hello")
 
@@ -227,6 +245,14 @@ def test_worker_whose_loop_does_not_answer_is_replaced(host):
     assert running.get("/block", timeout=20).status in (502, 504)
     eventually(lambda: running.get("/", timeout=20).status == 200, 30)
     assert running.log.matches("on_block"), "the log shows where it stands"
+
+
+def test_worker_that_closed_its_channel_is_replaced(host):
+    running = host("app:app", "-w", "1", "--loop", "asyncio", source=RAW)
+    deaf = running.get("/pid").body
+    assert running.get("/unplug").status == 502
+    assert running.get("/pid").body != deaf
+    running.log.wait("is replaced: it closed a socket to the server")
 
 
 def test_disconnect_is_told(raw_app):

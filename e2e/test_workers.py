@@ -606,6 +606,66 @@ def test_reload_brings_the_settings_of_the_edge_too(host, tmp_path):
         assert open_before.send(head + body).answer().status == 413
 
 
+def test_reload_brings_the_limits_of_line_connections_and_workers(host, tmp_path):
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text("")
+    running = host("probe:app", "-c", config, "--forwarded-allow-ips", "10.0.0.1")
+    get = b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    def reload(line, count):
+        config.write_text(line)
+        running.kill(signal.SIGHUP)
+        running.log.wait("reload complete", count=count)
+
+    reload("line_length = 0", 1)
+    with running.raw() as busy:
+        busy.send(b"GET /slow/1000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: running.get("/pid").status == 503, 5, "no place in line")
+        assert busy.answer().status == 200
+    reload("max_connections_per_address = 2", 2)
+    with running.raw() as first, running.raw() as second:
+        assert [raw.send(get).answer().status for raw in (first, second)] == [200, 200]
+        with running.raw() as third:
+            assert third.send(get).answer().status == 200
+            assert first.closed_within(5), "the oldest idle connection makes room"
+    reload("max_requests = 2", 3)
+    running.get("/pid"), running.get("/pid")
+    running.log.wait("is replaced: served 2 requests")
+
+
+def test_reload_says_what_needs_a_new_start(host, tmp_path):
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text("timeout = 20\n")
+    running = host("probe:app", "-c", config)
+    config.write_text("timeout = 21\nloglevel = 'debug'\nedge_threads = 3\n")
+    running.kill(signal.SIGHUP)
+    running.log.wait("started anew: edge_threads, loglevel")
+    running.log.wait("reload complete")
+    config.write_text("timeout = 22\n")
+    running.kill(signal.SIGHUP)
+    running.log.wait("reload complete", count=2)
+    assert len(running.log.matches("started anew")) == 1
+
+
+def test_open_connection_keeps_its_folder_to_itself_after_a_reload(host, tmp_path):
+    """What it has read from the old folder is not what others get."""
+    config = tmp_path / "gunicorn.conf.py"
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.txt").write_text(name)
+    config.write_text(f"static_files = ['/files={tmp_path / 'old'}']\n")
+    running = host("app:app", "-c", config, "--edge-threads", "1", source=TROUBLE)
+    get = b"GET /files/file.txt HTTP/1.1\r\nHost: a\r\n\r\n"
+    with running.raw() as open_before:
+        assert open_before.send(get).answer().body == b"old"
+        config.write_text(f"static_files = ['/files={tmp_path / 'new'}']\n")
+        running.kill(signal.SIGHUP)
+        running.log.wait("reload complete")
+        assert open_before.send(get).answer().body == b"old"
+        assert running.get("/files/file.txt").body == b"new"
+        assert open_before.send(get).answer().body == b"old"
+
+
 def test_reload_takes_a_renewed_certificate(host, tls, tmp_path):
     import ssl
 
@@ -622,13 +682,23 @@ def test_reload_takes_a_renewed_certificate(host, tls, tmp_path):
     assert before != after
 
 
-def test_reload_with_an_unreadable_certificate_keeps_the_old_one(host, tls):
+@pytest.mark.parametrize("more", [[], ["--single-process"]], ids=["workers", "single-process"])
+def test_reload_with_a_key_that_does_not_fit_fails_as_a_whole(host, tls, more):
     import ssl
 
     cert, key = tls
-    running = host("app:app", "--certfile", cert, "--keyfile", key, source=TROUBLE)
-    before = ssl.get_server_certificate(("127.0.0.1", running.port))
-    cert.write_text("no certificate")
+    good = key.read_text()
+    running = host("app:app", "--certfile", cert, "--keyfile", key, *more, source=TROUBLE)
+    before, workers = ssl.get_server_certificate(("127.0.0.1", running.port)), running.workers()
+    subprocess.run(["openssl", "genpkey", "-algorithm", "RSA", "-out", key], check=True, capture_output=True)
     running.kill(signal.SIGHUP)
-    running.log.wait("keeps its old settings")
+    running.log.wait("check that certificate and key belong together")
+    running.log.wait("reload failed: it could not be loaded; the running workers stay")
+    eventually(lambda: len(running.zygotes()) == 1, what="the new zygote ends")
+    assert running.workers() == workers
     assert ssl.get_server_certificate(("127.0.0.1", running.port)) == before
+    assert not running.log.matches("reload complete")
+    key.write_text(good)
+    running.kill(signal.SIGHUP)
+    running.log.wait("reload complete")
+    assert running.workers() != workers

@@ -3,14 +3,17 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings};
+use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
 use crate::edge::{self, Edge, Listener, Live, Peers, Thread, Times};
 use crate::keeper;
@@ -77,7 +80,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let handles = threads.iter().map(|thread| thread.handle.clone()).collect();
     let pool = Pool::new(pool_limits(&settings), handle.clone(), handles);
     let (stop, stopping) = watch::channel(false);
-    let edge = Live::new(edge(&settings, Shared::new(&settings, &pool, stopping)?)?);
+    let shared = Shared::new(&settings, &pool, stopping, threads.len())?;
+    let edge = Live::new(edge(&settings, shared)?);
 
     tokio::spawn(Arc::clone(&pool).run(slots));
     tokio::spawn(supervisor.run());
@@ -117,8 +121,7 @@ struct Server {
     settings: Settings,
     edge: Arc<Live>,
     stopping: bool,
-    /// Settings of a generation that is not ready yet.
-    next: Option<(u64, Settings)>,
+    next: Option<Next>,
     threads: Vec<EdgeThread>,
     handle: SupervisorHandle,
     keeper: Channel,
@@ -127,6 +130,13 @@ struct Server {
     stop: watch::Sender<bool>,
     listeners: Vec<(String, Listener)>,
     logs: Logs,
+}
+
+/// What is to be in force when a generation that is starting begins to serve.
+struct Next {
+    generation: u64,
+    settings: Settings,
+    edge: Edge,
 }
 
 impl Server {
@@ -223,49 +233,53 @@ impl Server {
             }
             FromKeeper::Zygote { generation, pid } => {
                 if let Err(error) = self.take_zygote(generation, pid, fds) {
-                    let text = format!("a zygote cannot be taken over: {error}");
+                    let text = format!("error: {error:#}");
                     self.handle.zygote_failed(generation, 1, text);
                 }
             }
         }
     }
 
-    fn take_zygote(&mut self, generation: u64, pid: u32, fds: Vec<OwnedFd>) -> std::io::Result<()> {
+    /// Has the supervisor start a generation, unless its settings cannot be served: then nothing
+    /// changes at all. A zygote that is not handed on ends with its control socket.
+    fn take_zygote(&mut self, generation: u64, pid: u32, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
+        // At most one generation is on its way, and it is this one.
+        self.next = None;
         let [control, pidfd, settings] = fds
             .try_into()
-            .map_err(|_| std::io::ErrorKind::InvalidData)?;
-        let pidfd = Pidfd::from_fd(pidfd, pid)?;
-        let settings = protocol::settings_from(settings)?;
+            .map_err(|_| anyhow::anyhow!("a zygote came without its descriptors"))?;
+        let pidfd = Pidfd::from_fd(pidfd, pid).context("no handle on a zygote")?;
+        let settings = protocol::settings_from(settings).context("no settings of a zygote")?;
+        let edge = edge(&settings, Shared::of(&self.edge.now()))
+            .context("the new settings cannot be served")?;
         let plan = plan(&settings, self.threads.len());
         let zygote = Zygote {
             generation,
             control,
             pidfd,
         };
-        self.next = Some((generation, settings));
+        self.next = Some(Next {
+            generation,
+            settings,
+            edge,
+        });
         self.handle.zygote_started(zygote, plan);
         Ok(())
     }
 
     /// Connections that come from now on are served as the settings of the new generation say:
-    /// limits, times, files, certificates. What the old ones share (the pool, who is connected, the
-    /// disk for bodies) stays.
+    /// limits, times, files, certificates. What the old ones share stays: the pool and who is
+    /// connected, with the new limits, and the disk for bodies.
     fn apply_settings(&mut self, generation: u64) {
-        let Some((_, settings)) = self.next.take_if(|(number, _)| *number == generation) else {
+        let Some(next) = self.next.take_if(|next| next.generation == generation) else {
             return;
         };
-        let now = self.edge.now();
-        match edge(&settings, Shared::of(&now)) {
-            Ok(edge) => self.edge.replace(edge),
-            Err(error) => {
-                return tracing::error!("the edge keeps its old settings: {error:#}");
-            }
-        }
-        let memory = file_memory(self.threads.len());
-        for thread in &self.threads {
-            thread.thread.forget_files(memory);
-        }
-        self.settings = settings;
+        next.edge.pool.set_limits(pool_limits(&next.settings));
+        next.edge
+            .peers
+            .set_cap(connections_per_address(&next.settings));
+        self.edge.replace(next.edge);
+        self.settings = next.settings;
     }
 
     /// Stops accepting, lets requests end, then the workers.
@@ -287,36 +301,24 @@ impl Server {
         for thread in &self.threads {
             thread.thread.stopping.notify_waiters();
         }
-        let patience = if graceful {
-            self.settings.graceful_timeout
-        } else {
-            Duration::ZERO
-        };
-        let (shared, handle) = (self.edge.now(), self.handle.clone());
+        let patience = graceful.then_some(self.settings.graceful_timeout);
+        let (edge, handle) = (self.edge.now(), self.handle.clone());
         tokio::spawn(async move {
-            if graceful {
-                // What the kernel had accepted comes in now.
-                tokio::time::sleep(2 * edge::LAST_ACCEPT).await;
-            }
-            // Requests first, then WebSockets, then the workers that serve them.
-            let _ = tokio::time::timeout(patience, shared.peers.quiet()).await;
-            match shared.peers.sockets() {
-                0 => {}
-                count => tracing::info!(
-                    "stopping: {} told to come again",
-                    plural(count, "WebSocket")
-                ),
-            }
-            shared.pool.say_farewell();
-            let _ = tokio::time::timeout(patience.min(SOCKETS_CLOSE), shared.peers.empty()).await;
-            handle.stop(graceful);
+            let left = match patience {
+                Some(patience) => Some(let_end(&edge, patience).await),
+                None => {
+                    edge.pool.say_farewell();
+                    None
+                }
+            };
+            handle.stop(left);
         });
     }
 
     /// Ends the edge threads, then the logs: the last lines must be written.
     async fn end(&mut self) {
         // The workers are gone; their last answers may still be on their way.
-        let _ = tokio::time::timeout(LAST_BYTES, self.edge.now().peers.empty()).await;
+        let _ = timeout(LAST_BYTES, self.edge.now().peers.empty()).await;
         for thread in &mut self.threads {
             if let Some(stop) = thread.stop.take() {
                 let _ = stop.send(());
@@ -330,6 +332,30 @@ impl Server {
         tracing::info!("stopped");
         self.logs.close();
     }
+}
+
+/// Waits for requests, then for WebSockets, at most `patience` for both; returns what is left of it
+/// for the workers that served them.
+async fn let_end(edge: &Edge, patience: Duration) -> Duration {
+    let began = Instant::now();
+    let (farewell, deadline) = (began + patience.mul_f64(pool::FAREWELL), began + patience);
+    // What the kernel had accepted comes in now.
+    sleep(2 * edge::LAST_ACCEPT).await;
+    let _ = timeout_at(farewell, edge.peers.quiet()).await;
+    match edge.peers.sockets() {
+        0 => {}
+        count => tracing::info!(
+            "stopping: {} told to come again",
+            plural(count, "WebSocket")
+        ),
+    }
+    edge.pool.say_farewell();
+    let all_ended = async {
+        let _ = timeout(SOCKETS_CLOSE, edge.peers.empty()).await;
+        edge.peers.quiet().await;
+    };
+    let _ = timeout_at(deadline, all_ended).await;
+    deadline.saturating_duration_since(Instant::now())
 }
 
 fn plural(count: u32, noun: &str) -> String {
@@ -394,14 +420,13 @@ fn edge_threads(
     let count = settings
         .edge_threads
         .map_or((cores / 4).max(1), |count| count as usize);
-    let memory = file_memory(count);
     (0..count)
-        .map(|index| EdgeThread::start(index, memory, access))
+        .map(|index| EdgeThread::start(index, access))
         .collect()
 }
 
 impl EdgeThread {
-    fn start(index: usize, file_memory: usize, access: Option<&AccessLog>) -> anyhow::Result<Self> {
+    fn start(index: usize, access: Option<&AccessLog>) -> anyhow::Result<Self> {
         let runtime: Runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS)
@@ -416,7 +441,7 @@ impl EdgeThread {
                 // What still runs is cut off; the drain before this waited for it long enough.
                 runtime.shutdown_timeout(Duration::from_millis(100));
             })?;
-        let thread = Thread::new(index, file_memory, access);
+        let thread = Thread::new(index, access);
         Ok(Self {
             handle,
             thread,
@@ -433,15 +458,13 @@ fn pool_limits(settings: &Settings) -> pool::Limits {
         streams_per_worker: settings.worker_connections,
         max_requests: settings.max_requests.unwrap_or(0),
         max_requests_jitter: settings.max_requests_jitter,
-        // The rest of the time is for the closing itself and what apps do after it.
-        farewell_after: settings.graceful_timeout.mul_f64(0.75),
         ..pool::Limits::default()
     }
 }
 
-/// One edge thread's share of the memory for static files, in bytes.
-fn file_memory(threads: usize) -> usize {
-    edge::files::TOTAL_BYTES / threads
+/// Connections that one address may hold; 0 is no limit.
+fn connections_per_address(settings: &Settings) -> usize {
+    settings.max_connections_per_address.unwrap_or(0) as usize
 }
 
 /// What edges have in common, one after the other.
@@ -451,6 +474,8 @@ struct Shared {
     spool: Arc<edge::Budget>,
     stopping: watch::Receiver<bool>,
     next_id: Arc<AtomicU64>,
+    /// How many edge threads there are.
+    threads: usize,
 }
 
 impl Shared {
@@ -458,6 +483,7 @@ impl Shared {
         settings: &Settings,
         pool: &Arc<Pool>,
         stopping: watch::Receiver<bool>,
+        threads: usize,
     ) -> anyhow::Result<Self> {
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
@@ -465,10 +491,11 @@ impl Shared {
         let folder = folder.unwrap_or_else(std::env::temp_dir);
         Ok(Self {
             pool: Arc::clone(pool),
-            peers: Peers::new(settings.max_connections_per_address.unwrap_or(0) as usize),
+            peers: Peers::new(connections_per_address(settings)),
             spool: Arc::new(edge::Budget::new(folder, SPOOL)),
             stopping,
             next_id: Arc::new(AtomicU64::new(u64::from_le_bytes(seed))),
+            threads,
         })
     }
 
@@ -479,6 +506,7 @@ impl Shared {
             spool: Arc::clone(&edge.spool),
             stopping: edge.stopping.clone(),
             next_id: Arc::clone(&edge.next_id),
+            threads: edge.files.len(),
         }
     }
 }
@@ -519,6 +547,9 @@ fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> {
         pool: shared.pool,
         peers: shared.peers,
         statics: edge::files::Statics::open(file_routes(settings))?,
+        files: (0..shared.threads)
+            .map(|_| Mutex::new(FileCache::new(TOTAL_BYTES / shared.threads)))
+            .collect(),
         tls,
         limits: head_limits(settings),
         times,

@@ -23,6 +23,9 @@ time, unless it is repeatable. A clear beginning of a long flag is enough.
 Durations: seconds, or `500ms`, `30s`, `1m`, `2h`. Relative paths start at `--chdir`; those of `--config`, `--env-file`
 and `--python` where ostler is started.
 
+**A reload** (`HUP`) takes the config file anew, but for the settings that are marked *at the start*: a change of those
+is a warning and takes a new start.
+
 **What is wrong** is reported all at once, with exit code 2, before anything listens. An unknown flag is an error; an
 unknown name in the config file is a warning.
 
@@ -63,8 +66,13 @@ fn supported(row: &Setting) -> String {
         Whose::CommandLine => "command line".to_owned(),
     };
     let help = row.help.split(" [default: ").next().unwrap_or(row.help);
+    let mark = if row.at_start {
+        " *(at the start)*"
+    } else {
+        ""
+    };
     format!(
-        "| {name} | {} | {} | {} |\n",
+        "| {name} | {} | {} | {}{mark} |\n",
         flag_list(row),
         default(row),
         escaped(help)

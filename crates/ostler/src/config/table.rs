@@ -22,6 +22,18 @@ pub struct Setting {
     pub help: &'static str,
     pub level: Level,
     pub whose: Whose,
+    /// A reload does not take it: it decides how ostler starts.
+    pub at_start: bool,
+}
+
+impl Setting {
+    /// The same, taken only by a start.
+    const fn at_start(self) -> Self {
+        Self {
+            at_start: true,
+            ..self
+        }
+    }
 }
 
 /// What becomes of a value that is not the preset.
@@ -119,6 +131,7 @@ const fn on(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name) -> 
         help,
         level: Level::Supported,
         whose: Whose::Gunicorn,
+        at_start: false,
     }
 }
 
@@ -131,6 +144,7 @@ const fn own(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name) ->
         help,
         level: Level::Supported,
         whose: Whose::Ostler,
+        at_start: false,
     }
 }
 
@@ -143,6 +157,7 @@ const fn typed(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name) 
         help,
         level: Level::Supported,
         whose: Whose::CommandLine,
+        at_start: false,
     }
 }
 
@@ -155,6 +170,7 @@ const fn moot(name: Name, flags: Name, kind: Kind, preset: Preset, help: Name) -
         help,
         level: Level::Moot,
         whose: Whose::Gunicorn,
+        at_start: false,
     }
 }
 
@@ -174,6 +190,7 @@ const fn refused(
         help,
         level: Level::Refused(hint),
         whose: Whose::Gunicorn,
+        at_start: false,
     }
 }
 
@@ -225,17 +242,17 @@ pub const TABLE: &[Group] = &[
         on("asgi_loop", "--loop --asgi-loop LOOP", LOOP, Word("auto"), "Event loop for ASGI; auto: uvloop when it is installed"),
     ]},
     Group { heading: "Listening", rows: &[
-        on("bind", "-b --bind ADDRESS", Binds, Words(&["127.0.0.1:8000"]), "host:port, :port, [::1]:port, unix:PATH or fd://N; repeatable ($PORT: 0.0.0.0:$PORT)"),
+        on("bind", "-b --bind ADDRESS", Binds, Words(&["127.0.0.1:8000"]), "host:port, :port, [::1]:port, unix:PATH or fd://N; repeatable ($PORT: 0.0.0.0:$PORT)").at_start(),
         typed("host", "--host HOST", Text, Unset, "With --port, another way to say --bind HOST:PORT"),
         typed("port", "--port PORT", Whole(0, 65_535), Unset, "With --host, another way to say --bind HOST:PORT"),
         typed("uds", "--uds PATH", Path, Unset, "Another way to say --bind unix:PATH"),
         typed("fd", "--fd N", Whole(0, 65_535), Unset, "Another way to say --bind fd://N"),
-        on("backlog", "--backlog N", Whole(1, 65_535), Int(2048), "Connections the kernel queues before they are accepted"),
+        on("backlog", "--backlog N", Whole(1, 65_535), Int(2048), "Connections the kernel queues before they are accepted").at_start(),
         own("static_files", "--static PREFIX=DIR", Pairs, Texts(&[]), "Serve files below DIR at PREFIX; repeatable"),
         own("internal_files", "--internal PREFIX=DIR", Pairs, Texts(&[]), "The same, but only where the app answers X-Accel-Redirect: PREFIX/...; repeatable"),
         own("sendfile_root", "--sendfile-root DIR", List, Words(&[]), "Directory whose files the app may name in X-Sendfile, beside those above; repeatable"),
         own("max_connections_per_address", "--max-connections-per-address N", Whole(0, MOST), Int(256), "Connections of one untrusted address; 0: no limit"),
-        own("edge_threads", "--edge-threads N", Whole(0, 256), Int(0), "Threads that serve connections; 0: one for each four cores"),
+        own("edge_threads", "--edge-threads N", Whole(0, 256), Int(0), "Threads that serve connections; 0: one for each four cores").at_start(),
         on("forwarded_allow_ips", "--forwarded-allow-ips NETS", Networks, Words(&["127.0.0.1", "::1"]), "Peers whose X-Forwarded-* headers count; * for all (or $FORWARDED_ALLOW_IPS)"),
         typed("proxy_headers", "--proxy-headers", Switch, No, "Believe X-Forwarded-* from --forwarded-allow-ips, which is already so"),
         typed("no_proxy_headers", "--no-proxy-headers", Switch, No, "Believe no X-Forwarded-* header, whoever sends it"),
@@ -281,7 +298,7 @@ pub const TABLE: &[Group] = &[
         on("websocket_max_message_size", "--websocket-max-message-size --ws-max-size SIZE", Size, Int(16 << 20), "Largest WebSocket message of an ASGI app"),
         on("header_map", "--header-map MODE", HEADER_MAP, Word("drop"), "Header names with _: drop those headers, or refuse the request"),
         on("sendfile", "--no-sendfile", Unswitch, Yes, "Do not use sendfile for static files (or $SENDFILE)"),
-        on("tmp_upload_dir", "", Path, Unset, "Directory for bodies that are too large for memory [default: $TMPDIR or /tmp]"),
+        on("tmp_upload_dir", "", Path, Unset, "Directory for bodies that are too large for memory [default: $TMPDIR or /tmp]").at_start(),
         moot("http_protocols", "--http-protocols NAMES", Opaque, Word("h1"), HTTP2),
         moot("http2_cleartext", "--http2-cleartext MODE", Opaque, Word("off"), HTTP2),
         moot("http2_max_concurrent_streams", "--http2-max-concurrent-streams N", Opaque, Int(100), HTTP2),
@@ -305,13 +322,13 @@ pub const TABLE: &[Group] = &[
         moot("do_handshake_on_connect", "--do-handshake-on-connect", Switch, No, "the handshake never holds a worker"),
     ]},
     Group { heading: "Logs", rows: &[
-        on("accesslog", "--access-logfile FILE", Path, Unset, "File for one line per request; - for standard output"),
+        on("accesslog", "--access-logfile FILE", Path, Unset, "File for one line per request; - for standard output").at_start(),
         typed("access_log", "--access-log", Switch, No, "Another way to say --access-logfile -"),
         typed("no_access_log", "--no-access-log", Switch, No, "Write no access log, whatever gunicorn.conf.py says"),
-        on("access_log_format", "--access-logformat FORMAT", Text, Word(ACCESS_LOG_FORMAT), "Format of that line in gunicorn's atoms, or json"),
-        own("access_log_json", "--access-log-json", Switch, No, "Another way to say --access-logformat json"),
-        on("errorlog", "--error-logfile --log-file FILE", Path, Word("-"), "File for everything else; - for standard error"),
-        on("loglevel", "--log-level LEVEL", LEVEL, Word("info"), "Least level that is logged: debug, info, warning, error or critical"),
+        on("access_log_format", "--access-logformat FORMAT", Text, Word(ACCESS_LOG_FORMAT), "Format of that line in gunicorn's atoms, or json").at_start(),
+        own("access_log_json", "--access-log-json", Switch, No, "Another way to say --access-logformat json").at_start(),
+        on("errorlog", "--error-logfile --log-file FILE", Path, Word("-"), "File for everything else; - for standard error").at_start(),
+        on("loglevel", "--log-level LEVEL", LEVEL, Word("info"), "Least level that is logged: debug, info, warning, error or critical").at_start(),
         on("capture_output", "--capture-output", Switch, No, "Put what the app prints into the error log"),
         moot("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog", Switch, No, SYSLOG),
         moot("logger_class", "--logger-class CLASS", Opaque, Word("gunicorn.glogging.Logger"), "the server's logs are not written by Python"),
@@ -329,11 +346,11 @@ pub const TABLE: &[Group] = &[
         moot("enable_backlog_metric", "--enable-backlog-metric", Switch, No, STATSD),
     ]},
     Group { heading: "Process", rows: &[
-        on("user", "-u --user USER", Account, Unset, "Run as this user (name or number)"),
-        on("group", "-g --group GROUP", Account, Unset, "Run as this group [default: the user's]"),
+        on("user", "-u --user USER", Account, Unset, "Run as this user (name or number)").at_start(),
+        on("group", "-g --group GROUP", Account, Unset, "Run as this group [default: the user's]").at_start(),
         on("umask", "-m --umask MODE", Octal, Unset, "Permission bits (octal) that new files of the app do not get"),
-        on("pidfile", "-p --pid FILE", Path, Unset, "Write the process id to this file"),
-        on("daemon", "-D --daemon", Switch, No, "Go on in the background"),
+        on("pidfile", "-p --pid FILE", Path, Unset, "Write the process id to this file").at_start(),
+        on("daemon", "-D --daemon", Switch, No, "Go on in the background").at_start(),
         on("proc_name", "-n --name NAME", Text, Unset, "Name of the processes in ps and top [default: the app]"),
         on("default_proc_name", "", Text, Unset, "Name of the processes when proc_name is not set"),
         on("reload", "--reload", Switch, No, "Load the app again when its code changes (for development only)"),

@@ -1,11 +1,12 @@
-//! Names in `gunicorn.conf.py` that are no settings, hooks that are never called, and settings without a meaning
-//! here: what to warn about. Decides nothing else.
+//! Names in `gunicorn.conf.py` that are no settings, hooks that are never called, settings without a meaning here, and
+//! those that a reload does not take: what to warn about. Decides nothing else.
 
 use serde_json::{Map, Value};
 
 use super::error::Warning;
 use super::flags;
 use super::layers::Merged;
+use super::settings::Settings;
 use super::table::{Kind, Level};
 use super::value;
 use super::written::{Written, in_file};
@@ -46,6 +47,21 @@ pub fn moot(merged: &Merged) -> Option<Warning> {
     (!found.is_empty()).then(|| {
         Warning(format!(
             "settings without a meaning here: {}",
+            found.join(", ")
+        ))
+    })
+}
+
+/// One warning for what a reload changed and does not take; `started` is what ostler was started with.
+pub fn not_reloaded(started: &Settings, reloaded: &Settings) -> Option<Warning> {
+    let changed = |name: &str| started.values.get(name) != reloaded.values.get(name);
+    let found: Vec<&str> = flags::rows()
+        .filter(|row| row.at_start && changed(row.name))
+        .map(|row| row.name)
+        .collect();
+    (!found.is_empty()).then(|| {
+        Warning(format!(
+            "changed, but taken only when ostler is started anew: {}",
             found.join(", ")
         ))
     })

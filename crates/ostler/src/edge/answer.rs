@@ -19,7 +19,7 @@ impl Connection {
             return Ok(None);
         }
         let plan = {
-            let mut cache = super::lock(&self.thread.files);
+            let mut cache = self.edge.files(&self.thread);
             self.edge
                 .statics
                 .plan(&mut cache, &self.file_request(), Instant::now())

@@ -107,6 +107,8 @@ pub struct Edge {
     pub pool: Arc<Pool>,
     pub peers: Arc<Peers>,
     pub statics: files::Statics,
+    /// Guards the files of `statics` in memory: a cache for each edge thread, by its number.
+    pub files: Vec<Mutex<files::FileCache>>,
     pub tls: Option<TlsAcceptor>,
     pub limits: h1::head::Limits,
     pub times: Times,
@@ -157,6 +159,11 @@ impl Edge {
         self.stopping.clone()
     }
 
+    /// The static files that an edge thread has in memory.
+    fn files(&self, thread: &Thread) -> MutexGuard<'_, files::FileCache> {
+        lock(&self.files[thread.index])
+    }
+
     fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
@@ -179,8 +186,6 @@ pub struct Thread {
     pub index: usize,
     /// Guards the date line, made anew once a second.
     date: Mutex<(u64, [u8; 29])>,
-    /// Guards this thread's static files in memory.
-    pub files: Mutex<files::FileCache>,
     /// Wakes idle connections when the server stops.
     pub stopping: Notify,
     /// Formats this thread's rows; guards its buffer.
@@ -188,20 +193,13 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// `file_memory` is this thread's share of the memory for static files, in bytes.
-    pub fn new(index: usize, file_memory: usize, access: Option<&AccessLog>) -> Arc<Self> {
+    pub fn new(index: usize, access: Option<&AccessLog>) -> Arc<Self> {
         Arc::new(Self {
             index,
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
-            files: Mutex::new(files::FileCache::new(file_memory)),
             stopping: Notify::new(),
             access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
         })
-    }
-
-    /// Drops the static files in memory: other folders may be served from now on.
-    pub fn forget_files(&self, file_memory: usize) {
-        *lock(&self.files) = files::FileCache::new(file_memory);
     }
 
     /// The value of a `Date` field now.

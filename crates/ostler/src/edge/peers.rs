@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub struct Peers {
     /// Connections that one address may hold; 0 is no limit.
-    cap: usize,
+    cap: AtomicUsize,
     started: Instant,
     /// Connections of every kind.
     total: AtomicUsize,
@@ -55,13 +55,18 @@ pub struct Place {
 impl Peers {
     pub fn new(cap: usize) -> Arc<Self> {
         Arc::new(Self {
-            cap,
+            cap: AtomicUsize::new(cap),
             started: Instant::now(),
             total: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
             emptied: Notify::new(),
             open: Mutex::default(),
         })
+    }
+
+    /// Connections that come from now on meet this cap.
+    pub fn set_cap(&self, cap: usize) {
+        self.cap.store(cap, Ordering::Relaxed);
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<Arc<Seat>>>> {
@@ -117,11 +122,12 @@ impl Peers {
             idle_since: AtomicU64::new(BUSY),
             leave: Notify::new(),
         });
-        let address = counted.filter(|_| self.cap > 0);
+        let cap = self.cap.load(Ordering::Relaxed);
+        let address = counted.filter(|_| cap > 0);
         if let Some(address) = address {
             let mut open = self.open();
             let seats = open.entry(address).or_default();
-            if seats.len() >= self.cap {
+            if seats.len() >= cap {
                 let oldest = (0..seats.len())
                     .min_by_key(|&index| seats[index].idle_since.load(Ordering::Relaxed))
                     .filter(|&index| seats[index].idle_since.load(Ordering::Relaxed) != BUSY)?;
@@ -197,6 +203,16 @@ mod tests {
         assert!(peers.seat(Some(A)).is_none());
         drop(first);
         assert!(peers.seat(Some(A)).is_some());
+    }
+
+    #[test]
+    fn another_cap_holds_for_those_who_come_then() {
+        let peers = Peers::new(3);
+        let _places: Vec<_> = (0..3).map(|_| peers.seat(Some(A)).expect("room")).collect();
+        peers.set_cap(4);
+        let _fourth = peers.seat(Some(A)).expect("room");
+        peers.set_cap(1);
+        assert!(peers.seat(Some(A)).is_none());
     }
 
     #[test]

@@ -45,8 +45,9 @@ pub use log::{level, target};
 const FIRST_RESTART: Duration = Duration::from_millis(100);
 const LAST_RESTART: Duration = Duration::from_secs(60);
 
-/// On top of what requests and slow clients may take, before a server that should stop is killed.
-const STOP_SLACK: Duration = Duration::from_secs(15);
+/// On top of what requests may take, before a server that should stop is killed: workers have 8 s
+/// for their exit handlers and to be killed, hooks 30 s, last bytes and logs 6 s.
+const STOP_SLACK: Duration = Duration::from_secs(45);
 
 /// A server that should stop at once has this long.
 const QUICK_STOP: Duration = Duration::from_secs(10);
@@ -54,7 +55,10 @@ const QUICK_STOP: Duration = Duration::from_secs(10);
 /// What the keeper holds, in the order it is made.
 struct Keeper {
     plan: Arc<RunPlan>,
+    /// What the config says now.
     settings: Settings,
+    /// What it said at the start.
+    started: Settings,
     user: Option<User>,
     /// Empty once the server has been told to stop: a listener that stays open would let clients
     /// in that nobody serves.
@@ -137,6 +141,7 @@ async fn start_and_keep(plan: &Arc<RunPlan>, prepared: Prepared) -> Ended {
     let pidfile = PidFile::write(settings.pidfile.as_deref())?;
     let mut keeper = Keeper {
         plan: Arc::clone(plan),
+        started: settings.clone(),
         settings,
         user,
         listening,

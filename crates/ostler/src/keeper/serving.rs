@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use crate::config;
 use crate::sys::{self, Channel, Child, Exit, Signal, Spawn, fds, process};
 
 use super::protocol::{FromKeeper, HANDOVER_FD, Handover, ToKeeper, to_file};
@@ -147,9 +148,8 @@ impl Keeper {
 
     /// Tells the server to stop; saying it again changes nothing, unless it is to be quicker.
     async fn begin_stop(&mut self, graceful: bool, server: &Server) {
-        // Requests take up to the graceful timeout, then clients may take it again to read.
         let patience = match graceful {
-            true => self.settings.graceful_timeout * 2 + STOP_SLACK,
+            true => self.settings.graceful_timeout + STOP_SLACK,
             false => QUICK_STOP,
         };
         let deadline = Instant::now() + patience;
@@ -210,10 +210,8 @@ impl Keeper {
         for warning in &zygote.warnings {
             tracing::warn!("{warning}");
         }
-        if zygote.settings.binds != self.settings.binds {
-            tracing::warn!(
-                "other addresses are bound when ostler is started anew, not by a reload"
-            );
+        if let Some(warning) = config::not_reloaded(&self.started, &zygote.settings) {
+            tracing::warn!("{warning}");
         }
         self.settings = zygote.settings;
         let Child { pid, pidfd } = zygote.child;

@@ -43,7 +43,7 @@ pub struct Channel {
     fd: AsyncFd<OwnedFd>,
     next_stream: AtomicU32,
     closed: AtomicBool,
-    /// The last stream to end closes the channel.
+    /// The last stream to end closes the channel. Written and read under the lock of `streams`.
     draining: AtomicBool,
     /// Guards what is to be written.
     out: Mutex<Out>,
@@ -157,10 +157,14 @@ impl Channel {
 
     /// Lets the streams end, then closes the channel.
     pub fn drain(self: &Arc<Self>) {
-        if lock(&self.streams).is_empty() {
+        let idle = {
+            let streams = lock(&self.streams);
+            self.draining.store(true, Ordering::Relaxed);
+            streams.is_empty()
+        };
+        if idle {
             return self.close();
         }
-        self.draining.store(true, Ordering::Release);
         let mut frame = Vec::with_capacity(HEAD_LEN);
         begin(&mut frame, Kind::Drain, 0, 0);
         let _ = self.write(&frame, None);
@@ -170,9 +174,9 @@ impl Channel {
         let last = {
             let mut streams = lock(&self.streams);
             streams.remove(&stream);
-            streams.is_empty()
+            streams.is_empty() && self.draining.load(Ordering::Relaxed)
         };
-        if last && self.draining.load(Ordering::Acquire) {
+        if last {
             self.close();
         }
     }

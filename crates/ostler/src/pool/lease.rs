@@ -37,15 +37,14 @@ impl Lease {
         };
         let worker = Arc::clone(grant.worker());
         match grant {
-            Grant::Slot(mut slot) if slot.is_clean() && !worker.is_draining() => {
+            Grant::Slot(mut slot) if slot.is_clean() => {
                 slot.shrink();
                 self.pool.offer(slot);
             }
-            Grant::Slot(slot) if !slot.is_clean() => {
+            Grant::Slot(_) => {
                 let text = "it sent more than the response".to_owned();
                 self.pool.supervisor.misbehaved(worker.id, text);
             }
-            Grant::Slot(_) => {}
             Grant::Stream(stream) => drop(stream),
         }
         if worker.prove() {

@@ -98,7 +98,39 @@ impl State {
         most.map(|(worker, _)| worker)
     }
 
-    /// A free slot or stream, of `wanted` when that is given.
+    /// Adds a channel of `thread`, unless its worker has begun to drain meanwhile.
+    pub(super) fn join(&mut self, thread: usize, channel: &Arc<Channel>) -> bool {
+        let joins = !channel.worker.is_draining();
+        if joins {
+            self.channels[thread].push(Arc::clone(channel));
+        }
+        joins
+    }
+
+    /// Gives an idle slot to the head of the line, or to the free list. Returns it when its worker
+    /// drains: whoever had it may not have known yet, and the free lists were cleared of it before.
+    #[must_use]
+    pub(super) fn offer(&mut self, slot: Slot) -> Option<Slot> {
+        if slot.worker.is_draining() {
+            return Some(slot);
+        }
+        let worker = Arc::clone(&slot.worker);
+        let mut slot = slot;
+        while let Some(waiter) = self.next_waiter(worker.id) {
+            worker.lease_began();
+            match waiter.grant.send(Grant::Slot(slot)) {
+                Err(Grant::Slot(back)) => slot = back,
+                Ok(()) | Err(Grant::Stream(_)) => return None,
+            }
+            worker.lease_abandoned();
+        }
+        let list = slot.home().unwrap_or(self.free.len() - 1);
+        self.free[list].push(slot);
+        None
+    }
+
+    /// A free slot or stream, of `wanted` when that is given. It is counted from now on: others who
+    /// wait do not take the same room, and a worker that drains in this moment is not empty.
     pub(super) fn take_free(
         &mut self,
         thread: usize,
@@ -115,15 +147,18 @@ impl State {
         let own = take(&mut self.free[thread]);
         let slot = own.or_else(|| self.free.iter_mut().rev().find_map(take));
         match slot {
-            Some(slot) => Some(Grant::Slot(slot)),
+            Some(slot) => {
+                slot.worker.lease_began();
+                Some(Grant::Slot(slot))
+            }
             None => self
                 .open_stream(thread, wanted, streams_per_worker)
                 .map(Grant::Stream),
         }
     }
 
-    /// A stream on the least busy event loop that has room, or on that of `wanted`. It is counted
-    /// from now on, so that others who wait do not take the same room.
+    /// A stream on the least busy event loop that has room, or on that of `wanted`; counted as
+    /// [`State::take_free`] does.
     pub(super) fn open_stream(
         &self,
         thread: usize,
@@ -173,6 +208,7 @@ impl State {
             {
                 place -= 1;
                 if let Err(Grant::Slot(slot)) = waiter.grant.send(grant) {
+                    slot.worker.lease_abandoned();
                     let list = slot.home().unwrap_or(self.free.len() - 1);
                     self.free[list].push(slot);
                 }

@@ -15,11 +15,13 @@ mod grant;
 mod lease;
 mod line;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -36,8 +38,12 @@ use line::{State, Waiter};
 pub use slot::{Fault, Frame, Slot};
 pub use worker::Worker;
 
+/// WebSockets are told to close after this part of the time that a worker or the server has to end:
+/// the rest of it is for the closing itself and what apps do after it.
+pub const FAREWELL: f64 = 0.75;
+
 /// Bounds of the line and of what a worker may serve.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Requests that may wait. The default is 1,000: at 10 ms each through one slot, ten seconds.
     pub line_length: usize,
@@ -52,8 +58,6 @@ pub struct Limits {
     /// Up to this many requests are added to `max_requests`, differently for each worker, so that
     /// workers do not leave together.
     pub max_requests_jitter: u64,
-    /// A worker that leaves keeps its WebSockets for this long: 25 s.
-    pub farewell_after: Duration,
 }
 
 impl Default for Limits {
@@ -65,7 +69,6 @@ impl Default for Limits {
             streams_per_worker: 1000,
             max_requests: 0,
             max_requests_jitter: 0,
-            farewell_after: Duration::from_secs(25),
         }
     }
 }
@@ -90,7 +93,8 @@ pub struct Pool {
     /// Guards the free lists and the line together: an idle slot and a request that waits for one
     /// never coexist.
     state: Mutex<State>,
-    limits: Limits,
+    /// Guards what a reload replaces whole.
+    limits: RwLock<Limits>,
     supervisor: SupervisorHandle,
     affinity: Affinity,
     /// The app runs on event loops.
@@ -106,7 +110,7 @@ impl Pool {
     pub fn new(limits: Limits, supervisor: SupervisorHandle, threads: Vec<Handle>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::new(threads.len())),
-            limits,
+            limits: RwLock::new(limits),
             supervisor,
             affinity: Affinity::default(),
             streams: AtomicBool::new(false),
@@ -121,6 +125,15 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Requests and workers that come from now on have these limits.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
     /// Remembers which worker opened a session.
     pub fn learn_session(&self, session: &[u8], worker: &Worker) {
         self.affinity.learn(session, worker.id);
@@ -128,7 +141,7 @@ impl Pool {
 
     /// How long a request may wait in line.
     pub fn line_timeout(&self) -> Duration {
-        self.limits.line_timeout
+        self.limits().line_timeout
     }
 
     /// Leases a slot to a request on edge thread `thread`, or waits in line for one: as long as the
@@ -144,6 +157,7 @@ impl Pool {
             Session::Of(id) => self.affinity.worker(id),
             Session::None | Session::Opens => None,
         };
+        let limits = self.limits();
         let mut waiting = {
             let mut state = self.state();
             let wanted = match session {
@@ -151,13 +165,13 @@ impl Pool {
                 Session::Of(_) => wanted.filter(|id| state.takes_requests(*id)),
                 Session::Opens => state.idlest(),
             };
-            let per_worker = self.limits.streams_per_worker;
+            let per_worker = limits.streams_per_worker;
             if let Some(grant) = state.take_free(thread, wanted, per_worker) {
                 drop(state);
                 return self.begin(grant, thread);
             }
             state.refusal()?;
-            state.room_for(bytes, &self.limits)?;
+            state.room_for(bytes, &limits)?;
             let (grant, place) = oneshot::channel();
             state.line.push_back(Waiter {
                 thread,
@@ -190,10 +204,8 @@ impl Pool {
             tracing::error!(%error, "a slot could not be watched; its worker is replaced");
             self.supervisor
                 .misbehaved(slot.worker.id, format!("slot lost: {error}"));
+            self.abandoned(&slot.worker);
             return Err(Refused::Overloaded);
-        }
-        if let Grant::Slot(slot) = &grant {
-            slot.worker.lease_began();
         }
         self.leases.fetch_add(1, Ordering::Relaxed);
         Ok(Lease {
@@ -251,13 +263,13 @@ impl Pool {
             }
             SlotEvent::SlotAdded { worker, socket } => {
                 let known = self.state().workers.get(&worker).cloned();
-                if let Some(worker) = known.filter(|worker| !worker.is_draining()) {
+                if let Some(worker) = known {
                     self.offer(Slot::new(worker, socket));
                 }
             }
-            SlotEvent::Draining { worker } => self.drain(worker),
+            SlotEvent::Draining { worker, within } => self.drain(worker, within),
             SlotEvent::Gone { worker, how } => {
-                self.drain(worker);
+                self.drain(worker, Duration::ZERO);
                 let gone = {
                     let mut state = self.state();
                     let gone = state.workers.remove(&worker);
@@ -313,8 +325,9 @@ impl Pool {
         }
     }
 
-    /// Takes a worker's idle slots out; those in use follow as their requests end.
-    fn drain(&self, id: WorkerId) {
+    /// Takes a worker's idle slots out; those in use follow as their requests end, which have
+    /// `within` for that.
+    fn drain(&self, id: WorkerId, within: Duration) {
         let (idle, channels, worker) = {
             let mut state = self.state();
             let Some(worker) = state.workers.get(&id).cloned() else {
@@ -340,9 +353,8 @@ impl Pool {
         if worker.in_flight() == 0 {
             return self.supervisor.drained(id);
         }
-        let after = self.limits.farewell_after;
         tokio::spawn(async move {
-            tokio::time::sleep(after).await;
+            tokio::time::sleep(within.mul_f64(FAREWELL)).await;
             worker.say_farewell();
         });
     }
@@ -360,43 +372,42 @@ impl Pool {
                             .misbehaved(worker.id, format!("no channel: {error}"));
                     }
                 };
+                if !pool.state().join(thread, &channel) {
+                    return;
+                }
                 tokio::spawn(Arc::clone(&channel).write_loop());
                 tokio::spawn(Arc::clone(&channel).ping_loop());
-                pool.state().channels[thread].push(Arc::clone(&channel));
                 pool.serve_line_from_channels();
                 let fault = channel.read_loop().await;
-                pool.lost_channel(&worker, thread, &fault);
+                pool.lost_channel(&worker, thread, &fault).await;
             });
         }
     }
 
-    fn lost_channel(&self, worker: &Arc<Worker>, thread: usize, fault: &Fault) {
+    /// Takes a channel out that has ended.
+    async fn lost_channel(&self, worker: &Arc<Worker>, thread: usize, fault: &Fault) {
         self.state().channels[thread].retain(|channel| channel.worker.id != worker.id);
-        if let Fault::Wire(_) | Fault::Descriptor = fault {
-            self.supervisor.misbehaved(worker.id, fault.to_string());
+        match fault {
+            Fault::Wire(_) | Fault::Descriptor => {
+                self.supervisor.misbehaved(worker.id, fault.to_string());
+            }
+            // We close the channel of a worker that drains, and the kernel that of one that died.
+            Fault::Closed if worker.is_draining() || worker.exit().await.is_some() => {}
+            Fault::Closed => self.supervisor.lost_channel(worker.id),
         }
     }
 
-    /// Gives an idle slot to the head of the line, or to the free list.
+    /// Gives an idle slot to the head of the line, or to the free list; closes that of a worker
+    /// that drains.
     fn offer(&self, slot: Slot) {
-        let mut grant = Grant::Slot(slot);
-        let mut state = self.state();
-        while let Some(waiter) = state.next_waiter(grant.worker().id) {
-            match waiter.grant.send(grant) {
-                Ok(()) => return,
-                Err(back) => grant = back,
-            }
-        }
-        if let Grant::Slot(slot) = grant {
-            let list = slot.home().unwrap_or(self.threads.len());
-            state.free[list].push(slot);
-        }
+        let closed = self.state().offer(slot);
+        drop(closed);
     }
 
     /// Lets waiting requests onto event loops that have room.
     fn serve_line_from_channels(&self) {
+        let per_worker = self.limits().streams_per_worker;
         let mut state = self.state();
-        let per_worker = self.limits.streams_per_worker;
         let mut place = 0;
         while let Some((thread, wanted)) = state.waiter(place) {
             let Some(stream) = state.open_stream(thread, wanted, per_worker) else {
@@ -416,7 +427,7 @@ impl Pool {
         }
     }
 
-    /// Books a stream that nobody used.
+    /// Books a slot or stream that nobody used.
     fn abandoned(&self, worker: &Worker) {
         worker.lease_abandoned();
         if worker.is_draining() && worker.in_flight() == 0 {
@@ -427,7 +438,8 @@ impl Pool {
     /// Books a finished request and replaces a worker that has served its share.
     fn ended(&self, worker: &Worker) {
         let served = worker.lease_ended();
-        if self.limits.max_requests > 0 && served == self.share(worker) {
+        let limits = self.limits();
+        if limits.max_requests > 0 && served == share(worker, &limits) {
             self.supervisor
                 .recycle(worker.id, format!("served {served} requests"));
         }
@@ -435,13 +447,13 @@ impl Pool {
             self.supervisor.drained(worker.id);
         }
     }
+}
 
-    /// The number of requests after which `worker` is replaced.
-    fn share(&self, worker: &Worker) -> u64 {
-        // Fibonacci hashing of the worker's number: spread evenly, the same on every call.
-        let spread = worker.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        self.limits.max_requests + spread % (self.limits.max_requests_jitter + 1)
-    }
+/// The number of requests after which `worker` is replaced.
+fn share(worker: &Worker, limits: &Limits) -> u64 {
+    // Fibonacci hashing of the worker's number: spread evenly, the same on every call.
+    let spread = worker.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    limits.max_requests + spread % (limits.max_requests_jitter + 1)
 }
 
 /// A request in line. Dropped unserved (its deadline passed, its client left), it gives up its
@@ -459,8 +471,14 @@ impl Drop for Waiting<'_> {
         }
         self.place.close();
         match self.place.try_recv() {
-            Ok(Grant::Slot(slot)) => self.pool.offer(slot),
-            Ok(Grant::Stream(stream)) => self.pool.abandoned(stream.worker()),
+            Ok(grant) => {
+                let worker = Arc::clone(grant.worker());
+                match grant {
+                    Grant::Slot(slot) => self.pool.offer(slot),
+                    Grant::Stream(stream) => drop(stream),
+                }
+                self.pool.abandoned(&worker);
+            }
             Err(_) => self.pool.state().forget_leavers(),
         }
     }

@@ -19,7 +19,9 @@ const DEATH_WAIT: Duration = Duration::from_millis(500);
 pub struct Worker {
     pub id: WorkerId,
     pub pid: i32,
-    /// Set once; a draining worker is leased no more.
+    /// Set once, under the lock of the pool's state; a draining worker is leased no more. This and
+    /// `in_flight` are in one order for all threads: of who begins to drain and who ends the last
+    /// request at the same time, one sees what the other did and reports the worker as drained.
     draining: AtomicBool,
     /// Set by the first request that ended as it should.
     proven: AtomicBool,
@@ -47,11 +49,11 @@ impl Worker {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::SeqCst)
     }
 
     pub(super) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.store(true, Ordering::SeqCst);
     }
 
     /// Closes its WebSockets and tunnels, those to come as well.
@@ -76,21 +78,21 @@ impl Worker {
 
     /// Requests that this worker is serving now.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     pub(super) fn lease_began(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
     }
 
     /// A request left before it was sent.
     pub(super) fn lease_abandoned(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Counts a finished request; gives how many there were.
     pub(super) fn lease_ended(&self) -> u64 {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.served.fetch_add(1, Ordering::Relaxed) + 1
     }
 

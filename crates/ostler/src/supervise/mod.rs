@@ -10,6 +10,7 @@ mod shell;
 mod state;
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -64,9 +65,10 @@ pub enum SlotEvent {
         worker: WorkerId,
         socket: OwnedFd,
     },
-    /// No more leases; each slot is closed as its request ends.
+    /// No more leases; each slot is closed as its request ends, which have this long for that.
     Draining {
         worker: WorkerId,
+        within: Duration,
     },
     /// The process has ended.
     Gone {
@@ -163,6 +165,14 @@ impl SupervisorHandle {
         });
     }
 
+    /// The worker lives, but an edge thread cannot reach it any more.
+    pub fn lost_channel(&self, worker: WorkerId) {
+        self.tell(Event::Replace {
+            worker,
+            why: "it closed a socket to the server".to_owned(),
+        });
+    }
+
     /// A draining worker's last request has ended.
     pub fn drained(&self, worker: WorkerId) {
         self.tell(Event::Drained { worker });
@@ -177,9 +187,9 @@ impl SupervisorHandle {
         self.tell(Event::Adjust { by });
     }
 
-    /// Ends all workers; not gracefully means at once.
-    pub fn stop(&self, graceful: bool) {
-        self.tell(Event::Stop { graceful });
+    /// Ends all workers. Their requests may go on for `within`; `None` means at once.
+    pub fn stop(&self, within: Option<Duration>) {
+        self.tell(Event::Stop { within });
     }
 
     /// The keeper has started a zygote; `plan` is what the config files say now.
@@ -187,7 +197,8 @@ impl SupervisorHandle {
         self.send(shell::Input::Zygote(zygote, Box::new(plan)));
     }
 
-    /// The keeper could not start a zygote, or its config file is broken.
+    /// The keeper could not start a zygote, its config file is broken, or what that asks for cannot
+    /// be served.
     pub fn zygote_failed(&self, generation: u64, exit: u8, text: String) {
         self.tell(Event::LoadFailed {
             generation,

@@ -82,8 +82,8 @@ struct Entry {
 }
 
 impl FileCache {
-    /// A cache that holds up to `bytes` bytes. The whole server's budget is [`TOTAL_BYTES`]: divide it by the
-    /// number of edge threads.
+    /// A cache that holds up to `bytes` bytes. The budget of an edge is [`TOTAL_BYTES`]: divide it by the number
+    /// of edge threads.
     pub fn new(bytes: usize) -> FileCache {
         FileCache {
             young: Generation::default(),
@@ -187,7 +187,7 @@ impl Entry {
 /// How long the disk is not asked again: a changed file is seen within this time.
 pub const BELIEVED_FOR: Duration = Duration::from_secs(1);
 
-/// Bytes of small files, all edge threads together.
+/// Bytes of small files of one edge, all its threads together.
 pub const TOTAL_BYTES: usize = 32 * 1024 * 1024;
 
 /// Names per generation, found or not: bounds what a scan of random names can make us hold.

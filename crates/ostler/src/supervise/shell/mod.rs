@@ -160,6 +160,13 @@ impl Supervisor {
         }
     }
 
+    /// What the rest of the server has told it since it was asked last, in short.
+    #[cfg(test)]
+    pub fn overheard(&mut self) -> Vec<String> {
+        let inputs = std::iter::from_fn(|| self.inputs.try_recv().ok());
+        inputs.map(|input| format!("{input:?}")).collect()
+    }
+
     async fn hear(&mut self, said: Said) -> bool {
         match said {
             Said::Zygote(generation, message) => self.heard_from_zygote(generation, message).await,
@@ -203,7 +210,9 @@ impl Supervisor {
             }
             Action::KillZygote { generation } => self.kill_zygote(generation),
             Action::Admit { worker } => self.admit(worker).await,
-            Action::Drain { worker } => self.tell_pool(SlotEvent::Draining { worker }).await,
+            Action::Drain { worker, within } => {
+                self.tell_pool(SlotEvent::Draining { worker, within }).await;
+            }
             Action::Signal { worker, signal } => self.signal(worker, signal),
             Action::Switch { generation } => {
                 if let Some(zygote) = self.zygotes.get(&generation) {

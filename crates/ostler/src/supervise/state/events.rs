@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    ABORT_GRACE, Action, BOOT_FAILED, EXIT_GRACE, Event, Exit, Fleet, Level, MOST_WORKERS, Phase,
-    Policy, Signal, Stage, Then, Turn, Worker, WorkerId, crashes, name, say,
+    ABORT_GRACE, Action, BOOT_FAILED, EXIT_GRACE, Event, Exit, Fleet, LAST_WORD, Level,
+    MOST_WORKERS, Phase, Policy, Signal, Stage, Then, Turn, Worker, WorkerId, crashes, name, say,
 };
 
 /// Exit codes by which a worker says that the app cannot be imported or is not there: as gunicorn.
@@ -47,7 +47,7 @@ impl Fleet {
             Event::Drained { worker } => self.drained(worker, now),
             Event::Reload => self.reload(now, actions),
             Event::Adjust { by } => self.adjust(by, actions),
-            Event::Stop { graceful } => self.stop(graceful, now, actions),
+            Event::Stop { within } => self.stop(within, now, actions),
             Event::Tick => {}
         }
     }
@@ -112,7 +112,7 @@ impl Fleet {
         }
         if self.next == Some(number) {
             say(actions, Level::Error, text);
-            return self.abandon(number, "the app could not be loaded", now, actions);
+            return self.abandon(number, "it could not be loaded", now, actions);
         }
         if number == self.live {
             say(actions, Level::Error, text);
@@ -127,7 +127,8 @@ impl Fleet {
 
     /// A new generation that cannot start leaves the old one as it is.
     fn abandon(&mut self, number: u64, why: &str, now: Instant, actions: &mut Vec<Action>) {
-        let kept = match self.stop_first(number) {
+        let stopped = self.stop_first(number) && self.stage(number) != Some(Stage::Asked);
+        let kept = match stopped {
             true => "the app starts again as it was",
             false => "the running workers stay",
         };
@@ -502,17 +503,19 @@ impl Fleet {
         }
     }
 
-    fn stop(&mut self, graceful: bool, now: Instant, actions: &mut Vec<Action>) {
+    fn stop(&mut self, within: Option<Duration>, now: Instant, actions: &mut Vec<Action>) {
         let first = !std::mem::replace(&mut self.stopping, true);
         if first {
-            self.say_stop(graceful, actions);
+            self.say_stop(within, actions);
             if let Some(next) = self.next {
                 self.give_up(next, now, actions);
             }
         }
+        let graceful = within.unwrap_or_default();
         for id in self.ids(|_| true) {
-            self.drain(id, now, actions);
-            if !graceful {
+            self.shorten(graceful, id, now);
+            self.drain_within(graceful.max(LAST_WORD), id, now, actions);
+            if within.is_none() {
                 self.quit(id, now, actions);
             }
         }
@@ -535,18 +538,31 @@ impl Fleet {
         }
     }
 
-    fn say_stop(&self, graceful: bool, actions: &mut Vec<Action>) {
+    /// A worker that drained before the stop has no longer than the others. Whether it still holds a
+    /// request is not known, so its exit handlers have their time.
+    fn shorten(&mut self, graceful: Duration, id: WorkerId, now: Instant) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && let Phase::Draining {
+                until,
+                then: Then::Abort,
+            } = &mut worker.phase
+        {
+            *until = (*until).min(now + graceful.max(EXIT_GRACE));
+        }
+    }
+
+    fn say_stop(&self, within: Option<Duration>, actions: &mut Vec<Action>) {
         let workers = match self.workers.len() {
             0 => return,
             1 => "1 worker ends".to_owned(),
             many => format!("{many} workers end"),
         };
-        let patience = self
-            .policy(self.live)
-            .map_or(EXIT_GRACE, |policy| policy.graceful);
-        let text = match graceful {
-            true => format!("stopping: {workers}, within {}", seconds(patience)),
-            false => format!("stopping: {workers} at once"),
+        let text = match within {
+            Some(within) => {
+                let whole = within.max(EXIT_GRACE).as_secs_f64().ceil();
+                format!("stopping: {workers}, within {whole} s")
+            }
+            None => format!("stopping: {workers} at once"),
         };
         say(actions, Level::Info, text);
     }

@@ -39,6 +39,10 @@ const ABORT_GRACE: Duration = Duration::from_secs(2);
 /// Exit handlers and lifespans have at least this long after the last request has ended.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
 
+/// A worker that is told to end when the time of a stop is over is aborted after this, unless it
+/// turns out to hold no request: the pool says so within moments.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// A zygote without workers that was told to go has this long for the app's exit handlers.
 const RETIRE_GRACE: Duration = Duration::from_secs(10);
 
@@ -67,7 +71,7 @@ pub enum Event {
     Loaded {
         generation: u64,
     },
-    /// There is no zygote, or it could not load the app.
+    /// There is no zygote, its settings cannot be served, or it could not load the app.
     LoadFailed {
         generation: u64,
         exit: u8,
@@ -124,9 +128,9 @@ pub enum Event {
     Adjust {
         by: i32,
     },
-    /// `graceful` false ends everything at once.
+    /// Requests may go on for this long; `None` ends everything at once.
     Stop {
-        graceful: bool,
+        within: Option<Duration>,
     },
     /// Time passed; see [`Fleet::next_look`].
     Tick,
@@ -158,9 +162,10 @@ pub enum Action {
     Admit {
         worker: WorkerId,
     },
-    /// The pool must not lease this worker any more.
+    /// The pool must not lease this worker any more, whose requests have this long to end.
     Drain {
         worker: WorkerId,
+        within: Duration,
     },
     Signal {
         worker: WorkerId,
@@ -396,13 +401,25 @@ impl Fleet {
     // Pieces.
 
     fn drain(&mut self, id: WorkerId, now: Instant, actions: &mut Vec<Action>) {
+        let generation = self.workers.get(&id).map_or(0, |worker| worker.generation);
+        let graceful = self
+            .policy(generation)
+            .map_or(EXIT_GRACE, |policy| policy.graceful);
+        self.drain_within(graceful, id, now, actions);
+    }
+
+    /// Drains a worker whose requests may go on for `graceful`.
+    fn drain_within(
+        &mut self,
+        graceful: Duration,
+        id: WorkerId,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
         let (number, phase) = (worker.generation, worker.phase);
-        let graceful = self
-            .policy(number)
-            .map_or(EXIT_GRACE, |policy| policy.graceful);
         let draining = |until| Phase::Draining {
             until,
             then: Then::Abort,
@@ -426,7 +443,8 @@ impl Fleet {
                 },
             ),
             Phase::Ready { .. } | Phase::Leaving { .. } => {
-                (draining(now + graceful), Action::Drain { worker: id })
+                let (worker, within) = (id, graceful);
+                (draining(now + graceful), Action::Drain { worker, within })
             }
         };
         if let Some(worker) = self.workers.get_mut(&id) {
@@ -444,7 +462,8 @@ impl Fleet {
                 then: Then::Kill,
             };
             if admitted {
-                actions.push(Action::Drain { worker: id });
+                let (worker, within) = (id, Duration::ZERO);
+                actions.push(Action::Drain { worker, within });
             }
             actions.push(Action::Signal {
                 worker: id,

@@ -214,7 +214,7 @@ fn a_drained_worker_has_time_for_its_exit_handlers() {
 #[test]
 fn a_frozen_worker_is_killed_again_until_it_is_gone() {
     let mut scene = Scene::serving(policy(1));
-    scene.on(Event::Stop { graceful: true });
+    scene.on(stop(30));
     scene.pass(30);
     for _ in 0..5 {
         assert_eq!(scene.next(secs(2)), ["kill 1"]);

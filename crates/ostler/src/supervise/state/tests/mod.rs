@@ -45,6 +45,12 @@ fn w(id: u64) -> WorkerId {
     WorkerId(id)
 }
 
+fn stop(seconds: u64) -> Event {
+    Event::Stop {
+        within: Some(secs(seconds)),
+    }
+}
+
 /// An action in short, except for lines.
 fn short(action: &Action) -> Option<String> {
     Some(match action {
@@ -56,7 +62,7 @@ fn short(action: &Action) -> Option<String> {
         Action::RetireZygote { generation } => format!("retire {generation}"),
         Action::KillZygote { generation } => format!("kill-zygote {generation}"),
         Action::Admit { worker } => format!("admit {}", worker.0),
-        Action::Drain { worker } => format!("drain {}", worker.0),
+        Action::Drain { worker, .. } => format!("drain {}", worker.0),
         Action::Signal { worker, signal } => format!("{signal:?} {}", worker.0).to_lowercase(),
         Action::Switch { generation } => format!("switch {generation}"),
         Action::Gone { worker, exit } => format!("gone {} {exit}", worker.0),
@@ -239,7 +245,7 @@ fn any_order_of_events_comes_to_rest() {
             assert!(live as u32 <= 2 * MOST_WORKERS && target <= MOST_WORKERS);
         }
         scene.on(Event::Stop {
-            graceful: random(2) == 0,
+            within: (random(2) == 0).then(|| secs(30)),
         });
         for worker in scene.fleet.ids(|_| true) {
             scene.exit(worker.0, KILL);

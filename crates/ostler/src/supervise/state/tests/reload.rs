@@ -113,7 +113,7 @@ fn the_newest_reload_wins() {
 fn a_zygote_that_nobody_waits_for_any_more_is_killed_when_it_comes() {
     let mut scene = Scene::serving(policy(1));
     scene.on(Event::Reload);
-    scene.on(Event::Stop { graceful: true });
+    scene.on(stop(30));
     let started = Event::ZygoteStarted {
         generation: 2,
         policy: policy(1),

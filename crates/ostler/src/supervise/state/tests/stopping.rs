@@ -5,13 +5,9 @@ use super::*;
 #[test]
 fn a_graceful_stop_drains_and_finishes_with_zero() {
     let mut scene = Scene::serving(policy(2));
-    let actions = scene.on(Event::Stop { graceful: true });
+    let actions = scene.on(stop(30));
     assert_eq!(actions, ["drain 1", "drain 2", "retire 1", "pool Stopping"]);
-    assert_eq!(
-        scene.on(Event::Stop { graceful: true }),
-        [""; 0],
-        "once is enough"
-    );
+    assert_eq!(scene.on(stop(30)), [""; 0], "once is enough");
     assert_eq!(scene.on(Event::Reload), [""; 0]);
     assert_eq!(scene.exit(2, OK), ["gone 2 exit 0"]);
     assert_eq!(scene.exit(1, SEGV), ["gone 1 SIGSEGV", "finish 0"]);
@@ -23,7 +19,7 @@ fn a_graceful_stop_drains_and_finishes_with_zero() {
 #[test]
 fn the_end_of_a_worker_may_be_told_after_that_of_its_zygote() {
     let mut scene = Scene::serving(policy(1));
-    scene.on(Event::Stop { graceful: true });
+    scene.on(stop(30));
     let actions = scene.on(Event::ZygoteGone {
         generation: 1,
         exit: OK,
@@ -34,9 +30,45 @@ fn the_end_of_a_worker_may_be_told_after_that_of_its_zygote() {
 }
 
 #[test]
+fn what_is_left_of_the_time_of_a_stop_is_all_that_requests_get() {
+    let mut scene = Scene::serving(policy(2));
+    scene.on(stop(4));
+    // Worker 2 has ended its last request: its exit handlers have their time.
+    scene.pass(3);
+    scene.on(Event::Drained { worker: w(2) });
+    assert_eq!(scene.next(secs(1)), ["abort 1"]);
+    assert_eq!(scene.exit(1, KILL), ["gone 1 SIGKILL"]);
+    assert_eq!(scene.next(secs(4)), ["abort 2"]);
+}
+
+#[test]
+fn a_worker_without_a_request_ends_in_order_though_the_time_is_over() {
+    let mut scene = Scene::serving(policy(2));
+    assert_eq!(
+        scene.on(stop(0)),
+        ["drain 1", "drain 2", "retire 1", "pool Stopping"]
+    );
+    scene.on(Event::Drained { worker: w(2) });
+    assert_eq!(scene.next(LAST_WORD), ["abort 1"]);
+    assert_eq!(scene.exit(2, OK), ["gone 2 exit 0"]);
+}
+
+#[test]
+fn a_stop_shortens_the_time_of_those_that_drain_already() {
+    let mut scene = Scene::serving(policy(1));
+    scene.on(Event::Reload);
+    scene.boot(2, policy(1));
+    assert_eq!(scene.phases(), [(1, "draining"), (2, "ready")]);
+    scene.on(stop(0));
+    scene.on(Event::Drained { worker: w(2) });
+    assert_eq!(scene.exit(2, OK), ["gone 2 exit 0"]);
+    assert_eq!(scene.next(EXIT_GRACE), ["abort 1"]);
+}
+
+#[test]
 fn a_quick_stop_lets_nobody_finish() {
     let mut scene = Scene::serving(policy(1));
-    let actions = scene.on(Event::Stop { graceful: false });
+    let actions = scene.on(Event::Stop { within: None });
     assert_eq!(actions, ["drain 1", "quit 1", "retire 1", "pool Stopping"]);
     assert_eq!(scene.next(secs(2)), ["kill 1"]);
 }
@@ -44,9 +76,9 @@ fn a_quick_stop_lets_nobody_finish() {
 #[test]
 fn a_second_stop_may_be_quicker_than_the_first() {
     let mut scene = Scene::serving(policy(1));
-    scene.on(Event::Stop { graceful: true });
-    assert_eq!(scene.on(Event::Stop { graceful: false }), ["quit 1"]);
-    assert_eq!(scene.on(Event::Stop { graceful: false }), [""; 0]);
+    scene.on(stop(30));
+    assert_eq!(scene.on(Event::Stop { within: None }), ["quit 1"]);
+    assert_eq!(scene.on(Event::Stop { within: None }), [""; 0]);
     assert_eq!(scene.next(secs(2)), ["kill 1"]);
 }
 
@@ -57,7 +89,7 @@ fn a_stop_during_a_start_ends_what_boots() {
         generation: 1,
         policy: policy(1),
     });
-    let actions = scene.on(Event::Stop { graceful: true });
+    let actions = scene.on(stop(30));
     assert_eq!(actions, ["kill-zygote 1", "finish 0"]);
     let mut scene = Scene::new(policy(1));
     scene.on(Event::ZygoteStarted {
@@ -65,7 +97,7 @@ fn a_stop_during_a_start_ends_what_boots() {
         policy: policy(1),
     });
     scene.on(Event::Loaded { generation: 1 });
-    let actions = scene.on(Event::Stop { graceful: true });
+    let actions = scene.on(stop(30));
     assert_eq!(actions, ["term 1", "retire 1", "pool Stopping"]);
     assert_eq!(scene.on(Event::Ready { worker: w(1) }), [""; 0], "too late");
     assert_eq!(scene.exit(1, OK), ["gone 1 exit 0", "finish 0"]);
@@ -80,7 +112,7 @@ fn a_stop_during_a_reload_ends_both_generations() {
         policy: policy(1),
     });
     scene.on(Event::Loaded { generation: 2 });
-    let actions = scene.on(Event::Stop { graceful: true });
+    let actions = scene.on(stop(30));
     assert_eq!(
         actions,
         [
@@ -102,5 +134,5 @@ fn a_stop_while_nothing_runs_is_over_at_once() {
         generation: 1,
         exit: SEGV,
     });
-    assert_eq!(scene.on(Event::Stop { graceful: true }), ["finish 0"]);
+    assert_eq!(scene.on(stop(30)), ["finish 0"]);
 }
