@@ -1,4 +1,4 @@
-"""Real apps through real clients: Flask, Django, FastAPI and httpbin, with requests, httpx and curl."""
+"""Real apps through real clients: Flask, Django, FastAPI, httpbin and smaller ones, with requests, httpx and curl."""
 
 import subprocess
 
@@ -132,3 +132,73 @@ def test_httpbin_chunked_upload(host):
     running = host("httpbin:app")
     answer = httpx.post(running.url + "/post", content=(b"part " for _ in range(3)))
     assert answer.json()["data"] == "part part part "
+
+
+# An app in each framework: `/` says its name, `/up` the length of what was posted.
+SMALL = {
+    "bottle": """
+import bottle
+app = bottle.Bottle()
+app.get("/")(lambda: "bottle")
+app.post("/up")(lambda: str(len(bottle.request.body.read())))
+""",
+    "falcon": """
+import falcon
+class Resource:
+    def on_get(self, request, response): response.text = "falcon"
+    def on_post(self, request, response): response.text = str(len(request.bounded_stream.read()))
+app = falcon.App()
+app.add_route("/", Resource()), app.add_route("/up", Resource())
+""",
+    "falcon.asgi": """
+import falcon.asgi
+class Resource:
+    async def on_get(self, request, response): response.text = "falcon.asgi"
+    async def on_post(self, request, response): response.text = str(len(await request.stream.read()))
+app = falcon.asgi.App()
+app.add_route("/", Resource()), app.add_route("/up", Resource())
+""",
+    "litestar": """
+from litestar import Litestar, Request, get, post
+@get("/")
+async def name() -> str: return "litestar"
+@post("/up")
+async def up(request: Request) -> str: return str(len(await request.body()))
+app = Litestar([name, up])
+""",
+    "pyramid": """
+from pyramid.config import Configurator
+from pyramid.response import Response
+with Configurator() as config:
+    config.add_route("name", "/"), config.add_view(lambda request: Response("pyramid"), route_name="name")
+    config.add_route("up", "/up"), config.add_view(lambda request: Response(str(len(request.body))), route_name="up")
+    app = config.make_wsgi_app()
+""",
+    "quart": """
+from quart import Quart, request
+app = Quart(__name__)
+@app.get("/")
+async def name(): return "quart"
+@app.post("/up")
+async def up(): return str(len(await request.get_data()))
+""",
+    "starlette": """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+async def name(request): return PlainTextResponse("starlette")
+async def up(request): return PlainTextResponse(str(len(await request.body())))
+app = Starlette(routes=[Route("/", name), Route("/up", up, methods=["POST"])])
+""",
+}
+
+
+@pytest.mark.parametrize("framework", SMALL)
+def test_smaller_frameworks(host, framework):
+    running = host(source=SMALL[framework])
+    body = bytes(300_000)
+    kind = {"Content-Type": "application/octet-stream"}
+    with httpx.Client(base_url=running.url) as client:
+        assert client.get("/").text == framework
+        assert client.post("/up", content=body, headers=kind).text == "300000"
+        assert client.post("/up", content=iter([body[:1000], body[1000:]]), headers=kind).text == "300000"
