@@ -48,7 +48,7 @@ pub struct Settings {
     pub sendfile_roots: Vec<PathBuf>,
     /// `None`: no limit.
     pub max_connections_per_address: Option<u32>,
-    /// `None`: one per core.
+    /// `None`: one for each four cores.
     pub edge_threads: Option<u32>,
     pub forwarded_allow_ips: Trust,
     /// Header name as written (dashes or underscores, any case) → the value that means https.

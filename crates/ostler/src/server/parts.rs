@@ -79,7 +79,7 @@ impl Logs {
     }
 }
 
-/// The edge threads: half the cores, so that workers have the rest; one on small machines.
+/// The edge threads: one for each four cores, so that workers have the rest; one at least.
 pub(super) fn edge_threads(
     settings: &Settings,
     access: Option<&AccessLog>,
