@@ -181,19 +181,19 @@ impl Server {
             tracing::info!("Listening at: {name} ({})", self.keeper_pid);
         }
         let (kind, threads) = match interface {
-            Interface::Wsgi => ("WSGI", settings.threads),
+            Interface::Wsgi => ("WSGI", settings.workers.threads),
             Interface::Asgi => ("ASGI", 1),
         };
-        let hint = match (settings.workers, interface) {
-            (1, _) if settings.threads == 1 => "; more: --workers N, --threads N",
+        let hint = match (settings.workers.count, interface) {
+            (1, _) if settings.workers.threads == 1 => "; more: --workers N, --threads N",
             _ => "",
         };
         tracing::info!(
             "{kind} app {} on Python {} ({}): {} × {}{hint}",
-            settings.app,
+            settings.app.name,
             self.python,
-            settings.python.display(),
-            plural(settings.workers, "worker"),
+            settings.app.python.display(),
+            plural(settings.workers.count, "worker"),
             plural(threads, "thread"),
         );
         tracing::info!("ready");
@@ -287,7 +287,7 @@ impl Server {
         for thread in &self.threads {
             thread.thread.stopping.notify_waiters();
         }
-        let patience = graceful.then_some(self.settings.graceful_timeout);
+        let patience = graceful.then_some(self.settings.workers.graceful_timeout);
         let (edge, handle) = (self.edge.now(), self.handle.clone());
         tokio::spawn(async move {
             let left = match patience {

@@ -49,10 +49,10 @@ impl Logs {
         let error = logs::error_sink(&errors, offset)?;
         let colours = logs::wants_colours(&errors, std::env::var_os("NO_COLOR").as_deref());
         logs::start(level, error.clone(), offset, colours);
-        let access = match target(&settings.access_log) {
+        let access = match target(&settings.logs.access_log) {
             None => None,
             Some(path) => {
-                let format = match &settings.access_log_format {
+                let format = match &settings.logs.access_log_format {
                     AccessLogFormat::Json => logs::Format::Json,
                     AccessLogFormat::Atoms(atoms) => logs::Format::compile(atoms)?,
                 };
@@ -86,6 +86,7 @@ pub(super) fn edge_threads(
 ) -> anyhow::Result<Vec<EdgeThread>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = settings
+        .listening
         .edge_threads
         .map_or((cores / 4).max(1), |count| count as usize);
     (0..count)
@@ -121,18 +122,18 @@ impl EdgeThread {
 
 pub(super) fn pool_limits(settings: &Settings) -> pool::Limits {
     pool::Limits {
-        line_length: settings.line_length as usize,
-        line_timeout: settings.line_timeout,
-        streams_per_worker: settings.worker_connections,
-        max_requests: settings.max_requests.unwrap_or(0),
-        max_requests_jitter: settings.max_requests_jitter,
+        line_length: settings.workers.line_length as usize,
+        line_timeout: settings.workers.line_timeout,
+        streams_per_worker: settings.workers.worker_connections,
+        max_requests: settings.workers.max_requests.unwrap_or(0),
+        max_requests_jitter: settings.workers.max_requests_jitter,
         ..pool::Limits::default()
     }
 }
 
 /// Connections that one address may hold; 0 is no limit.
 pub(super) fn connections_per_address(settings: &Settings) -> usize {
-    settings.max_connections_per_address.unwrap_or(0) as usize
+    settings.listening.max_connections_per_address.unwrap_or(0) as usize
 }
 
 /// What edges have in common, one after the other.
@@ -155,7 +156,7 @@ impl Shared {
     ) -> anyhow::Result<Self> {
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
-        let folder = settings.tmp_upload_dir.clone();
+        let folder = settings.http.tmp_upload_dir.clone();
         let folder = folder.unwrap_or_else(std::env::temp_dir);
         Ok(Self {
             pool: Arc::clone(pool),
@@ -182,15 +183,15 @@ impl Shared {
 pub(super) fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> {
     const FOREVER: Duration = Duration::from_secs(365 * 86_400);
     let times = Times {
-        head: settings.header_timeout.unwrap_or(FOREVER),
-        idle: settings.keepalive.unwrap_or(Duration::ZERO),
-        body_silence: settings.body_timeout.unwrap_or(FOREVER),
-        min_rate: settings.minimum_rate.unwrap_or(0),
-        write_stall: settings.write_timeout.unwrap_or(FOREVER),
-        response: settings.timeout.unwrap_or(FOREVER),
+        head: settings.http.header_timeout.unwrap_or(FOREVER),
+        idle: settings.http.keepalive.unwrap_or(Duration::ZERO),
+        body_silence: settings.http.body_timeout.unwrap_or(FOREVER),
+        min_rate: settings.http.minimum_rate.unwrap_or(0),
+        write_stall: settings.http.write_timeout.unwrap_or(FOREVER),
+        response: settings.workers.timeout.unwrap_or(FOREVER),
         ..Times::default()
     };
-    let tls = match &settings.tls {
+    let tls = match &settings.listening.tls {
         None => None,
         Some(tls) => {
             let pem = |path: &PathBuf, text: &str| edge::tls::Pem {
@@ -222,30 +223,33 @@ pub(super) fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> 
         limits: head_limits(settings),
         times,
         forwarding: edge::Forwarding::new(
-            settings.forwarded_allow_ips.clone(),
-            settings.secure_scheme_headers.clone(),
+            settings.listening.forwarded_allow_ips.clone(),
+            settings.listening.secure_scheme_headers.clone(),
             settings
+                .listening
                 .forwarder_headers
                 .iter()
                 .any(|name| name == "SCRIPT_NAME"),
         ),
         proxies: settings
+            .listening
             .proxy_protocol
             .map(|protocol| edge::proxy_protocol::Proxies {
                 protocol,
-                peers: settings.proxy_allow_ips.clone(),
+                peers: settings.listening.proxy_allow_ips.clone(),
             }),
-        body_limit: settings.limit_request_body.unwrap_or(0),
-        request_buffering: settings.request_buffering,
-        response_buffering: settings.response_buffering,
-        sendfile: settings.sendfile,
+        body_limit: settings.http.limit_request_body.unwrap_or(0),
+        request_buffering: settings.http.request_buffering,
+        response_buffering: settings.http.response_buffering,
+        sendfile: settings.http.sendfile,
         websocket: edge::WebSocketSettings {
             max_message: settings
+                .http
                 .websocket_max_message_size
                 .map_or(usize::MAX, |size| size as usize),
             ..edge::WebSocketSettings::default()
         },
-        root: settings.root_path.clone(),
+        root: settings.app.root_path.clone(),
         spool: shared.spool,
         stopping: shared.stopping,
         next_id: shared.next_id,
@@ -259,9 +263,9 @@ fn file_routes(settings: &Settings) -> Vec<edge::files::Route> {
         directory: directory.clone(),
         public,
     };
-    let statics = settings.static_files.iter();
-    let internal = settings.internal_files.iter();
-    let roots = settings.sendfile_roots.iter();
+    let statics = settings.listening.static_files.iter();
+    let internal = settings.listening.internal_files.iter();
+    let roots = settings.listening.sendfile_roots.iter();
     statics
         .map(|files| route(Some(&files.prefix), &files.directory, true))
         .chain(internal.map(|files| route(Some(&files.prefix), &files.directory, false)))
@@ -273,10 +277,10 @@ fn file_routes(settings: &Settings) -> Vec<edge::files::Route> {
 fn head_limits(settings: &Settings) -> edge::h1::head::Limits {
     let usual = edge::h1::head::Limits::default();
     let limits = edge::h1::head::Limits {
-        line: settings.limit_request_line as usize,
-        fields: settings.limit_request_fields as usize,
-        field: settings.limit_request_field_size as usize,
-        refuse_underscores: settings.header_map == HeaderMap::Refuse,
+        line: settings.http.limit_request_line as usize,
+        fields: settings.http.limit_request_fields as usize,
+        field: settings.http.limit_request_field_size as usize,
+        refuse_underscores: settings.listening.header_map == HeaderMap::Refuse,
         ..usual
     };
     let raised =
@@ -291,14 +295,14 @@ fn head_limits(settings: &Settings) -> edge::h1::head::Limits {
 pub(super) fn plan(settings: &Settings, edge_threads: usize) -> supervise::Plan {
     supervise::Plan {
         policy: supervise::Policy {
-            workers: settings.workers,
-            graceful: settings.graceful_timeout,
-            stop_first: settings.single_process,
+            workers: settings.workers.count,
+            graceful: settings.workers.graceful_timeout,
+            stop_first: settings.workers.single_process,
         },
         load: keeper::load_message(settings),
-        threads: settings.threads,
+        threads: settings.workers.threads,
         edge_threads: edge_threads as u32,
-        memory_soft: settings.memory_soft,
-        memory_hard: settings.memory_hard,
+        memory_soft: settings.workers.memory_soft,
+        memory_hard: settings.workers.memory_hard,
     }
 }
