@@ -30,18 +30,24 @@ pub fn effective(settings: &Settings) -> Map<String, Value> {
         Some("off") => set("preload_app", false.into()),
         _ => {}
     }
-    if settings.worker_class == WorkerClass::Gthread {
+    if settings.workers.worker_class == WorkerClass::Gthread {
         set("worker_class", "gthread".into());
     }
     set(
         "bind",
-        settings.binds.iter().map(ToString::to_string).collect(),
+        settings
+            .listening
+            .binds
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     );
-    set("chdir", settings.chdir.to_string_lossy().into());
-    set("wsgi_app", settings.app.as_str().into());
-    set("proc_name", settings.proc_name.as_str().into());
-    set("default_proc_name", settings.app.as_str().into());
+    set("chdir", settings.app.chdir.to_string_lossy().into());
+    set("wsgi_app", settings.app.name.as_str().into());
+    set("proc_name", settings.process.proc_name.as_str().into());
+    set("default_proc_name", settings.app.name.as_str().into());
     let path: Vec<_> = settings
+        .app
         .pythonpath
         .iter()
         .map(|path| path.to_string_lossy())

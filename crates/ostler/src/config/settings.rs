@@ -19,9 +19,38 @@ pub const CONFIG_FILE: &str = "gunicorn.conf.py";
 /// The settings of one generation. The keeper hands them to the server as JSON. Every path is absolute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    // App
+    pub app: App,
+    pub listening: Listening,
+    pub workers: Workers,
+    pub http: Http,
+    pub logs: Logs,
+    pub process: Process,
+
+    /// Every setting by its name, in checked form; the fields above are made from it.
+    pub values: Map<String, Value>,
+    /// Where each value comes from that is not a default.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+/// Longest request line, in bytes: what one head buffer of the edge holds.
+pub const MOST_REQUEST_LINE: u32 = 60 * 1024;
+/// Most header fields: more than any client sends, and bounded work for each request.
+pub const MOST_REQUEST_FIELDS: u32 = 1_000;
+/// Longest header field, in bytes: what one head buffer of the edge holds.
+pub const MOST_FIELD_SIZE: u32 = 60 * 1024;
+
+impl Settings {
+    /// Where the value of this setting comes from, by gunicorn's name: `workers`, `keepalive`.
+    pub fn origin(&self, name: &str) -> Origin {
+        self.origins.get(name).copied().unwrap_or(Origin::Default)
+    }
+}
+
+/// The app, and how it is loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct App {
     /// `module:callable`, `module:factory()` or `module`.
-    pub app: String,
+    pub name: String,
     pub interface: Interface,
     pub python: PathBuf,
     /// Where the app runs.
@@ -34,8 +63,11 @@ pub struct Settings {
     pub preload: Preload,
     pub lifespan: Lifespan,
     pub event_loop: EventLoop,
+}
 
-    // Listening
+/// Where connections and files come from, and who is believed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listening {
     /// Never empty.
     pub binds: Vec<Bind>,
     /// Connections that wait in the kernel for each address.
@@ -48,7 +80,7 @@ pub struct Settings {
     pub sendfile_roots: Vec<PathBuf>,
     /// `None`: no limit.
     pub max_connections_per_address: Option<u32>,
-    /// `None`: one per core.
+    /// `None`: one for each four cores.
     pub edge_threads: Option<u32>,
     pub forwarded_allow_ips: Trust,
     /// Header name as written (dashes or underscores, any case) → the value that means https.
@@ -60,9 +92,12 @@ pub struct Settings {
     /// Who does.
     pub proxy_allow_ips: Trust,
     pub header_map: HeaderMap,
+}
 
-    // Workers
-    pub workers: u32,
+/// How many workers there are, and what each may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Workers {
+    pub count: u32,
     /// In each worker of a WSGI app.
     pub threads: u32,
     pub worker_class: WorkerClass,
@@ -84,8 +119,11 @@ pub struct Settings {
     /// Requests that wait for a slot.
     pub line_length: u32,
     pub line_timeout: Duration,
+}
 
-    // HTTP limits
+/// What a client may ask, and how long it may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Http {
     /// Bytes of a request line, at most [`MOST_REQUEST_LINE`].
     pub limit_request_line: u32,
     /// Header fields of a request, at most [`MOST_REQUEST_FIELDS`].
@@ -111,16 +149,22 @@ pub struct Settings {
     pub sendfile: bool,
     /// Where spool files live; `None`: the system's place for temporary files.
     pub tmp_upload_dir: Option<PathBuf>,
+}
 
-    // Logs
+/// What is written, and where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Logs {
     pub access_log: LogTarget,
     pub access_log_format: AccessLogFormat,
     /// Never `Off`.
     pub error_log: LogTarget,
     pub log_level: LogLevel,
     pub capture_output: bool,
+}
 
-    // Process
+/// The processes themselves, and what ostler is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Process {
     pub user: Option<Account>,
     /// `None` with a user: the user's own group.
     pub group: Option<Account>,
@@ -133,25 +177,6 @@ pub struct Settings {
     pub reload_extra_files: Vec<String>,
     pub check_config: bool,
     pub print_config: bool,
-
-    /// Every setting by its name, in checked form; the fields above are made from it.
-    pub values: Map<String, Value>,
-    /// Where each value comes from that is not a default.
-    pub origins: BTreeMap<String, Origin>,
-}
-
-/// Longest request line, in bytes: what one head buffer of the edge holds.
-pub const MOST_REQUEST_LINE: u32 = 60 * 1024;
-/// Most header fields: more than any client sends, and bounded work for each request.
-pub const MOST_REQUEST_FIELDS: u32 = 1_000;
-/// Longest header field, in bytes: what one head buffer of the edge holds.
-pub const MOST_FIELD_SIZE: u32 = 60 * 1024;
-
-impl Settings {
-    /// Where the value of this setting comes from, by gunicorn's name: `workers`, `keepalive`.
-    pub fn origin(&self, name: &str) -> Origin {
-        self.origins.get(name).copied().unwrap_or(Origin::Default)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -75,7 +75,7 @@ impl Listening {
 /// Binds everything, or nothing. Socket files belong to `user`.
 pub fn all(settings: &Settings, user: Option<&User>) -> Result<Vec<Listening>, BindError> {
     let mut listening = Vec::new();
-    let bound = settings.binds.iter().try_for_each(|wanted| {
+    let bound = settings.listening.binds.iter().try_for_each(|wanted| {
         let named = |cause| BindError {
             address: wanted.to_string(),
             cause,
@@ -129,7 +129,7 @@ fn tcp(address: SocketAddr, settings: &Settings) -> io::Result<Listening> {
     bind(&fd, &address)?;
     listen(&fd, backlog(settings))?;
     let bound = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
-    let scheme = if settings.tls.is_some() {
+    let scheme = if settings.listening.tls.is_some() {
         "https"
     } else {
         "http"
@@ -146,14 +146,14 @@ fn has_ipv4(settings: &Settings, port: u16) -> bool {
     let all_of_it = |address: &SocketAddr| {
         address.is_ipv4() && address.ip().is_unspecified() && address.port() == port
     };
-    settings.binds.iter().any(|bind| match bind {
+    settings.listening.binds.iter().any(|bind| match bind {
         Bind::Tcp { addresses, .. } => addresses.iter().any(all_of_it),
         Bind::Unix(_) | Bind::Fd(_) => false,
     })
 }
 
 fn backlog(settings: &Settings) -> i32 {
-    settings.backlog.try_into().unwrap_or(i32::MAX)
+    settings.listening.backlog.try_into().unwrap_or(i32::MAX)
 }
 
 /// Binds a UNIX socket. One that a dead server left behind is taken away first; one that somebody
@@ -172,7 +172,7 @@ fn unix(path: &Path, settings: &Settings, user: Option<&User>) -> io::Result<Lis
     }
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     // As gunicorn: the socket's mode follows --umask, which is 0 by default.
-    let before = rustix::process::umask(Mode::from_raw_mode(settings.umask.unwrap_or(0)));
+    let before = rustix::process::umask(Mode::from_raw_mode(settings.process.umask.unwrap_or(0)));
     let bound = bind(&fd, &address);
     rustix::process::umask(before);
     bound?;

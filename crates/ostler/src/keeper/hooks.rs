@@ -26,12 +26,12 @@ pub async fn start(zygote: &Configured, settings: &Settings) -> Result<Option<Ch
     let message = json!({
         "type": "hooks",
         "cfg": config::effective(settings),
-        "env": settings.env.iter().cloned().collect::<HashMap<_, _>>(),
-        "chdir": settings.chdir,
-        "pythonpath": settings.pythonpath,
-        "umask": settings.umask,
+        "env": settings.app.env.iter().cloned().collect::<HashMap<_, _>>(),
+        "chdir": settings.app.chdir,
+        "pythonpath": settings.app.pythonpath,
+        "umask": settings.process.umask,
         "error_log": error_log_path(settings),
-        "capture_output": settings.capture_output,
+        "capture_output": settings.logs.capture_output,
     });
     zygote
         .control

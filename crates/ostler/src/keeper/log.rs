@@ -22,7 +22,7 @@ pub fn start(settings: &Settings, user: Option<&User>) -> io::Result<Sink> {
         };
         logs::prepare(path, uid, gid).map_err(named)
     };
-    for log in [&settings.error_log, &settings.access_log] {
+    for log in [&settings.logs.error_log, &settings.logs.access_log] {
         if let LogTarget::File(path) = log {
             own(path)?;
         }
@@ -45,7 +45,7 @@ pub fn target(settings: &Settings) -> logs::Target {
 
 /// The error log as a path, when it is a file.
 pub fn error_log_path(settings: &Settings) -> Option<&PathBuf> {
-    match &settings.error_log {
+    match &settings.logs.error_log {
         LogTarget::File(path) => Some(path),
         LogTarget::Off | LogTarget::Standard => None,
     }
@@ -53,7 +53,7 @@ pub fn error_log_path(settings: &Settings) -> Option<&PathBuf> {
 
 /// How loud a line must be.
 pub fn level(settings: &Settings) -> logs::Level {
-    match settings.log_level {
+    match settings.logs.log_level {
         LogLevel::Debug => logs::Level::Debug,
         LogLevel::Info => logs::Level::Info,
         LogLevel::Warning => logs::Level::Warning,

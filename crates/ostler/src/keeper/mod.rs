@@ -108,7 +108,7 @@ fn prepare_and_keep(plan: &Arc<RunPlan>) -> Ended {
         start::Outcome::Prepared(prepared) => *prepared,
         start::Outcome::Done(code) => return Ok(code),
     };
-    if !prepared.settings.daemon {
+    if !prepared.settings.process.daemon {
         return first.block_on(start_and_keep(plan, prepared));
     }
     // A process forks safely only without a runtime, and a zygote dies with its parent: what could
@@ -138,7 +138,7 @@ async fn start_and_keep(plan: &Arc<RunPlan>, prepared: Prepared) -> Ended {
     process::become_subreaper()?;
     let mut signals = Signals::new()?;
     let log = log::start(&settings, user.as_ref())?;
-    let pidfile = PidFile::write(settings.pidfile.as_deref())?;
+    let pidfile = PidFile::write(settings.process.pidfile.as_deref())?;
     let mut keeper = Keeper {
         plan: Arc::clone(plan),
         started: settings.clone(),

@@ -149,7 +149,7 @@ impl Keeper {
     /// Tells the server to stop; saying it again changes nothing, unless it is to be quicker.
     async fn begin_stop(&mut self, graceful: bool, server: &Server) {
         let patience = match graceful {
-            true => self.settings.graceful_timeout + STOP_SLACK,
+            true => self.settings.workers.graceful_timeout + STOP_SLACK,
             false => QUICK_STOP,
         };
         let deadline = Instant::now() + patience;
@@ -201,7 +201,7 @@ impl Keeper {
             Ok(zygote) => zygote,
             Err(trouble) => return server.tell(&failed(trouble), &[]).await,
         };
-        if let Some(tls) = &mut zygote.settings.tls
+        if let Some(tls) = &mut zygote.settings.listening.tls
             && let Err(text) = tls.read()
         {
             zygote.end().await;

@@ -41,16 +41,16 @@ pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
     for warning in &zygote.warnings {
         eprintln!("warning: {warning}");
     }
-    if settings.print_config {
+    if settings.process.print_config {
         print!("{}", config::print(&settings));
     }
-    if settings.check_config || settings.print_config {
+    if settings.process.check_config || settings.process.print_config {
         user_of(&settings)?;
         let checked = signals.unless_stopped(zygote.check_app()).await;
         zygote.end().await;
         return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
     }
-    if let Some(tls) = &mut settings.tls {
+    if let Some(tls) = &mut settings.listening.tls {
         tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
     let user = user_of(&settings)?;
@@ -80,11 +80,11 @@ fn user_of(settings: &Settings) -> Result<Option<User>, Trouble> {
         Account::Name(name) => name.clone(),
     };
     let own = sys::users::own();
-    let mut user = match &settings.user {
+    let mut user = match &settings.process.user {
         Some(account) => sys::users::find_user(&text(account)).map_err(refuse)?,
         None => own.clone(),
     };
-    if let Some(group) = &settings.group {
+    if let Some(group) = &settings.process.group {
         user.gid = sys::users::find_group(&text(group)).map_err(refuse)?;
     }
     if (user.uid, user.gid) == (own.uid, own.gid) {

@@ -85,9 +85,9 @@ fn presets_are_in_checked_form() {
 #[test]
 fn defaults() {
     let it = line("app:app");
-    assert_eq!(it.app, "app:app");
+    assert_eq!(it.app.name, "app:app");
     assert_eq!(
-        it.binds,
+        it.listening.binds,
         [Bind::Tcp {
             host: "127.0.0.1".into(),
             port: 8000,
@@ -95,24 +95,35 @@ fn defaults() {
         }]
     );
     assert_eq!(
-        (it.workers, it.threads, it.worker_class),
+        (
+            it.workers.count,
+            it.workers.threads,
+            it.workers.worker_class
+        ),
         (1, 1, WorkerClass::Sync)
     );
-    assert_eq!(it.timeout.map(|t| t.as_secs()), Some(30));
-    assert_eq!(it.keepalive.map(|t| t.as_secs()), Some(75));
-    assert_eq!(it.limit_request_body, Some(100 << 20));
-    assert_eq!(it.max_connections_per_address, Some(256));
+    assert_eq!(it.workers.timeout.map(|t| t.as_secs()), Some(30));
+    assert_eq!(it.http.keepalive.map(|t| t.as_secs()), Some(75));
+    assert_eq!(it.http.limit_request_body, Some(100 << 20));
+    assert_eq!(it.listening.max_connections_per_address, Some(256));
     assert_eq!(
-        (it.memory_soft, it.memory_hard, it.max_requests),
+        (
+            it.workers.memory_soft,
+            it.workers.memory_hard,
+            it.workers.max_requests
+        ),
         (None, None, None)
     );
     assert_eq!(
-        (it.access_log, it.error_log),
+        (it.logs.access_log, it.logs.error_log),
         (LogTarget::Off, LogTarget::Standard)
     );
-    assert_eq!((it.interface, it.preload), (Interface::Auto, Preload::Auto));
-    assert_eq!(it.proc_name, "app:app");
-    assert!(it.request_buffering && it.response_buffering && it.sendfile);
+    assert_eq!(
+        (it.app.interface, it.app.preload),
+        (Interface::Auto, Preload::Auto)
+    );
+    assert_eq!(it.process.proc_name, "app:app");
+    assert!(it.http.request_buffering && it.http.response_buffering && it.http.sendfile);
     assert!(it.origins.keys().eq(["python"]));
 }
 
@@ -128,7 +139,7 @@ fn the_later_source_wins() {
         |words: &str, environment: &[(&str, &str)], file: &Value, expected: u32, origin: Origin| {
             let it = settings(words, environment, file.clone());
             assert_eq!(
-                (it.workers, it.origin("workers")),
+                (it.workers.count, it.origin("workers")),
                 (expected, origin),
                 "{words} {environment:?} {file}"
             );
@@ -158,7 +169,7 @@ fn the_later_source_wins() {
 #[test]
 fn the_app_is_the_argument_or_wsgi_app() {
     let check = |words: &str, file: Value, expected: &str| {
-        assert_eq!(settings(words, &[], file).app, expected)
+        assert_eq!(settings(words, &[], file).app.name, expected)
     };
     check("shop:app", json!({}), "shop:app");
     check("shop:app", json!({"wsgi_app": "other:app"}), "shop:app");
@@ -172,6 +183,7 @@ fn the_app_is_the_argument_or_wsgi_app() {
 fn addresses() {
     let check = |words: &str, environment: &[(&str, &str)], file: Value, expected: &[&str]| {
         let binds: Vec<String> = settings(words, environment, file)
+            .listening
             .binds
             .iter()
             .map(Bind::to_string)
@@ -251,16 +263,22 @@ fn values_in_many_spellings() {
     let it = line(
         "app -t 0 --graceful-timeout 500ms --keep-alive 1m --limit-request-body 16MiB --memory-hard 1G -m 027 --header-timeout=0",
     );
-    assert_eq!((it.timeout, it.graceful_timeout.as_millis()), (None, 500));
     assert_eq!(
-        (it.keepalive.map(|t| t.as_secs()), it.header_timeout),
+        (it.workers.timeout, it.workers.graceful_timeout.as_millis()),
+        (None, 500)
+    );
+    assert_eq!(
+        (
+            it.http.keepalive.map(|t| t.as_secs()),
+            it.http.header_timeout
+        ),
         (Some(60), None)
     );
     assert_eq!(
-        (it.limit_request_body, it.memory_hard),
+        (it.http.limit_request_body, it.workers.memory_hard),
         (Some(16 << 20), Some(1 << 30))
     );
-    assert_eq!(it.umask, Some(0o27));
+    assert_eq!(it.process.umask, Some(0o27));
 
     let file = json!({"workers": "0x4", "timeout": 0.5, "umask": 0o22, "preload_app": true, "limit_request_body": 0,
         "forwarded_allow_ips": "*", "accesslog": "-", "loglevel": "WARNING", "user": 1000, "daemon": "true",
@@ -268,35 +286,46 @@ fn values_in_many_spellings() {
         "worker_class": "<class 'uvicorn.workers.UvicornH11Worker'>", "raw_env": ["A=1", "B=x=y"]});
     let it = settings("app", &[], file);
     assert_eq!(
-        (it.workers, it.timeout.map(|t| t.as_millis()), it.umask),
+        (
+            it.workers.count,
+            it.workers.timeout.map(|t| t.as_millis()),
+            it.process.umask
+        ),
         (4, Some(500), Some(0o22))
     );
     assert_eq!(
-        (it.preload, it.limit_request_body, it.daemon),
+        (
+            it.app.preload,
+            it.http.limit_request_body,
+            it.process.daemon
+        ),
         (Preload::On, None, true)
     );
     assert_eq!(
-        (it.forwarded_allow_ips, it.access_log),
+        (it.listening.forwarded_allow_ips, it.logs.access_log),
         (Trust::Everyone, LogTarget::Standard)
     );
     assert_eq!(
-        (it.log_level, it.user),
+        (it.logs.log_level, it.process.user),
         (config::LogLevel::Warning, Some(config::Account::Id(1000)))
     );
     assert_eq!(
-        it.secure_scheme_headers.get("X-Scheme").map(String::as_str),
+        it.listening
+            .secure_scheme_headers
+            .get("X-Scheme")
+            .map(String::as_str),
         Some("https")
     );
     assert_eq!(
-        it.static_files,
+        it.listening.static_files,
         [config::StaticFiles {
             prefix: "/static".into(),
             directory: "/tmp".into()
         }]
     );
-    assert_eq!(it.access_log_format, AccessLogFormat::Json);
+    assert_eq!(it.logs.access_log_format, AccessLogFormat::Json);
     assert_eq!(
-        (it.worker_class, it.interface, it.event_loop),
+        (it.workers.worker_class, it.app.interface, it.app.event_loop),
         (
             WorkerClass::Asgi,
             Interface::Asgi,
@@ -304,7 +333,7 @@ fn values_in_many_spellings() {
         )
     );
     assert_eq!(
-        it.env,
+        it.app.env,
         [
             ("A".to_owned(), "1".to_owned()),
             ("B".to_owned(), "x=y".to_owned())
@@ -319,26 +348,28 @@ fn other_ways_of_saying_it() {
     );
     assert_eq!(
         (
-            it.keepalive.map(|t| t.as_secs()),
-            it.graceful_timeout.as_secs(),
-            it.max_requests
+            it.http.keepalive.map(|t| t.as_secs()),
+            it.workers.graceful_timeout.as_secs(),
+            it.workers.max_requests
         ),
         (Some(5), 9, Some(7))
     );
     assert_eq!(
-        (it.root_path.as_str(), it.lifespan),
+        (it.app.root_path.as_str(), it.app.lifespan),
         ("/shop", config::Lifespan::Off)
     );
     assert_eq!(
-        (it.access_log, it.forwarded_allow_ips),
+        (it.logs.access_log, it.listening.forwarded_allow_ips),
         (LogTarget::Standard, Trust::Networks(Vec::new()))
     );
     assert_eq!(
-        settings("app --no-access-log", &[], json!({"accesslog": "-"})).access_log,
+        settings("app --no-access-log", &[], json!({"accesslog": "-"}))
+            .logs
+            .access_log,
         LogTarget::Off
     );
     assert_eq!(
-        line("app --access-logformat json").access_log_format,
+        line("app --access-logformat json").logs.access_log_format,
         AccessLogFormat::Json
     );
     assert_eq!(
@@ -347,14 +378,23 @@ fn other_ways_of_saying_it() {
             &[("SCRIPT_NAME", "/a"), ("SENDFILE", "no")],
             json!({})
         )
+        .app
         .root_path,
         "/a"
     );
-    assert!(!settings("app", &[("SENDFILE", "no")], json!({})).sendfile);
-    assert_eq!(line("app --threads 4").worker_class, WorkerClass::Gthread);
+    assert!(
+        !settings("app", &[("SENDFILE", "no")], json!({}))
+            .http
+            .sendfile
+    );
+    assert_eq!(
+        line("app --threads 4").workers.worker_class,
+        WorkerClass::Gthread
+    );
     // A clear beginning of a flag is enough, as in gunicorn.
     assert_eq!(
         line("app --worker-cl gthread --graceful 3")
+            .workers
             .graceful_timeout
             .as_secs(),
         3
@@ -461,6 +501,7 @@ fn an_env_file_does_not_override_the_environment() {
     let it = settings(&words, &[("A", "there")], json!({}));
     std::fs::remove_file(&path).expect("remove");
     let pairs = it
+        .app
         .env
         .iter()
         .map(|(key, value)| format!("{key}={value}"))

@@ -7,11 +7,75 @@ use serde_json::Value;
 use super::{Desk, nonzero, pick};
 use crate::config::dotenv;
 use crate::config::error::{ConfigError, Warning};
-use crate::config::settings::{EventLoop, Interface};
+use crate::config::settings::{App, EventLoop, Interface, Lifespan, Preload, Process, Workers};
 use crate::config::worker_class::{self, Mapped, WorkerClass};
 
 /// The app and how it runs.
 impl Desk<'_> {
+    pub(super) fn app(&mut self, class: &Mapped) -> App {
+        App {
+            name: self.name(),
+            interface: self.interface(class),
+            python: self.written.python.clone(),
+            chdir: self.directory.clone(),
+            pythonpath: self
+                .texts("pythonpath")
+                .iter()
+                .map(|path| self.directory.join(path))
+                .collect(),
+            env: self.env(),
+            root_path: self.root_path(),
+            preload: pick(
+                self.word("preload_app"),
+                &[("on", Preload::On), ("off", Preload::Off)],
+                Preload::Auto,
+            ),
+            lifespan: pick(
+                self.word("asgi_lifespan"),
+                &[("on", Lifespan::On), ("off", Lifespan::Off)],
+                Lifespan::Auto,
+            ),
+            event_loop: self.event_loop(class),
+        }
+    }
+
+    pub(super) fn workers(&mut self, mapped: &Mapped) -> Workers {
+        let (count, single_process) = self.worker_count();
+        let (memory_soft, memory_hard) = self.memory();
+        Workers {
+            count,
+            threads: self.number("threads"),
+            worker_class: mapped.class,
+            worker_connections: self.number("worker_connections"),
+            websocket_threads: self.number("websocket_threads"),
+            single_process,
+            timeout: nonzero(self.duration("timeout")),
+            graceful_timeout: self.duration("graceful_timeout"),
+            max_requests: nonzero(self.count("max_requests")),
+            max_requests_jitter: self.count("max_requests_jitter"),
+            memory_soft,
+            memory_hard,
+            line_length: self.number("line_length"),
+            line_timeout: self.duration("line_timeout"),
+        }
+    }
+
+    pub(super) fn process(&mut self, app: &App) -> Process {
+        self.warn_reload();
+        Process {
+            user: self.account("user"),
+            group: self.account("group"),
+            umask: self.value("umask").as_u64().map(|bits| bits as u32),
+            pidfile: self.path("pidfile"),
+            daemon: self.flag("daemon"),
+            proc_name: self.proc_name(&app.name),
+            reload: self.flag("reload"),
+            reload_extra_files: self.reload_extra_files(),
+            check_config: self.flag("check_config"),
+            print_config: self.flag("print_config"),
+        }
+    }
+
     pub(super) fn chdir(&mut self) -> PathBuf {
         let start = self.written.directory.clone();
         let Some(path) = self.text("chdir") else {
@@ -28,7 +92,7 @@ impl Desk<'_> {
         path
     }
 
-    pub(super) fn app(&mut self) -> String {
+    fn name(&mut self) -> String {
         let Some(app) = self
             .written
             .app
@@ -103,7 +167,7 @@ impl Desk<'_> {
         }
     }
 
-    pub(super) fn interface(&mut self, mapped: &Mapped) -> Interface {
+    fn interface(&mut self, mapped: &Mapped) -> Interface {
         match (self.word("app_interface"), mapped.class) {
             ("wsgi", WorkerClass::Asgi) => {
                 let class = self.seen("worker_class");
@@ -117,7 +181,7 @@ impl Desk<'_> {
         }
     }
 
-    pub(super) fn event_loop(&self, mapped: &Mapped) -> EventLoop {
+    fn event_loop(&self, mapped: &Mapped) -> EventLoop {
         let asked = self.word("asgi_loop");
         let asked = if asked == "auto" {
             mapped.event_loop.unwrap_or("auto")
@@ -134,7 +198,7 @@ impl Desk<'_> {
         )
     }
 
-    pub(super) fn env(&mut self) -> Vec<(String, String)> {
+    fn env(&mut self) -> Vec<(String, String)> {
         let taken = &self.written.set;
         let from_file = self
             .written
@@ -163,7 +227,7 @@ impl Desk<'_> {
         env
     }
 
-    pub(super) fn root_path(&mut self) -> String {
+    fn root_path(&mut self) -> String {
         let path = self.word("root_path").trim_end_matches('/').to_owned();
         if !path.is_empty() && !path.starts_with('/') {
             self.fail(
@@ -175,7 +239,7 @@ impl Desk<'_> {
         path
     }
 
-    pub(super) fn workers(&mut self) -> (u32, bool) {
+    fn worker_count(&mut self) -> (u32, bool) {
         let (workers, single) = (self.number("workers"), self.flag("single_process"));
         if single && workers > 1 {
             self.fail(
@@ -187,7 +251,7 @@ impl Desk<'_> {
         (workers, single)
     }
 
-    pub(super) fn memory(&mut self) -> (Option<u64>, Option<u64>) {
+    fn memory(&mut self) -> (Option<u64>, Option<u64>) {
         let (soft, hard) = (
             nonzero(self.count("memory_soft")),
             nonzero(self.count("memory_hard")),
@@ -201,14 +265,14 @@ impl Desk<'_> {
         (soft, hard)
     }
 
-    pub(super) fn proc_name(&self, app: &str) -> String {
+    fn proc_name(&self, app: &str) -> String {
         let name = self
             .text("proc_name")
             .or_else(|| self.text("default_proc_name"));
         name.unwrap_or(app).to_owned()
     }
 
-    pub(super) fn warn_reload(&mut self) {
+    fn warn_reload(&mut self) {
         if self.flag("reload") {
             self.warnings.push(Warning(
                 "--reload is for development only: it watches files and restarts workers"
@@ -217,7 +281,7 @@ impl Desk<'_> {
         }
     }
 
-    pub(super) fn reload_extra_files(&mut self) -> Vec<String> {
+    fn reload_extra_files(&mut self) -> Vec<String> {
         let files: Vec<PathBuf> = self
             .texts("reload_extra_files")
             .iter()

@@ -2,17 +2,36 @@
 
 use std::path::PathBuf;
 
-use super::Desk;
+use super::{Desk, nonzero};
 use crate::config::bind::{self, Bind, FIRST_INHERITED};
 use crate::config::error::Warning;
 use crate::config::network::{self, Trust};
 use crate::config::settings::{
-    ClientCertificates, HeaderMap, ProxyProtocol, StaticFiles, Tls, TlsTexts,
+    ClientCertificates, HeaderMap, Listening, ProxyProtocol, StaticFiles, Tls, TlsTexts,
 };
 
 /// What is listened on, and who is believed.
 impl Desk<'_> {
-    pub(super) fn binds(&mut self) -> Vec<Bind> {
+    pub(super) fn listening(&mut self) -> Listening {
+        Listening {
+            binds: self.binds(),
+            backlog: self.number("backlog"),
+            tls: self.tls(),
+            static_files: self.static_files(),
+            internal_files: self.files_below("internal_files", &[]),
+            sendfile_roots: self.sendfile_roots(),
+            max_connections_per_address: nonzero(self.number("max_connections_per_address")),
+            edge_threads: nonzero(self.number("edge_threads")),
+            forwarded_allow_ips: self.trust("forwarded_allow_ips"),
+            secure_scheme_headers: self.pairs("secure_scheme_headers").into_iter().collect(),
+            forwarder_headers: self.forwarder_headers(),
+            proxy_protocol: self.proxy_protocol(),
+            proxy_allow_ips: self.trust("proxy_allow_ips"),
+            header_map: self.header_map(),
+        }
+    }
+
+    fn binds(&mut self) -> Vec<Bind> {
         if self.written.inherited > 0 {
             // As gunicorn: sockets handed over by systemd are all there is.
             return (0..self.written.inherited)
@@ -30,7 +49,7 @@ impl Desk<'_> {
         binds
     }
 
-    pub(super) fn trust(&self, name: &str) -> Trust {
+    fn trust(&self, name: &str) -> Trust {
         let items = self.texts(name);
         if items.iter().any(|item| item == "*") {
             return Trust::Everyone;
@@ -41,7 +60,7 @@ impl Desk<'_> {
         Trust::Networks(networks.collect())
     }
 
-    pub(super) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+    fn proxy_protocol(&self) -> Option<ProxyProtocol> {
         match self.word("proxy_protocol") {
             "v1" => Some(ProxyProtocol::V1),
             "v2" => Some(ProxyProtocol::V2),
@@ -51,7 +70,7 @@ impl Desk<'_> {
     }
 
     /// As gunicorn compares them: `Script-Name` and `SCRIPT_NAME` are one.
-    pub(super) fn forwarder_headers(&mut self) -> Vec<String> {
+    fn forwarder_headers(&mut self) -> Vec<String> {
         let texts = self.texts("forwarder_headers");
         let name = |name: &String| name.to_ascii_uppercase().replace('-', "_");
         let names: Vec<String> = texts.iter().map(name).collect();
@@ -68,7 +87,7 @@ impl Desk<'_> {
         names
     }
 
-    pub(super) fn header_map(&mut self) -> HeaderMap {
+    fn header_map(&mut self) -> HeaderMap {
         match self.word("header_map") {
             "dangerous" => {
                 self.fail(
@@ -83,7 +102,7 @@ impl Desk<'_> {
         }
     }
 
-    pub(super) fn tls(&mut self) -> Option<Tls> {
+    fn tls(&mut self) -> Option<Tls> {
         let certfile = self.existing_file("certfile");
         let keyfile = self.existing_file("keyfile");
         let authorities = self.existing_file("ca_certs");
@@ -124,7 +143,7 @@ impl Desk<'_> {
         })
     }
 
-    pub(super) fn existing_file(&mut self, name: &str) -> Option<PathBuf> {
+    fn existing_file(&mut self, name: &str) -> Option<PathBuf> {
         let path = self.path(name)?;
         if !path.is_file() {
             self.fail(
@@ -148,13 +167,13 @@ impl Desk<'_> {
         Some(path)
     }
 
-    pub(super) fn static_files(&mut self) -> Vec<StaticFiles> {
+    fn static_files(&mut self) -> Vec<StaticFiles> {
         let internal = self.pairs("internal_files");
         let taken: Vec<String> = internal.into_iter().map(|(prefix, _)| prefix).collect();
         self.files_below("static_files", &taken)
     }
 
-    pub(super) fn sendfile_roots(&mut self) -> Vec<PathBuf> {
+    fn sendfile_roots(&mut self) -> Vec<PathBuf> {
         let texts = self.texts("sendfile_root");
         let roots: Vec<PathBuf> = texts.iter().map(|text| self.directory.join(text)).collect();
         if let Some(missing) = roots.iter().find(|root| !root.is_dir()) {
@@ -165,7 +184,7 @@ impl Desk<'_> {
     }
 
     /// The pairs of `name`, which must not use a prefix that is `taken`.
-    pub(super) fn files_below(&mut self, name: &str, taken: &[String]) -> Vec<StaticFiles> {
+    fn files_below(&mut self, name: &str, taken: &[String]) -> Vec<StaticFiles> {
         let example = match name {
             "static_files" => "write --static /static=./static",
             _ => "write --internal /private=./private",

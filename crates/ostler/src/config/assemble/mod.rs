@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 use super::error::{ConfigError, Warning};
 use super::layers::{self, Merged};
 use super::settings::{
-    AccessLogFormat, Lifespan, LogLevel, LogTarget, MOST_FIELD_SIZE, MOST_REQUEST_FIELDS,
-    MOST_REQUEST_LINE, Preload, Settings,
+    AccessLogFormat, Http, LogLevel, LogTarget, Logs, MOST_FIELD_SIZE, MOST_REQUEST_FIELDS,
+    MOST_REQUEST_LINE, Settings,
 };
 use super::unknown;
 use super::written::Written;
@@ -60,67 +60,28 @@ struct Desk<'a> {
 
 impl Desk<'_> {
     fn settings(&mut self) -> Settings {
-        let mapped = self.worker_class();
-        let app = self.app();
-        let tls = self.tls();
-        let (limit_request_line, limit_request_fields, limit_request_field_size) =
-            self.head_limits();
-        let (workers, single_process) = self.workers();
-        let (memory_soft, memory_hard) = self.memory();
-        self.warn_reload();
+        let class = self.worker_class();
+        let app = self.app(&class);
         Settings {
-            interface: self.interface(&mapped),
-            python: self.written.python.clone(),
-            chdir: self.directory.clone(),
-            pythonpath: self
-                .texts("pythonpath")
-                .iter()
-                .map(|path| self.directory.join(path))
-                .collect(),
-            env: self.env(),
-            root_path: self.root_path(),
-            preload: pick(
-                self.word("preload_app"),
-                &[("on", Preload::On), ("off", Preload::Off)],
-                Preload::Auto,
-            ),
-            lifespan: pick(
-                self.word("asgi_lifespan"),
-                &[("on", Lifespan::On), ("off", Lifespan::Off)],
-                Lifespan::Auto,
-            ),
-            event_loop: self.event_loop(&mapped),
-            binds: self.binds(),
-            backlog: self.number("backlog"),
-            tls,
-            internal_files: self.files_below("internal_files", &[]),
-            static_files: self.static_files(),
-            sendfile_roots: self.sendfile_roots(),
-            max_connections_per_address: nonzero(self.number("max_connections_per_address")),
-            edge_threads: nonzero(self.number("edge_threads")),
-            forwarded_allow_ips: self.trust("forwarded_allow_ips"),
-            proxy_protocol: self.proxy_protocol(),
-            proxy_allow_ips: self.trust("proxy_allow_ips"),
-            secure_scheme_headers: self.pairs("secure_scheme_headers").into_iter().collect(),
-            forwarder_headers: self.forwarder_headers(),
-            header_map: self.header_map(),
-            workers,
-            threads: self.number("threads"),
-            worker_class: mapped.class,
-            worker_connections: self.number("worker_connections"),
-            websocket_threads: self.number("websocket_threads"),
-            single_process,
-            timeout: nonzero(self.duration("timeout")),
-            graceful_timeout: self.duration("graceful_timeout"),
-            max_requests: nonzero(self.count("max_requests")),
-            max_requests_jitter: self.count("max_requests_jitter"),
-            memory_soft,
-            memory_hard,
-            line_length: self.number("line_length"),
-            line_timeout: self.duration("line_timeout"),
-            limit_request_line,
-            limit_request_fields,
-            limit_request_field_size,
+            listening: self.listening(),
+            workers: self.workers(&class),
+            http: self.http(),
+            logs: self.logs(),
+            process: self.process(&app),
+            app,
+            values: self.merged.values.clone(),
+            origins: self.merged.origins.clone(),
+        }
+    }
+}
+
+/// Limits and logs.
+impl Desk<'_> {
+    fn http(&mut self) -> Http {
+        Http {
+            limit_request_line: self.clamped("limit_request_line", MOST_REQUEST_LINE),
+            limit_request_fields: self.clamped("limit_request_fields", MOST_REQUEST_FIELDS),
+            limit_request_field_size: self.clamped("limit_request_field_size", MOST_FIELD_SIZE),
             limit_request_body: nonzero(self.count("limit_request_body")),
             keepalive: nonzero(self.duration("keepalive")),
             header_timeout: nonzero(self.duration("header_timeout")),
@@ -132,36 +93,17 @@ impl Desk<'_> {
             websocket_max_message_size: nonzero(self.count("websocket_max_message_size")),
             sendfile: self.flag("sendfile"),
             tmp_upload_dir: self.existing_directory("tmp_upload_dir"),
+        }
+    }
+
+    fn logs(&self) -> Logs {
+        Logs {
             access_log: self.log_target("accesslog", LogTarget::Off),
             access_log_format: self.access_log_format(),
             error_log: self.log_target("errorlog", LogTarget::Standard),
             log_level: self.log_level(),
             capture_output: self.flag("capture_output"),
-            user: self.account("user"),
-            group: self.account("group"),
-            umask: self.value("umask").as_u64().map(|bits| bits as u32),
-            pidfile: self.path("pidfile"),
-            daemon: self.flag("daemon"),
-            proc_name: self.proc_name(&app),
-            reload: self.flag("reload"),
-            reload_extra_files: self.reload_extra_files(),
-            check_config: self.flag("check_config"),
-            print_config: self.flag("print_config"),
-            values: self.merged.values.clone(),
-            origins: self.merged.origins.clone(),
-            app,
         }
-    }
-}
-
-/// Limits and logs.
-impl Desk<'_> {
-    fn head_limits(&mut self) -> (u32, u32, u32) {
-        (
-            self.clamped("limit_request_line", MOST_REQUEST_LINE),
-            self.clamped("limit_request_fields", MOST_REQUEST_FIELDS),
-            self.clamped("limit_request_field_size", MOST_FIELD_SIZE),
-        )
     }
 
     /// 0 is gunicorn's "no limit"; here there always is one.

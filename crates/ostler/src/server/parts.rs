@@ -1,0 +1,308 @@
+//! The parts of a server, made from settings: logs, edge threads, the edge, the limits of the pool, and what the supervisor
+//! is to run. Starts no process and serves nothing.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{oneshot, watch};
+
+use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings};
+use crate::edge::files::{FileCache, TOTAL_BYTES};
+use crate::edge::h1::head::HEAD_MAX;
+use crate::edge::{self, Edge, Peers, Thread, Times};
+use crate::keeper;
+use crate::logs::{self, AccessLog};
+use crate::pool::{self, Pool};
+use crate::supervise;
+
+/// Disk that spooled bodies may take together, in bytes: 1 GiB.
+const SPOOL: u64 = 1 << 30;
+
+/// Threads that do blocking work for one edge thread: disk reads behind `wsgi.file_wrapper`.
+const BLOCKING_THREADS: usize = 8;
+
+/// An edge thread: its runtime is driven by a thread of its own until told to stop.
+pub(super) struct EdgeThread {
+    pub(super) handle: Handle,
+    pub(super) thread: Arc<Thread>,
+    pub(super) stop: Option<oneshot::Sender<()>>,
+    pub(super) joined: Option<std::thread::JoinHandle<()>>,
+}
+
+pub(super) struct Logs {
+    pub(super) access: Option<AccessLog>,
+    error: logs::Sink,
+}
+
+impl Logs {
+    pub(super) fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let offset = logs::local_offset();
+        let target = |target: &LogTarget| match target {
+            LogTarget::Off => None,
+            LogTarget::Standard => Some(None),
+            LogTarget::File(path) => Some(Some(path.clone())),
+        };
+        let (level, errors) = (keeper::level(settings), keeper::target(settings));
+        let error = logs::error_sink(&errors, offset)?;
+        let colours = logs::wants_colours(&errors, std::env::var_os("NO_COLOR").as_deref());
+        logs::start(level, error.clone(), offset, colours);
+        let access = match target(&settings.logs.access_log) {
+            None => None,
+            Some(path) => {
+                let format = match &settings.logs.access_log_format {
+                    AccessLogFormat::Json => logs::Format::Json,
+                    AccessLogFormat::Atoms(atoms) => logs::Format::compile(atoms)?,
+                };
+                let target = path.map_or(logs::Target::Stdout, logs::Target::Path);
+                Some(AccessLog::open(format, &target, offset)?)
+            }
+        };
+        Ok(Self { access, error })
+    }
+
+    pub(super) fn reopen(&self) {
+        self.error.reopen();
+        if let Some(access) = &self.access {
+            access.sink().reopen();
+        }
+    }
+
+    pub(super) fn close(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        if let Some(access) = &self.access {
+            access.sink().close(PATIENCE);
+        }
+        self.error.close(PATIENCE);
+    }
+}
+
+/// The edge threads: one for each four cores, so that workers have the rest; one at least.
+pub(super) fn edge_threads(
+    settings: &Settings,
+    access: Option<&AccessLog>,
+) -> anyhow::Result<Vec<EdgeThread>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = settings
+        .listening
+        .edge_threads
+        .map_or((cores / 4).max(1), |count| count as usize);
+    (0..count)
+        .map(|index| EdgeThread::start(index, access))
+        .collect()
+}
+
+impl EdgeThread {
+    fn start(index: usize, access: Option<&AccessLog>) -> anyhow::Result<Self> {
+        let runtime: Runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_name(format!("edge-{index}-disk"))
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let joined = std::thread::Builder::new()
+            .name(format!("edge-{index}"))
+            .spawn(move || {
+                let _ = runtime.block_on(stopped);
+                // What still runs is cut off; the drain before this waited for it long enough.
+                runtime.shutdown_timeout(Duration::from_millis(100));
+            })?;
+        let thread = Thread::new(index, access);
+        Ok(Self {
+            handle,
+            thread,
+            stop: Some(stop),
+            joined: Some(joined),
+        })
+    }
+}
+
+pub(super) fn pool_limits(settings: &Settings) -> pool::Limits {
+    pool::Limits {
+        line_length: settings.workers.line_length as usize,
+        line_timeout: settings.workers.line_timeout,
+        streams_per_worker: settings.workers.worker_connections,
+        max_requests: settings.workers.max_requests.unwrap_or(0),
+        max_requests_jitter: settings.workers.max_requests_jitter,
+        ..pool::Limits::default()
+    }
+}
+
+/// Connections that one address may hold; 0 is no limit.
+pub(super) fn connections_per_address(settings: &Settings) -> usize {
+    settings.listening.max_connections_per_address.unwrap_or(0) as usize
+}
+
+/// What edges have in common, one after the other.
+pub(super) struct Shared {
+    pool: Arc<Pool>,
+    peers: Arc<Peers>,
+    spool: Arc<edge::Budget>,
+    stopping: watch::Receiver<bool>,
+    next_id: Arc<AtomicU64>,
+    /// How many edge threads there are.
+    threads: usize,
+}
+
+impl Shared {
+    pub(super) fn new(
+        settings: &Settings,
+        pool: &Arc<Pool>,
+        stopping: watch::Receiver<bool>,
+        threads: usize,
+    ) -> anyhow::Result<Self> {
+        let mut seed = [0; 8];
+        aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
+        let folder = settings.http.tmp_upload_dir.clone();
+        let folder = folder.unwrap_or_else(std::env::temp_dir);
+        Ok(Self {
+            pool: Arc::clone(pool),
+            peers: Peers::new(connections_per_address(settings)),
+            spool: Arc::new(edge::Budget::new(folder, SPOOL)),
+            stopping,
+            next_id: Arc::new(AtomicU64::new(u64::from_le_bytes(seed))),
+            threads,
+        })
+    }
+
+    pub(super) fn of(edge: &Edge) -> Self {
+        Self {
+            pool: Arc::clone(&edge.pool),
+            peers: Arc::clone(&edge.peers),
+            spool: Arc::clone(&edge.spool),
+            stopping: edge.stopping.clone(),
+            next_id: Arc::clone(&edge.next_id),
+            threads: edge.files.len(),
+        }
+    }
+}
+
+pub(super) fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> {
+    const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+    let times = Times {
+        head: settings.http.header_timeout.unwrap_or(FOREVER),
+        idle: settings.http.keepalive.unwrap_or(Duration::ZERO),
+        body_silence: settings.http.body_timeout.unwrap_or(FOREVER),
+        min_rate: settings.http.minimum_rate.unwrap_or(0),
+        write_stall: settings.http.write_timeout.unwrap_or(FOREVER),
+        response: settings.workers.timeout.unwrap_or(FOREVER),
+        ..Times::default()
+    };
+    let tls = match &settings.listening.tls {
+        None => None,
+        Some(tls) => {
+            let pem = |path: &PathBuf, text: &str| edge::tls::Pem {
+                path: path.clone(),
+                text: text.to_owned(),
+            };
+            let (client_ca, client_required) = match &tls.clients {
+                ClientCertificates::NotAsked => (None, false),
+                ClientCertificates::Optional(path) => (Some(pem(path, &tls.texts.clients)), false),
+                ClientCertificates::Required(path) => (Some(pem(path, &tls.texts.clients)), true),
+            };
+            let files = edge::tls::Files {
+                certificate: pem(&tls.certfile, &tls.texts.certificate),
+                key: pem(&tls.keyfile, &tls.texts.key),
+                client_ca,
+                client_required,
+            };
+            Some(edge::tls::config(&files)?.into())
+        }
+    };
+    Ok(Edge {
+        pool: shared.pool,
+        peers: shared.peers,
+        statics: edge::files::Statics::open(file_routes(settings))?,
+        files: (0..shared.threads)
+            .map(|_| Mutex::new(FileCache::new(TOTAL_BYTES / shared.threads)))
+            .collect(),
+        tls,
+        limits: head_limits(settings),
+        times,
+        forwarding: edge::Forwarding::new(
+            settings.listening.forwarded_allow_ips.clone(),
+            settings.listening.secure_scheme_headers.clone(),
+            settings
+                .listening
+                .forwarder_headers
+                .iter()
+                .any(|name| name == "SCRIPT_NAME"),
+        ),
+        proxies: settings
+            .listening
+            .proxy_protocol
+            .map(|protocol| edge::proxy_protocol::Proxies {
+                protocol,
+                peers: settings.listening.proxy_allow_ips.clone(),
+            }),
+        body_limit: settings.http.limit_request_body.unwrap_or(0),
+        request_buffering: settings.http.request_buffering,
+        response_buffering: settings.http.response_buffering,
+        sendfile: settings.http.sendfile,
+        websocket: edge::WebSocketSettings {
+            max_message: settings
+                .http
+                .websocket_max_message_size
+                .map_or(usize::MAX, |size| size as usize),
+            ..edge::WebSocketSettings::default()
+        },
+        root: settings.app.root_path.clone(),
+        spool: shared.spool,
+        stopping: shared.stopping,
+        next_id: shared.next_id,
+    })
+}
+
+/// Every directory that files may come from.
+fn file_routes(settings: &Settings) -> Vec<edge::files::Route> {
+    let route = |prefix: Option<&String>, directory: &PathBuf, public| edge::files::Route {
+        prefix: prefix.cloned(),
+        directory: directory.clone(),
+        public,
+    };
+    let statics = settings.listening.static_files.iter();
+    let internal = settings.listening.internal_files.iter();
+    let roots = settings.listening.sendfile_roots.iter();
+    statics
+        .map(|files| route(Some(&files.prefix), &files.directory, true))
+        .chain(internal.map(|files| route(Some(&files.prefix), &files.directory, false)))
+        .chain(roots.map(|root| route(None, root, false)))
+        .collect()
+}
+
+/// Who raises a limit of one part of the head means requests that have such parts.
+fn head_limits(settings: &Settings) -> edge::h1::head::Limits {
+    let usual = edge::h1::head::Limits::default();
+    let limits = edge::h1::head::Limits {
+        line: settings.http.limit_request_line as usize,
+        fields: settings.http.limit_request_fields as usize,
+        field: settings.http.limit_request_field_size as usize,
+        refuse_underscores: settings.listening.header_map == HeaderMap::Refuse,
+        ..usual
+    };
+    let raised =
+        limits.line > usual.line || limits.fields > usual.fields || limits.field > usual.field;
+    edge::h1::head::Limits {
+        total: if raised { HEAD_MAX } else { usual.total },
+        ..limits
+    }
+}
+
+/// What the supervisor is to run: the `load` message and how many of it.
+pub(super) fn plan(settings: &Settings, edge_threads: usize) -> supervise::Plan {
+    supervise::Plan {
+        policy: supervise::Policy {
+            workers: settings.workers.count,
+            graceful: settings.workers.graceful_timeout,
+            stop_first: settings.workers.single_process,
+        },
+        load: keeper::load_message(settings),
+        threads: settings.workers.threads,
+        edge_threads: edge_threads as u32,
+        memory_soft: settings.workers.memory_soft,
+        memory_hard: settings.workers.memory_hard,
+    }
+}
