@@ -177,10 +177,14 @@ mod tests {
 
     fn run(fd: &OwnedFd) -> bool {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-        std::process::Command::new(path)
-            .status()
-            .expect("runs")
-            .success()
+        loop {
+            match std::process::Command::new(&path).status() {
+                // A test beside this one forked while the file was being written, and the child has
+                // yet to close what it inherited.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {}
+                status => return status.expect("runs").success(),
+            }
+        }
     }
 
     #[test]
