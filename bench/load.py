@@ -18,6 +18,9 @@ from stacks import HERE, Stack
 GENERATOR_FULL = 0.95
 """A wrk that used this much of its threads' time measured itself."""
 
+LATEST_S = 0.010
+"""An open loop of which one arrival in a hundred came later than this was the bottleneck itself."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -58,10 +61,12 @@ def open_loop(stack: Stack, seconds: float, rate: float, seed: int) -> Round:
     """Requests arrive by chance (Poisson) at `rate` a second, whatever became of the earlier ones:
     95 of 100 work for 5 ms, the rest for 500 ms. Latency counts from the arrival."""
     before = stack.cpu_us()
-    latencies, failed = asyncio.run(_arrivals(stack.port, seconds, rate, random.Random(seed)))
+    latencies, late, failed = asyncio.run(_arrivals(stack.port, seconds, rate, random.Random(seed)))
     spent = stack.cpu_us() - before
     latencies.sort()
     why = f"{failed} failed" if failed else ""
+    if sorted(late)[int(len(late) * 0.99)] > LATEST_S:
+        why = "the generator was late"
     count = max(len(latencies), 1)
     p50, p99 = (latencies[int(count * part)] * 1e6 if latencies else 0.0 for part in (0.50, 0.99))
     return Round(len(latencies) / seconds, p50, p99, spent / count, why)
@@ -69,6 +74,7 @@ def open_loop(stack: Stack, seconds: float, rate: float, seed: int) -> Round:
 
 async def _arrivals(port: int, seconds: float, rate: float, chance: random.Random):
     latencies: list[float] = []
+    late: list[float] = []
     failed = 0
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
@@ -89,11 +95,12 @@ async def _arrivals(port: int, seconds: float, rate: float, chance: random.Rando
     at = began = time.monotonic()
     while (at := at + chance.expovariate(rate)) - began < seconds:
         await asyncio.sleep(max(0.0, at - time.monotonic()))
+        late.append(time.monotonic() - at)
         tasks.append(asyncio.create_task(one(at, "/500" if chance.random() < 0.05 else "/5")))
     await asyncio.gather(*tasks)
     for _, writer in idle:
         writer.close()
-    return latencies, failed
+    return latencies, late, failed
 
 
 def hold_idle(port: int, count: int, tls: Path | None = None) -> list[socket.socket]:

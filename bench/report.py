@@ -19,14 +19,13 @@ def load_numbers() -> dict:
     return json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
 
 
-def summary(kept: dict[str, list[load.Round]], memory: dict[str, int], dropped: list[str]) -> dict:
+def summary(rounds: dict[str, list[load.Round | None]], memory: dict[str, int], dropped: list[str]) -> dict:
+    """`None` is a round that does not count; the lists of all stacks are equally long."""
     rows = {}
-    for name, rounds in kept.items():
-        row = {"rounds": len(rounds), "pss_mib": memory[name] / 1024}
+    for name, ran in rounds.items():
+        rows[name] = {"pss_mib": memory[name] / 1024}
         for measure in ("requests_s", "p50_us", "p99_us", "cpu_us"):
-            values = [getattr(one, measure) for one in rounds]
-            row[measure] = {"median": median(values), "least": min(values), "most": max(values)} if values else None
-        rows[name] = row
+            rows[name][measure] = [one and getattr(one, measure) for one in ran]
     return {"rows": rows, "figures": {}, "dropped": dropped}
 
 
@@ -42,7 +41,8 @@ def page(results: dict) -> list[str]:
     lines = [
         "# Measured",
         "Written by `make bench`. Medians over interleaved rounds, with the least and the most in brackets. CPU is user + system time of",
-        "every server process (nginx too) per request; memory is PSS of all of them after the rounds. How the peers are set up: `peers/README.md`.",
+        "every server process (nginx too) per request; memory is PSS of all of them after the rounds. A ratio is the median of the ratios of",
+        "each round: what ran within the same half minute is compared. How the peers are set up: `peers/README.md`.",
         "",
         f"Machine: {machine.description()}. Versions: {said}.",
     ]
@@ -58,7 +58,7 @@ def section(comparison, result: dict) -> list[str]:
         lines += ["", "| | req/s | p50 ms | p99 ms | CPU µs/request | PSS MiB | rounds |", "|---|---|---|---|---|---|---|"]
         for name, row in result["rows"].items():
             cells = [spread(row["requests_s"], 1, 0), spread(row["p50_us"], 1e3, 2), spread(row["p99_us"], 1e3, 2),
-                     spread(row["cpu_us"], 1, 1), f"{row['pss_mib']:.0f}", str(row["rounds"])]
+                     spread(row["cpu_us"], 1, 1), f"{row['pss_mib']:.0f}", str(len(counted(row["cpu_us"])))]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for name, value in result["figures"].items():
         lines.append(f"- {name}: {value:.1f}")
@@ -70,10 +70,14 @@ def section(comparison, result: dict) -> list[str]:
     return lines
 
 
-def spread(values: dict | None, unit: float, digits: int) -> str:
-    if values is None:
+def counted(values: list[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def spread(values: list[float | None], unit: float, digits: int) -> str:
+    if not (kept := counted(values)):
         return "none counted"
-    middle, least, most = (f"{values[key] / unit:,.{digits}f}" for key in ("median", "least", "most"))
+    middle, least, most = (f"{of(kept) / unit:,.{digits}f}" for of in (median, min, max))
     return f"{middle} [{least}–{most}]"
 
 
@@ -86,14 +90,17 @@ def judged(goal, result: dict) -> str | None:
         if goal.measure not in result["figures"]:
             return None
         reached, what = result["figures"][goal.measure], goal.measure
+        shown = f"{reached:.1f}"
     else:
-        ours, theirs = (result["rows"].get(name, {}).get(goal.measure) for name in ("ostler", goal.peer))
-        if not ours or not theirs:
+        ours, theirs = (result["rows"].get(name, {}).get(goal.measure, []) for name in ("ostler", goal.peer))
+        ratios = [our / their for our, their in zip(ours, theirs) if our is not None and their is not None]
+        if not ratios:
             return None
-        reached, what = ours["median"] / theirs["median"], f"{NAMES[goal.measure]} ÷ {goal.peer}"
+        reached, what = median(ratios), f"{NAMES[goal.measure]} ÷ {goal.peer}"
+        shown = spread(ratios, 1, 3)
     met = reached >= goal.bound if goal.at_least else reached <= goal.bound
     bound = f"{'≥' if goal.at_least else '≤'} {goal.bound:g}" + (f" (aim: {goal.aim})" if goal.aim else "")
-    return f"| {what} | {bound} | {reached:.2f} | {'met' if met else '**not met**'} |"
+    return f"| {what} | {bound} | {shown} | {'met' if met else '**not met**'} |"
 
 
 def today() -> str:

@@ -88,13 +88,13 @@ class Bench:
     def interleaved(self, names: list[str], shapes: dict[str, stacks.Shape], path: str, one_round) -> dict:
         """Starts all stacks, warms them up, and runs the rounds one stack at a time."""
         running: dict[str, stacks.Stack] = {}
-        kept: dict[str, list[load.Round]] = {}
+        rounds: dict[str, list[load.Round | None]] = {}
         dropped: list[str] = []
         try:
             for name in names:
                 if name not in self.without:
                     running[name] = stacks.start(name, shapes[name], path)
-                    kept[name] = []
+                    rounds[name] = []
             for number in range(-1, self.rounds):
                 for name, stack in running.items():
                     measured = one_round(stack, number)
@@ -104,13 +104,12 @@ class Bench:
                         f"p50 {measured.p50_us / 1e3:7.2f} ms  p99 {measured.p99_us / 1e3:7.2f} ms  {measured.why_not}")
                     if measured.why_not:
                         dropped.append(f"{name}, round {number + 1}: {measured.why_not}")
-                    else:
-                        kept[name].append(measured)
+                    rounds[name].append(None if measured.why_not else measured)
             memory = {name: machine.pss_kib(stack.pids()) for name, stack in running.items()}
         finally:
             for stack in running.values():
                 stack.stop()
-        return report.summary(kept, memory, dropped)
+        return report.summary(rounds, memory, dropped)
 
 
 def say(text: str) -> None:
