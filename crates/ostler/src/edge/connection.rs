@@ -264,7 +264,7 @@ impl Connection {
         let times = &self.edge.times;
         let began = Instant::now();
         let mut taken = 0;
-        loop {
+        while !self.out.is_empty() {
             // It may take nothing for a while, but not for long, and not a byte at a time for ever.
             let stall = Instant::now() + times.write_stall;
             let slowest = began + times.write_stall + times.earned(taken);
@@ -276,15 +276,10 @@ impl Connection {
             });
             match wrote.await {
                 Ok(Ok(count)) => taken += count as u64,
-                Ok(Err(_)) | Err(Elapsed) => return Err(ClientGone),
-            }
-            if self.out.is_empty() {
-                self.out.refill()?;
-                if self.out.is_empty() {
-                    return Ok(());
-                }
+                Ok(Err(ClientGone)) | Err(Elapsed) => return Err(ClientGone),
             }
         }
+        Ok(())
     }
 
     /// Reads and drops what the client still sends of a body, within bounds; false when there is

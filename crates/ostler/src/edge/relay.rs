@@ -225,9 +225,6 @@ impl<'c> Relay<'c> {
         while !connection.out.is_empty() {
             match connection.out.poll_write(cx, &mut connection.io) {
                 Poll::Ready(Ok(_)) => {
-                    if connection.out.is_empty() && connection.out.refill().is_err() {
-                        return Poll::Ready(Turn::ClientGone);
-                    }
                     if std::mem::take(&mut self.stalled) && self.sending.is_none() {
                         let limit = connection.edge.times.response;
                         connection.deadline.set(self.started + limit);

@@ -1,0 +1,138 @@
+"""Clients that fall behind with reading: nothing is lost, nothing waits for ever, and who reads on is served."""
+
+import socket
+import ssl
+
+import pytest
+
+from harness import Raw, eventually
+
+
+class Reader:
+    """A client on a narrow line: little fits into its own buffer and into the server's."""
+
+    def __init__(self, host, certificate=None, timeout=20):
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        # The server's send buffer grows with the size of a segment: on loopback it would hold megabytes.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
+        self.socket.settimeout(timeout)
+        self.socket.connect(("127.0.0.1", host.port))
+        if certificate:
+            context = ssl.create_default_context(cafile=certificate)
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+        self.seen = bytearray()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def get(self, path, version="1.1"):
+        self.socket.sendall(f"GET {path} HTTP/{version}\r\nHost: a\r\n\r\n".encode())
+        return self
+
+    def read_until(self, end):
+        """Reads until `end` came; all that was read until then is gone after it."""
+        while (at := self.seen.find(end)) < 0:
+            piece = self.socket.recv(65536)
+            assert piece, f"closed before {end!r}; the last bytes: {bytes(self.seen[-100:])!r}"
+            self.seen += piece
+        read = bytes(self.seen[: at + len(end)])
+        del self.seen[: at + len(end)]
+        return read
+
+
+def secure(tls):
+    return "--certfile", tls[0], "--keyfile", tls[1]
+
+
+def ask(running, tls, path):
+    with running.raw(20) if tls is None else tls_raw(running, tls) as raw:
+        answer = raw.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()).answer()
+        assert answer.status == 200
+        return answer.text
+
+
+def tls_raw(running, tls):
+    return Raw(("127.0.0.1", running.port, tls[0]), 20)
+
+
+ENDLESS = """
+import threading
+made, over = 0, threading.Event()
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    start_response("200 OK", [])
+    if path == "/made":
+        return [b"%d" % made]
+    if path == "/over":
+        over.set()
+        return [b"yes"]
+    return endless()
+
+def endless():
+    global made
+    for n in range(160):
+        yield b"%07d|" % n * 8192
+        made += 1
+    yield b"no more for now"
+    over.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_slow_reader_of_an_app_that_does_not_end_gets_all_that_there_is(host, tls, kind):
+    """10 MB wait in the server while the app goes on: the reader gets all of it, not only what fitted into memory."""
+    tls = tls if kind == "tls" else None
+    running = host("app:app", "--threads", "2", "--graceful-timeout", 1, *(secure(tls) if tls else ()), source=ENDLESS)
+    with Reader(running, tls and tls[0]) as reader:
+        reader.get("/")
+        eventually(lambda: ask(running, tls, "/made") == "160", 20, "everything is taken off the worker")
+        body = reader.read_until(b"no more for now")
+        pieces = [body.index(b"%07d|" % n * 8192) for n in range(160)]
+        assert pieces == sorted(pieces)
+        ask(running, tls, "/over")
+        reader.read_until(b"\r\n0\r\n\r\n")
+
+
+EVENTS = """
+import asyncio
+events = None
+
+async def app(scope, receive, send):
+    global events
+    kind = b"text/event-stream" if scope["path"] == "/events" else b"text/plain"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+    if scope["path"] != "/events":
+        first, last = map(int, scope["path"].split("/")[2:])
+        for n in range(first, last):
+            events.put_nowait(b"data: %07d %s\\n\\n" % (n, b"." * 1000))
+        await events.join()
+        await send({"type": "http.response.body", "body": b"sent"})
+        return
+    events = asyncio.Queue()
+    await send({"type": "http.response.body", "body": b"data: hello\\n\\n", "more_body": True})
+    while True:
+        await send({"type": "http.response.body", "body": await events.get(), "more_body": True})
+        events.task_done()
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_reader_of_events_that_fell_behind_catches_up_before_the_next_event(host, tls, kind):
+    """Bursts of growing size, each read only once it is sent: one of them ends where the kernel takes no more, and
+    its last events must not wait for another one. (HTTP/1.0, so that no chunk may cut an event in two.)"""
+    tls = tls if kind == "tls" else None
+    options = secure(tls) if tls else ()
+    running = host("app:app", "--interface", "asgi", "--edge-threads", 1, "--graceful-timeout", 1, *options, source=EVENTS)
+    with Reader(running, tls and tls[0]) as reader:
+        reader.get("/events", "1.0").read_until(b"data: hello\n\n")
+        first = 0
+        for burst in range(8, 320, 8):
+            assert ask(running, tls, f"/emit/{first}/{first + burst}") == "sent"
+            read = reader.read_until(b"data: %07d %s\n\n" % (first + burst - 1, b"." * 1000))
+            assert read.count(b"data: ") == burst
+            first += burst
