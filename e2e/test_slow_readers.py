@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -9,13 +11,14 @@ from harness import Raw, eventually
 
 
 class Reader:
-    """A client on a narrow line: little fits into its own buffer and into the server's."""
+    """A client with little room of its own; behind a `narrow` line little fits into the server's send buffer as well,
+    which grows with the size of a segment and holds megabytes on loopback."""
 
-    def __init__(self, host, certificate=None, timeout=20):
+    def __init__(self, host, certificate=None, timeout=20, narrow=True):
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-        # The server's send buffer grows with the size of a segment: on loopback it would hold megabytes.
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
+        if narrow:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
         self.socket.settimeout(timeout)
         self.socket.connect(("127.0.0.1", host.port))
         if certificate:
@@ -136,3 +139,50 @@ def test_reader_of_events_that_fell_behind_catches_up_before_the_next_event(host
             read = reader.read_until(b"data: %07d %s\n\n" % (first + burst - 1, b"." * 1000))
             assert read.count(b"data: ") == burst
             first += burst
+
+
+STEADY = """
+import threading
+over = threading.Event()
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    if environ["PATH_INFO"] == "/over":
+        over.set()
+        return []
+    return body(environ["PATH_INFO"] == "/endless")
+
+def body(endless):
+    for n in range(160):
+        yield b"%07d|" % n * 8192
+    yield b"the end"
+    if endless:
+        over.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_slow_but_steady_reader_is_not_given_up(host, tls, kind, tmp_path):
+    """150 KB a second from a send buffer of megabytes: the socket becomes writable only every few seconds, longer than
+    --write-timeout, though the client never stops reading."""
+    whole = b"".join(b"%07d|" % n * 8192 for n in range(160)) + b"the end"
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "file").write_bytes(whole)
+    tls = tls if kind == "tls" else None
+    options = ["--write-timeout", 2, "--threads", 4, "--static", f"/static={tmp_path / 'static'}", *(secure(tls) if tls else ())]
+    running = host("app:app", *options, source=STEADY)
+
+    def read_steadily(path):
+        with Reader(running, tls and tls[0], narrow=False) as reader:
+            reader.get(path, "1.0")
+            end = time.monotonic() + 10
+            while time.monotonic() < end:
+                reader.seen += reader.socket.recv(30_000)
+                time.sleep(0.2)
+            return reader.read_until(b"the end").endswith(whole)
+
+    with ThreadPoolExecutor() as threads:
+        asked = {path: threads.submit(read_steadily, path) for path in ["/whole", "/endless", "/static/file"]}
+        failed = {path: read.exception() for path, read in asked.items() if read.exception() or not read.result()}
+        ask(running, tls, "/over")
+    assert not failed

@@ -15,6 +15,7 @@ use super::deadline::{Deadline, Elapsed};
 use super::h1::head::{Head, Progress, parse};
 use super::io::Io;
 use super::outgoing::{ClientGone, Outgoing};
+use super::patience::Patience;
 use super::peers::Place;
 use super::reason::Reason;
 use super::row::Row;
@@ -261,25 +262,18 @@ impl Connection {
 
     /// Sends what is in `out`, all of it, as long as the client keeps taking it.
     pub async fn flush(&mut self) -> Result<(), ClientGone> {
+        self.flush_part(&mut Patience::default()).await
+    }
+
+    /// As [`Connection::flush`], for an answer that is sent in parts with one patience.
+    pub async fn flush_part(&mut self, patience: &mut Patience) -> Result<(), ClientGone> {
+        let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
         let times = &self.edge.times;
-        let began = Instant::now();
-        let mut taken = 0;
-        while !self.out.is_empty() {
-            // It may take nothing for a while, but not for long, and not a byte at a time for ever.
-            let stall = Instant::now() + times.write_stall;
-            let slowest = began + times.write_stall + times.earned(taken);
-            self.deadline.set(stall.min(slowest));
-            let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
-            let wrote = poll_fn(|cx| match out.poll_write(cx, io) {
-                Poll::Ready(result) => Poll::Ready(Ok(result)),
-                Poll::Pending => deadline.poll(cx).map(Err),
-            });
-            match wrote.await {
-                Ok(Ok(count)) => taken += count as u64,
-                Ok(Err(ClientGone)) | Err(Elapsed) => return Err(ClientGone),
-            }
-        }
-        Ok(())
+        poll_fn(|cx| match out.poll_send(cx, io) {
+            Poll::Ready(sent) => Poll::Ready(sent),
+            Poll::Pending => patience.poll(cx, io, times, deadline).map(Err),
+        })
+        .await
     }
 
     /// Reads and drops what the client still sends of a body, within bounds; false when there is
@@ -332,9 +326,7 @@ impl Connection {
     /// Resets the connection: a response that ends without its last chunk or byte must not look
     /// like one that ended well to a client that reads until the end.
     fn abort(&mut self) {
-        if let Io::Tcp(stream) = &self.io {
-            let _ = stream.set_zero_linger();
-        }
+        self.io.end_by_reset();
     }
 }
 
@@ -368,12 +360,8 @@ fn poll_when_readable(
     buffer: &mut Buffer,
 ) -> Poll<std::io::Result<usize>> {
     if !buffer.has_memory() {
-        match io {
-            Io::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
-            Io::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
-            // rustls holds its own buffers; ours is small beside them.
-            Io::Tls(_) => {}
-        }
+        // rustls holds its own buffers; ours is small beside them.
+        ready!(io.poll_readable(cx))?;
     }
     buffer.poll_fill(cx, io)
 }

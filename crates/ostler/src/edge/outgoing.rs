@@ -65,7 +65,7 @@ impl Outgoing {
     }
 
     /// Hands what is in memory to the kernel together with what follows next.
-    pub fn send_ahead(&mut self, io: &Io) {
+    pub fn send_ahead(&mut self, io: &mut Io) {
         if self.file.is_none() && self.sent < self.bytes.len() {
             self.sent += io.send_ahead(&self.bytes[self.sent..]);
             if self.sent == self.bytes.len() {
@@ -75,14 +75,9 @@ impl Outgoing {
         }
     }
 
-    /// Writes once, or flushes once all is written; ready with the bytes that were taken. Until
-    /// [`Outgoing::is_empty`] there is more to do, though no byte may be left to write.
-    pub fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut Io,
-    ) -> Poll<Result<usize, ClientGone>> {
-        if self.sent < self.bytes.len() {
+    /// Sends as much as the connection takes; ready when nothing waits any more.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<Result<(), ClientGone>> {
+        while self.sent < self.bytes.len() {
             let wrote = Pin::new(&mut *io).poll_write(cx, &self.bytes[self.sent..]);
             let Ok(count @ 1..) = ready!(wrote) else {
                 return Poll::Ready(Err(ClientGone));
@@ -97,14 +92,13 @@ impl Outgoing {
                 self.boundary = self.boundary.saturating_sub(self.sent);
                 self.sent = 0;
             }
-            return Poll::Ready(Ok(count));
         }
         if self.needs_flush {
             let flushed = ready!(Pin::new(io).poll_flush(cx));
             flushed.map_err(|_| ClientGone)?;
             self.needs_flush = false;
         }
-        Poll::Ready(Ok(0))
+        Poll::Ready(Ok(()))
     }
 
     /// Takes the next spooled bytes into memory, whose own have all been sent.
@@ -159,14 +153,14 @@ mod tests {
     fn what_was_sent_is_not_kept_for_a_reader_who_is_always_behind() {
         on_a_runtime(async {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-            let (mut io, mut out) = (Io::Unix(ours), Outgoing::default());
+            let (mut io, mut out) = (Io::Unix(ours.into()), Outgoing::default());
             let piece = [b'x'; 64 * 1024];
             let write = poll_fn(|cx| -> Poll<()> {
                 loop {
                     if out.has_room() {
                         out.bytes().extend_from_slice(&piece);
                     }
-                    ready!(out.poll_write(cx, &mut io)).expect("the reader is there");
+                    ready!(out.poll_send(cx, &mut io)).expect("the reader is there");
                 }
             });
             let read = async {
@@ -186,7 +180,7 @@ mod tests {
         on_a_runtime(async {
             let budget = Arc::new(Budget::new(std::env::temp_dir(), 1 << 30));
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-            let (mut io, mut out) = (Io::Unix(ours), Outgoing::default());
+            let (mut io, mut out) = (Io::Unix(ours.into()), Outgoing::default());
             let whole: Vec<u8> = (0..500_000_u32).flat_map(u32::to_be_bytes).collect();
             for piece in whole.chunks(70_000) {
                 out.bytes().extend_from_slice(piece);
@@ -195,13 +189,9 @@ mod tests {
             assert!(out.bytes().len() <= IN_MEMORY, "the rest is in the file");
             let mut taken = vec![0; whole.len()];
             let read = theirs.read_exact(&mut taken);
-            let write = async {
-                while !out.is_empty() {
-                    let wrote = poll_fn(|cx| out.poll_write(cx, &mut io)).await;
-                    wrote.expect("the reader is there");
-                }
-            };
-            tokio::join!(async { read.await.expect("all of it") }, write);
+            let write = poll_fn(|cx| out.poll_send(cx, &mut io));
+            let (read, sent) = tokio::join!(read, write);
+            assert_eq!((read.expect("all of it"), sent), (whole.len(), Ok(())));
             assert!(taken == whole);
         });
     }
