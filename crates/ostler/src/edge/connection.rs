@@ -291,18 +291,18 @@ impl Connection {
         body.is_done()
     }
 
-    /// Closes the connection so that the client gets the last answer: our side first, then what
-    /// the client still sends is read for a moment, since closing over unread bytes resets the
-    /// connection (RFC 9112 section 9.6).
     async fn end(&mut self, after: After) {
         match after {
-            After::Gone | After::KeepAlive => return,
-            After::Abort => {
-                self.abort();
-                return;
-            }
-            After::Close => {}
+            After::Gone | After::KeepAlive => {}
+            After::Abort => self.abort(),
+            After::Close => self.close().await,
         }
+    }
+
+    /// Closes the connection so that the client gets the last bytes: our side first, then what the
+    /// client still sends is read for a moment, since closing over unread bytes resets the
+    /// connection (RFC 9112 section 9.6).
+    pub async fn close(&mut self) {
         self.deadline.set(Instant::now() + self.edge.times.linger);
         if !matches!(self.deadline.bound(self.io.shutdown()).await, Ok(Ok(()))) {
             return;
