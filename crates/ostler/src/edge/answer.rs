@@ -5,12 +5,13 @@ use std::os::fd::AsFd;
 use std::task::Poll;
 use std::time::Instant;
 
-use super::connection::{After, Connection};
+use super::connection::Connection;
 use super::files::{Conditions, FileReply, FileRequest, Given, Part, Refusal};
 use super::h1::response::{Private, reason_phrase};
 use super::patience::Patience;
 use super::reason::Reason;
 use super::reply::{self, Answer, Field};
+use super::sending::After;
 
 /// Bytes of a file sent in one step, so that one download does not hold an edge thread.
 const FILE_STEP: u64 = 512 * 1024;

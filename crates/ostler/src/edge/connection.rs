@@ -19,6 +19,7 @@ use super::patience::Patience;
 use super::peers::Place;
 use super::reason::Reason;
 use super::row::Row;
+use super::sending::After;
 use super::{Edge, Thread};
 
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
@@ -53,19 +54,6 @@ impl Peer {
             local_port: 0,
         }
     }
-}
-
-/// What becomes of a connection after an exchange; of two, the later one in this list stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum After {
-    /// The next request may come.
-    KeepAlive,
-    /// The answer says `Connection: close`, or the framing is lost.
-    Close,
-    /// The response could not be finished: the client must not take it for whole.
-    Abort,
-    /// The connection has become a tunnel, and the tunnel is over.
-    Gone,
 }
 
 /// A connection and the buffers it reuses from request to request.

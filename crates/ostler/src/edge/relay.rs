@@ -11,14 +11,14 @@ use ostler_wire::{FileHead, HEAD_LEN, Kind, ResponseHead, begin};
 use crate::pool::{Fault, Frame, Lease, Session, Worker};
 
 use super::body::BodyReader;
-use super::connection::{After, Connection, Sign, poll_sign};
+use super::connection::{Connection, Sign, poll_sign};
 use super::deadline::Elapsed;
 use super::engineio;
 use super::h1::response::{self, Private};
 use super::outgoing::{ClientGone, IN_MEMORY};
 use super::patience::Patience;
 use super::reason::Reason;
-use super::sending::Sending;
+use super::sending::{After, Sending};
 use super::upload::{self, Upload};
 use super::worker_file::WorkerFile;
 

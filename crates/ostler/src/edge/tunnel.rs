@@ -13,10 +13,11 @@ use tokio::net::UnixStream;
 
 use crate::pool::Lease;
 
-use super::connection::{After, Connection};
+use super::connection::Connection;
 use super::outgoing::ClientGone;
 use super::patience::Patience;
 use super::reason::Reason;
+use super::sending::After;
 use super::websocket;
 
 /// The app's 101 and its head must be there within this time and size.

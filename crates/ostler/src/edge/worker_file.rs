@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use ostler_wire::FileHead;
 
-use super::connection::{After, Connection};
+use super::connection::Connection;
 use super::patience::Patience;
 use super::reason::Reason;
-use super::sending::Sending;
+use super::sending::{After, Sending};
 
 /// Bytes read at once.
 const PIECE: u64 = 256 * 1024;
