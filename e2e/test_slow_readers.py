@@ -186,3 +186,30 @@ def test_slow_but_steady_reader_is_not_given_up(host, tls, kind, tmp_path):
         failed = {path: read.exception() for path, read in asked.items() if read.exception() or not read.result()}
         ask(running, tls, "/over")
     assert not failed
+
+
+HINTS = """
+import threading
+done = threading.Event()
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/done":
+        start_response("200 OK", [])
+        return [b"%d" % done.is_set()]
+    for n in range(20_000):
+        environ["wsgi.early_hints"]([("Link", "</%d>; rel=preload; as=%s" % (n, "x" * 8000))])
+    done.set()
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"page"]
+"""
+
+
+def test_early_hints_for_a_client_that_does_not_read_take_no_memory(host):
+    """160 MB of hints: those that find no room are left out, the response is not."""
+    running = host("app:app", "--threads", 2, source=HINTS)
+    before = running.server().memory_info().rss
+    with Reader(running, narrow=False) as reader:
+        reader.get("/")
+        eventually(lambda: ask(running, None, "/done") == "1", 20, "the app has sent all of its hints")
+        assert running.server().memory_info().rss - before < 30_000_000
+        assert reader.read_until(b"page").count(b"HTTP/1.1 200 OK\r\n") == 1

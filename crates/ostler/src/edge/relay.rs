@@ -320,12 +320,13 @@ impl<'c> Relay<'c> {
         }
     }
 
-    /// 100 and 103 go out at once; a client of HTTP/1.0 gets none (RFC 9110 section 15.2).
+    /// 100 and 103 go out at once; a client of HTTP/1.0 gets none (RFC 9110 section 15.2), and one that
+    /// does not read no more than memory may hold: nothing of the response depends on them.
     fn info(&mut self, payload: &[u8]) -> Option<Relayed> {
         let Ok(head) = ResponseHead::decode(payload) else {
             return Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse)));
         };
-        if self.connection.head.version() < 11 {
+        if self.connection.head.version() < 11 || !self.connection.out.has_room() {
             return None;
         }
         match response::encode_info(&head, self.connection.out.bytes()) {
