@@ -320,14 +320,17 @@ def test_cap_under_tls_closes_without_a_handshake(host, tls):
         assert more.closed_within(2)
 
 
-def test_reader_of_a_byte_now_and_then_is_given_up(host):
+@pytest.mark.parametrize("path", ["/large/50000000", "/static/file"])
+def test_reader_of_a_byte_now_and_then_is_given_up(host, tmp_path, path):
     """Each read is in time for --write-timeout, but all of them are far below --minimum-rate."""
-    running = host("probe:app", "--write-timeout", "2", "--minimum-rate", "1M")
+    with open(tmp_path / "file", "wb") as file:
+        file.truncate(50_000_000)
+    running = host("probe:app", "--write-timeout", "2", "--minimum-rate", "1M", "--static", f"/static={tmp_path}")
     server = running.server()
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         slow.connect(("127.0.0.1", running.port))
-        slow.sendall(b"GET /large/50000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        slow.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         assert slow.recv(100)
         began = time.monotonic()
 

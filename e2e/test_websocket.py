@@ -4,12 +4,13 @@ import asyncio
 import base64
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import websockets
 from websockets.sync.client import connect
 
-from harness import eventually
+from harness import Raw, eventually
 
 KEY = base64.b64encode(b"0123456789abcdef").decode()
 UPGRADE = (
@@ -310,3 +311,79 @@ def test_wsgi_stop_ends_open_sockets(host):
         socket.send("x")
         socket.recv(10)
         assert running.stop() == 0
+
+
+RAW_SOCKET = """
+import base64, hashlib, os, threading
+
+def app(environ, start_response):
+    key = environ["HTTP_SEC_WEBSOCKET_KEY"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    accept = base64.b64encode(hashlib.sha1(key.encode()).digest())
+    socket = environ["werkzeug.socket"]
+    socket.sendall(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+                   b"Sec-WebSocket-Accept: " + accept + b"\\r\\n\\r\\n")
+    carry(socket)
+    return []
+
+def read(socket, size):
+    got = 0
+    while got < size and (piece := socket.recv(65536)):
+        got += len(piece)
+    return got
+"""
+
+
+def raw_socket(host, carry, *options):
+    return host("app:app", *options, source=RAW_SOCKET + carry)
+
+
+def test_wsgi_tunnel_carries_both_ways_at_once(host):
+    """App and client each send all of theirs before the app reads: neither way waits for the other."""
+    running = raw_socket(host, """
+def carry(socket):
+    socket.sendall(b"d" * 8_000_000)
+    socket.sendall(b"%d" % read(socket, 8_000_000))
+""")
+    with opened(running) as raw, ThreadPoolExecutor() as threads:
+        sent = threads.submit(raw.socket.sendall, b"u" * 8_000_000)
+        assert raw.rest() == b"d" * 8_000_000 + b"8000000"
+        sent.result()
+
+
+def test_wsgi_tunnel_ends_each_way_for_itself(host):
+    running = raw_socket(host, """
+def carry(socket):
+    socket.sendall(b"%d" % read(socket, 10_000_000))
+""")
+    with opened(running) as raw:
+        raw.send(b"u" * 1000).finish()
+        assert raw.rest() == b"1000", "the app answers a client that has sent its end"
+
+
+def test_wsgi_tunnel_gives_up_a_client_that_stops_reading(host, tmp_path):
+    running = raw_socket(host, """
+def carry(socket):
+    try:
+        while True:
+            socket.sendall(b"d" * 65536)
+    except OSError:
+        open("given up", "w")
+""", "--write-timeout", 1, "--chdir", tmp_path)
+    with opened(running):
+        eventually((tmp_path / "given up").exists, 10, "the app's thread is free")
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_wsgi_stop_says_farewell_behind_an_app_that_does_not_read(host, tls, kind):
+    options = ["--certfile", tls[0], "--keyfile", tls[1]] if kind == "tls" else []
+    running = raw_socket(host, "def carry(socket): threading.Event().wait()", "--graceful-timeout", 2, *options)
+    with Raw(("127.0.0.1", running.port, *tls[:1]) if options else ("127.0.0.1", running.port)) as raw:
+        assert raw.send((UPGRADE + "\r\n").encode()).answer().status == 101
+        raw.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
+            while True:
+                raw.socket.sendall(b"u" * 65536)
+        raw.socket.settimeout(20)
+        running.kill(signal.SIGTERM)
+        assert raw._exactly(4) == b"\x88\x02\x03\xf4"
+    running.wait_exit()

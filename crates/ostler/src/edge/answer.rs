@@ -1,13 +1,17 @@
 //! Answers that do not come from a worker: files, and our own words.
 
+use std::future::poll_fn;
 use std::os::fd::AsFd;
+use std::task::Poll;
 use std::time::Instant;
 
-use super::connection::{After, Connection};
+use super::connection::Connection;
 use super::files::{Conditions, FileReply, FileRequest, Given, Part, Refusal};
 use super::h1::response::{Private, reason_phrase};
+use super::patience::Patience;
 use super::reason::Reason;
 use super::reply::{self, Answer, Field};
+use super::sending::After;
 
 /// Bytes of a file sent in one step, so that one download does not hold an edge thread.
 const FILE_STEP: u64 = 512 * 1024;
@@ -126,18 +130,19 @@ impl Connection {
     /// Sends a file's parts; a file that got shorter meanwhile breaks the connection, because its
     /// length is said already.
     async fn send_parts(&mut self, parts: Vec<Part>, file: std::os::fd::BorrowedFd<'_>) -> After {
+        let mut patience = Patience::default();
         for part in parts {
             self.out.bytes().extend_from_slice(&part.prefix);
             let (mut at, end) = (part.offset, part.offset + part.len);
             if self.edge.sendfile && at < end {
-                self.out.send_ahead(&self.io);
+                self.out.send_ahead(&mut self.io);
             }
             while at < end {
-                if self.flush().await.is_err() {
+                if self.flush_part(&mut patience).await.is_err() {
                     return After::Abort;
                 }
                 let step = (end - at).min(FILE_STEP) as usize;
-                match self.send_step(file, at, step).await {
+                match self.send_step(file, at, step, &mut patience).await {
                     Some(count @ 1..) => {
                         at += count as u64;
                         self.row.sent += count as u64;
@@ -155,27 +160,22 @@ impl Connection {
         file: std::os::fd::BorrowedFd<'_>,
         at: u64,
         step: usize,
+        patience: &mut Patience,
     ) -> Option<usize> {
-        self.deadline
-            .set(Instant::now() + self.edge.times.write_stall);
-        let by_kernel = async {
-            match self.edge.sendfile {
-                true => self.io.send_file(file, at, step).await,
-                false => None,
-            }
-        };
-        match self.deadline.bound(by_kernel).await {
-            Err(_elapsed) => None,
-            Ok(Some(sent)) => sent.ok(),
-            Ok(None) => {
-                let out = self.out.bytes();
-                let start = out.len();
-                out.resize(start + step, 0);
-                let count = rustix::io::pread(file, &mut out[start..], at).unwrap_or(0);
-                out.truncate(start + count);
-                Some(count)
-            }
+        if self.edge.sendfile && !self.io.is_tls() {
+            let (io, times, deadline) = (&mut self.io, &self.edge.times, &mut self.deadline);
+            let sent = poll_fn(|cx| match io.poll_send_file(cx, file, at, step) {
+                Poll::Ready(sent) => Poll::Ready(sent.ok()),
+                Poll::Pending => patience.poll(cx, io, times, deadline).map(|_gone| None),
+            });
+            return sent.await;
         }
+        let out = self.out.bytes();
+        let start = out.len();
+        out.resize(start + step, 0);
+        let count = rustix::io::pread(file, &mut out[start..], at).unwrap_or(0);
+        out.truncate(start + count);
+        Some(count)
     }
 
     fn refuse_file(&mut self, refusal: Refusal) -> After {

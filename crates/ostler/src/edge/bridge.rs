@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 
 use crate::pool::{Fault, Lease};
 
-use super::connection::{After, Connection};
+use super::connection::Connection;
 use super::h1::response;
 use super::reason::Reason;
+use super::sending::After;
 use super::websocket::{self, By, Closed, Event, Handshake, Outgoing, Refusal, Session};
 
 /// Message bytes in one frame to a worker: a quarter of what a stream may send without credit.

@@ -46,10 +46,11 @@ impl Buffer {
         }
     }
 
-    /// Gives the memory back; only for an empty buffer.
+    /// Gives the memory back, unless there is something in it.
     pub fn release(&mut self) {
-        debug_assert!(self.is_empty());
-        *self = Self::default();
+        if self.is_empty() {
+            *self = Self::default();
+        }
     }
 
     /// Reads once, growing when full; 0 is the end of the stream. A full buffer of [`MOST`] bytes

@@ -15,9 +15,11 @@ use super::deadline::{Deadline, Elapsed};
 use super::h1::head::{Head, Progress, parse};
 use super::io::Io;
 use super::outgoing::{ClientGone, Outgoing};
+use super::patience::Patience;
 use super::peers::Place;
 use super::reason::Reason;
 use super::row::Row;
+use super::sending::After;
 use super::{Edge, Thread};
 
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
@@ -53,19 +55,6 @@ impl Peer {
             local: None,
         }
     }
-}
-
-/// What becomes of a connection after an exchange; of two, the later one in this list stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum After {
-    /// The next request may come.
-    KeepAlive,
-    /// The answer says `Connection: close`, or the framing is lost.
-    Close,
-    /// The response could not be finished: the client must not take it for whole.
-    Abort,
-    /// The connection has become a tunnel, and the tunnel is over.
-    Gone,
 }
 
 /// A connection and the buffers it reuses from request to request.
@@ -263,31 +252,18 @@ impl Connection {
 
     /// Sends what is in `out`, all of it, as long as the client keeps taking it.
     pub async fn flush(&mut self) -> Result<(), ClientGone> {
+        self.flush_part(&mut Patience::default()).await
+    }
+
+    /// As [`Connection::flush`], for an answer that is sent in parts with one patience.
+    pub async fn flush_part(&mut self, patience: &mut Patience) -> Result<(), ClientGone> {
+        let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
         let times = &self.edge.times;
-        let began = Instant::now();
-        let (mut now, mut taken) = (began, 0);
-        loop {
-            // It may take nothing for a while, but not for long, and not a byte at a time for ever.
-            let stall = now + times.write_stall;
-            let slowest = began + times.write_stall + times.earned(taken);
-            self.deadline.set(stall.min(slowest));
-            let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
-            let wrote = poll_fn(|cx| match out.poll_write(cx, io) {
-                Poll::Ready(result) => Poll::Ready(Ok(result)),
-                Poll::Pending => deadline.poll(cx).map(Err),
-            });
-            match wrote.await {
-                Ok(Ok(count)) => taken += count as u64,
-                Ok(Err(_)) | Err(Elapsed) => return Err(ClientGone),
-            }
-            if self.out.is_empty() {
-                self.out.refill()?;
-                if self.out.is_empty() {
-                    return Ok(());
-                }
-            }
-            now = Instant::now();
-        }
+        poll_fn(|cx| match out.poll_send(cx, io) {
+            Poll::Ready(sent) => Poll::Ready(sent),
+            Poll::Pending => patience.poll(cx, io, times, deadline).map(Err),
+        })
+        .await
     }
 
     /// Reads and drops what the client still sends of a body, within bounds; false when there is
@@ -305,18 +281,18 @@ impl Connection {
         body.is_done()
     }
 
-    /// Closes the connection so that the client gets the last answer: our side first, then what
-    /// the client still sends is read for a moment, since closing over unread bytes resets the
-    /// connection (RFC 9112 section 9.6).
     async fn end(&mut self, after: After) {
         match after {
-            After::Gone | After::KeepAlive => return,
-            After::Abort => {
-                self.abort();
-                return;
-            }
-            After::Close => {}
+            After::Gone | After::KeepAlive => {}
+            After::Abort => self.abort(),
+            After::Close => self.close().await,
         }
+    }
+
+    /// Closes the connection so that the client gets the last bytes: our side first, then what the
+    /// client still sends is read for a moment, since closing over unread bytes resets the
+    /// connection (RFC 9112 section 9.6).
+    pub async fn close(&mut self) {
         self.deadline.set(Instant::now() + self.edge.times.linger);
         if !matches!(self.deadline.bound(self.io.shutdown()).await, Ok(Ok(()))) {
             return;
@@ -340,9 +316,7 @@ impl Connection {
     /// Resets the connection: a response that ends without its last chunk or byte must not look
     /// like one that ended well to a client that reads until the end.
     fn abort(&mut self) {
-        if let Io::Tcp(stream) = &self.io {
-            let _ = stream.set_zero_linger();
-        }
+        self.io.end_by_reset();
     }
 }
 
@@ -376,12 +350,8 @@ fn poll_when_readable(
     buffer: &mut Buffer,
 ) -> Poll<std::io::Result<usize>> {
     if !buffer.has_memory() {
-        match io {
-            Io::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
-            Io::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
-            // rustls holds its own buffers; ours is small beside them.
-            Io::Tls(_) => {}
-        }
+        // rustls holds its own buffers; ours is small beside them.
+        ready!(io.poll_readable(cx))?;
     }
     buffer.poll_fill(cx, io)
 }

@@ -11,7 +11,7 @@ use ostler_wire::{BodyKind, RequestEncoder, RequestHead};
 use crate::pool::{Fault, Lease, Refused};
 
 use super::body::{Body, BodyReader, Collector, IN_MEMORY};
-use super::connection::{After, Connection, Sign, poll_sign};
+use super::connection::{Connection, Sign, poll_sign};
 use super::deadline::Elapsed;
 use super::engineio;
 use super::forwarded::Sender;
@@ -20,6 +20,7 @@ use super::h1::names;
 use super::reason::Reason;
 use super::relay::{Failure, Relay, Relayed, Rest};
 use super::row::Row;
+use super::sending::After;
 use super::upload::Upload;
 
 impl Connection {
@@ -171,12 +172,6 @@ impl Connection {
             }
             _ => Ok(after),
         }
-    }
-
-    /// From here on the app's time counts.
-    pub fn expect_response(&mut self) {
-        let limit = self.edge.times.response;
-        self.deadline.set(self.row.dispatched + limit);
     }
 
     /// Waits for a slot.

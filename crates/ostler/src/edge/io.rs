@@ -3,19 +3,21 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use super::counted::Counted;
+
 /// A connection from a client.
 #[derive(Debug)]
 pub enum Io {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tcp(Counted<TcpStream>),
+    Unix(Counted<UnixStream>),
+    Tls(Box<TlsStream<Counted<TcpStream>>>),
 }
 
 /// Runs `$body` with `$io` bound to the pinned stream inside.
@@ -79,65 +81,97 @@ impl AsyncWrite for Io {
 }
 
 impl Io {
-    /// The bare socket that a file's bytes may be sent to by `sendfile(2)`; `None` under TLS.
-    fn bare(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Tcp(stream) => Some(stream.as_fd()),
-            Self::Unix(stream) => Some(stream.as_fd()),
-            Self::Tls(_) => None,
-        }
-    }
-
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// Hands `bytes` to the kernel as the start of something larger, which it puts into the same
-    /// packet (`MSG_MORE`, send(2)): at most as many as it takes now. 0 under TLS.
-    pub fn send_ahead(&self, bytes: &[u8]) -> usize {
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-        let send = |fd: BorrowedFd<'_>| Ok(rustix::net::send(fd, bytes, flags)?);
-        let sent = match self {
-            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, || send(stream.as_fd())),
-            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, || send(stream.as_fd())),
-            Self::Tls(_) => return 0,
-        };
-        // What is wrong with the connection shows again when the rest is sent.
-        sent.unwrap_or(0)
+    /// Bytes on the wire that the client has taken since it connected.
+    pub fn taken(&self) -> u64 {
+        match self {
+            Self::Tcp(stream) => stream.taken(),
+            Self::Unix(stream) => stream.taken(),
+            Self::Tls(stream) => stream.get_ref().0.taken(),
+        }
     }
 
-    /// Sends at most `len` bytes of `file` from `offset` without copying them through us. `None`
-    /// when the connection cannot do that (TLS); 0 at the file's end.
-    pub async fn send_file(
-        &self,
+    /// Ready when there may be something to read. Under TLS always: only rustls knows.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.socket.poll_read_ready(cx),
+            Self::Unix(stream) => stream.socket.poll_read_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Makes the end of a connection over TCP a reset.
+    pub fn end_by_reset(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = stream.socket.set_zero_linger();
+        }
+    }
+
+    /// Hands `bytes` to the kernel as the start of something larger, which it puts into the same
+    /// packet (`MSG_MORE`, send(2)): at most as many as it takes now. 0 under TLS.
+    pub fn send_ahead(&mut self, bytes: &[u8]) -> usize {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        // What is wrong with the connection shows again when the rest is sent.
+        let sent = self.try_write(|socket| Ok(rustix::net::send(socket, bytes, flags)?));
+        sent.and_then(Result::ok).unwrap_or(0)
+    }
+
+    /// Sends at most `len` bytes of `file` from `offset` without copying them through us; ready with
+    /// their number, 0 at the file's end.
+    ///
+    /// # Errors
+    /// `Unsupported` when the connection cannot do that (TLS).
+    pub fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
         file: BorrowedFd<'_>,
         mut offset: u64,
         len: usize,
-    ) -> Option<io::Result<usize>> {
-        self.bare()?;
+    ) -> Poll<io::Result<usize>> {
         loop {
-            let mut attempt = || {
-                let out = self.bare().ok_or(io::ErrorKind::Unsupported)?;
-                Ok(rustix::fs::sendfile(out, file, Some(&mut offset), len)?)
-            };
-            let ready = match self {
-                Self::Tcp(stream) => match stream.try_io(Interest::WRITABLE, &mut attempt) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        stream.writable().await
-                    }
-                    result => return Some(result),
-                },
-                Self::Unix(stream) => match stream.try_io(Interest::WRITABLE, &mut attempt) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        stream.writable().await
-                    }
-                    result => return Some(result),
-                },
-                Self::Tls(_) => return None,
-            };
-            if let Err(error) = ready {
-                return Some(Err(error));
+            let sent = self.try_write(|socket| {
+                Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?)
+            });
+            match sent {
+                None => return Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_writable(cx))?;
+                }
+                Some(sent) => return Poll::Ready(sent),
             }
+        }
+    }
+
+    /// Runs `write` on the bare socket; `None` under TLS, where nothing may be written past rustls.
+    fn try_write(
+        &mut self,
+        write: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> Option<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => {
+                let socket = &stream.socket;
+                let written = socket.try_io(Interest::WRITABLE, || write(socket.as_fd()));
+                stream.count(&written);
+                Some(written)
+            }
+            Self::Unix(stream) => {
+                let socket = &stream.socket;
+                let written = socket.try_io(Interest::WRITABLE, || write(socket.as_fd()));
+                stream.count(&written);
+                Some(written)
+            }
+            Self::Tls(_) => None,
+        }
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.socket.poll_write_ready(cx),
+            Self::Unix(stream) => stream.socket.poll_write_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
         }
     }
 }

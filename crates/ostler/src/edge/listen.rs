@@ -156,7 +156,7 @@ fn admit(stream: TcpStream, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>) {
         if edge.tls.is_none()
             && let Some(place) = edge.peers.seat(None)
         {
-            let io = Io::Tcp(stream);
+            let io = Io::Tcp(stream.into());
             let refused =
                 connection::refuse(Reason::TooManyConnections, io, peer, edge, thread, place);
             tokio::spawn(refused);
@@ -165,7 +165,7 @@ fn admit(stream: TcpStream, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>) {
     };
     match edge.tls.clone() {
         None => drop(tokio::spawn(connection::serve(
-            Io::Tcp(stream),
+            Io::Tcp(stream.into()),
             peer,
             edge,
             thread,
@@ -175,7 +175,7 @@ fn admit(stream: TcpStream, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>) {
             match handshake(stream, acceptor, &edge).await {
                 Some(Ok(io)) => connection::serve(io, peer, edge, thread, place).await,
                 Some(Err(plain)) => {
-                    let io = Io::Tcp(plain);
+                    let io = Io::Tcp(plain.into());
                     connection::refuse(Reason::PlainOnTls, io, peer, edge, thread, place).await;
                 }
                 None => {}
@@ -197,7 +197,7 @@ async fn handshake(
         if stream.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
             return Ok(Err(stream));
         }
-        let stream = acceptor.accept(stream).await?;
+        let stream = acceptor.accept(stream.into()).await?;
         Ok(Ok(Io::Tls(Box::new(stream))))
     };
     match tokio::time::timeout(edge.times.handshake, shaken).await {
@@ -223,10 +223,12 @@ fn unix(stream: UnixStream, edge: &Arc<Edge>, thread: &Arc<Thread>) {
         }
         let counted = peer.address.filter(|_| !edge.trusts(&peer));
         match edge.peers.seat(counted) {
-            Some(place) => connection::serve(Io::Unix(stream), peer, edge, thread, place).await,
+            Some(place) => {
+                connection::serve(Io::Unix(stream.into()), peer, edge, thread, place).await
+            }
             None => {
                 if let Some(place) = edge.peers.seat(None) {
-                    let (reason, io) = (Reason::TooManyConnections, Io::Unix(stream));
+                    let (reason, io) = (Reason::TooManyConnections, Io::Unix(stream.into()));
                     connection::refuse(reason, io, peer, edge, thread, place).await;
                 }
             }

@@ -1,6 +1,5 @@
 //! Bytes on their way to a client: in memory, then in a spool file while the client reads slowly.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -28,6 +27,8 @@ pub struct Outgoing {
     /// Where the part of `bytes` ends that is older than the file; only while there is a file.
     boundary: usize,
     file: Option<SpoolFile>,
+    /// Everything in memory is written, but TLS may hold some of it.
+    needs_flush: bool,
 }
 
 impl Outgoing {
@@ -36,9 +37,9 @@ impl Outgoing {
         &mut self.bytes
     }
 
-    /// Nothing waits in memory.
+    /// Nothing waits: not in memory, not in the file, not in what TLS keeps for itself.
     pub fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
+        self.sent == self.bytes.len() && self.file.is_none() && !self.needs_flush
     }
 
     /// More may be appended without holding more than [`IN_MEMORY`] bytes.
@@ -64,44 +65,51 @@ impl Outgoing {
     }
 
     /// Hands what is in memory to the kernel together with what follows next.
-    pub fn send_ahead(&mut self, io: &Io) {
-        if self.file.is_none() && !self.is_empty() {
+    pub fn send_ahead(&mut self, io: &mut Io) {
+        if self.file.is_none() && self.sent < self.bytes.len() {
             self.sent += io.send_ahead(&self.bytes[self.sent..]);
-            if self.is_empty() {
+            if self.sent == self.bytes.len() {
                 self.bytes.clear();
                 self.sent = 0;
             }
         }
     }
 
-    /// Writes once; ready with the bytes that went. TLS is flushed when memory is empty.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<usize>> {
-        let mut count = 0;
-        if !self.is_empty() {
-            count = ready!(Pin::new(&mut *io).poll_write(cx, &self.bytes[self.sent..]))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
+    /// Sends as much as the connection takes; ready when nothing waits any more.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<Result<(), ClientGone>> {
+        while self.sent < self.bytes.len() {
+            let wrote = Pin::new(&mut *io).poll_write(cx, &self.bytes[self.sent..]);
+            let Ok(count @ 1..) = ready!(wrote) else {
+                return Poll::Ready(Err(ClientGone));
+            };
             self.sent += count;
-        }
-        if self.is_empty() {
-            self.bytes.clear();
-            (self.sent, self.boundary) = (0, 0);
-            if io.is_tls() {
-                ready!(Pin::new(io).poll_flush(cx))?;
+            self.needs_flush = io.is_tls();
+            if self.sent == self.bytes.len() {
+                self.refill()?;
+            } else if self.sent >= IN_MEMORY {
+                // A reader who is always a little behind would have all of it kept.
+                self.bytes.drain(..self.sent);
+                self.boundary = self.boundary.saturating_sub(self.sent);
+                self.sent = 0;
             }
         }
-        Poll::Ready(Ok(count))
+        if self.needs_flush {
+            let flushed = ready!(Pin::new(io).poll_flush(cx));
+            flushed.map_err(|_| ClientGone)?;
+            self.needs_flush = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
-    /// Takes the next spooled bytes into memory, once memory is empty.
-    pub fn refill(&mut self) -> Result<(), ClientGone> {
+    /// Takes the next spooled bytes into memory, whose own have all been sent.
+    fn refill(&mut self) -> Result<(), ClientGone> {
+        self.bytes.clear();
+        (self.sent, self.boundary) = (0, 0);
         let Some(file) = &mut self.file else {
             return Ok(());
         };
-        if file.read_into(&mut self.bytes, IN_MEMORY).is_err() {
-            return Err(ClientGone);
-        }
+        file.read_into(&mut self.bytes, IN_MEMORY)
+            .map_err(|_| ClientGone)?;
         self.boundary = self.bytes.len();
         if file.unread() == 0 {
             self.file = None;
@@ -121,5 +129,70 @@ impl Outgoing {
         if self.bytes.capacity() > KEEP {
             self.release();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    fn on_a_runtime(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .expect("a runtime")
+            .block_on(test);
+    }
+
+    #[test]
+    fn what_was_sent_is_not_kept_for_a_reader_who_is_always_behind() {
+        on_a_runtime(async {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            let (mut io, mut out) = (Io::Unix(ours.into()), Outgoing::default());
+            let piece = [b'x'; 64 * 1024];
+            let write = poll_fn(|cx| -> Poll<()> {
+                loop {
+                    if out.has_room() {
+                        out.bytes().extend_from_slice(&piece);
+                    }
+                    ready!(out.poll_send(cx, &mut io)).expect("the reader is there");
+                }
+            });
+            let read = async {
+                let mut taken = [0; 64 * 1024];
+                for _ in 0..500 {
+                    theirs.read_exact(&mut taken).await.expect("bytes");
+                }
+            };
+            tokio::select! { () = write => {}, () = read => {} }
+            let kept = out.bytes().capacity();
+            assert!(kept <= 4 * IN_MEMORY, "{kept} bytes");
+        });
+    }
+
+    #[test]
+    fn bytes_from_memory_and_file_come_in_order() {
+        on_a_runtime(async {
+            let budget = Arc::new(Budget::new(std::env::temp_dir(), 1 << 30));
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            let (mut io, mut out) = (Io::Unix(ours.into()), Outgoing::default());
+            let whole: Vec<u8> = (0..500_000_u32).flat_map(u32::to_be_bytes).collect();
+            for piece in whole.chunks(70_000) {
+                out.bytes().extend_from_slice(piece);
+                out.settle(&budget).expect("room");
+            }
+            assert!(out.bytes().len() <= IN_MEMORY, "the rest is in the file");
+            let mut taken = vec![0; whole.len()];
+            let read = theirs.read_exact(&mut taken);
+            let write = poll_fn(|cx| out.poll_send(cx, &mut io));
+            let (read, sent) = tokio::join!(read, write);
+            assert_eq!((read.expect("all of it"), sent), (whole.len(), Ok(())));
+            assert!(taken == whole);
+        });
     }
 }

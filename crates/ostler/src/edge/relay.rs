@@ -11,12 +11,14 @@ use ostler_wire::{FileHead, HEAD_LEN, Kind, ResponseHead, begin};
 use crate::pool::{Fault, Frame, Lease, Session, Worker};
 
 use super::body::BodyReader;
-use super::connection::{After, Connection, Sign, poll_sign};
+use super::connection::{Connection, Sign, poll_sign};
+use super::deadline::Elapsed;
 use super::engineio;
 use super::h1::response::{self, Private};
-use super::outgoing::IN_MEMORY;
+use super::outgoing::{ClientGone, IN_MEMORY};
+use super::patience::Patience;
 use super::reason::Reason;
-use super::sending::Sending;
+use super::sending::{After, Sending};
 use super::upload::{self, Upload};
 use super::worker_file::WorkerFile;
 
@@ -74,8 +76,10 @@ pub struct Relay<'c> {
     sending: Option<Sending>,
     /// The worker has said its last word.
     done: bool,
-    /// The client was not ready for the bytes that are there for it.
-    stalled: bool,
+    /// With the client, while there are bytes for it that it has not taken.
+    patience: Patience,
+    /// When the response head must be there.
+    due: Instant,
     /// Hold the worker back rather than spool (server-sent events and other streams).
     unbuffered: bool,
     /// The client is watched while the app works: it has sent its whole request and nothing behind
@@ -89,13 +93,15 @@ impl<'c> Relay<'c> {
     pub fn new(connection: &'c mut Connection, upload: Option<Upload>) -> Self {
         let unbuffered = !connection.edge.response_buffering;
         let watches = connection.edge.pool.streams();
+        let due = connection.row.dispatched + connection.edge.times.response;
         let opens_session = engineio::session(connection.head.query()) == Session::Opens;
         Self {
             connection,
             upload,
             sending: None,
             done: false,
-            stalled: false,
+            patience: Patience::default(),
+            due,
             unbuffered,
             watches,
             opens_session,
@@ -104,7 +110,6 @@ impl<'c> Relay<'c> {
 
     /// Relays until the response is whole, the exchange becomes something else, or it fails.
     pub async fn run(&mut self, lease: &mut Lease) -> Relayed {
-        self.connection.expect_response();
         loop {
             match self.turn(lease).await {
                 Turn::Frame => {}
@@ -195,50 +200,40 @@ impl<'c> Relay<'c> {
         {
             return Poll::Ready(gone);
         }
-        let edge = &self.connection.edge;
-        if self.connection.out.is_empty() {
-            let upload = self.upload.as_ref();
-            if let Some(at) = upload.and_then(|upload| upload.deadline(&edge.times)) {
-                self.connection.deadline.set(at);
-                let elapsed = self.connection.deadline.poll(cx);
-                return elapsed.map(|_| Turn::Upload(Reason::BodyTooSlow));
-            }
-            if self.sending.is_some() {
-                // The app takes its time between pieces: that is its right once it has begun.
-                return Poll::Pending;
-            }
-        }
-        let elapsed = self.connection.deadline.poll(cx);
-        elapsed.map(|_| match self.stalled {
-            true => Turn::Stalled,
-            false => Turn::Elapsed,
-        })
+        self.poll_deadline(cx)
     }
 
     /// Moves what is there for the client; ready only when that fails.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         let connection = &mut *self.connection;
-        while !connection.out.is_empty() {
-            match connection.out.poll_write(cx, &mut connection.io) {
-                Poll::Ready(Ok(_)) => {
-                    if connection.out.is_empty() && connection.out.refill().is_err() {
-                        return Poll::Ready(Turn::ClientGone);
-                    }
-                    if std::mem::take(&mut self.stalled) && self.sending.is_none() {
-                        connection.expect_response();
-                    }
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(Turn::ClientGone),
-                Poll::Pending => {
-                    if !std::mem::replace(&mut self.stalled, true) {
-                        let stall = connection.edge.times.write_stall;
-                        connection.deadline.set(Instant::now() + stall);
-                    }
-                    break;
-                }
+        match connection.out.poll_send(cx, &mut connection.io) {
+            Poll::Ready(Ok(())) => {
+                self.patience = Patience::default();
+                Poll::Pending
             }
+            Poll::Ready(Err(ClientGone)) => Poll::Ready(Turn::ClientGone),
+            Poll::Pending => Poll::Pending,
         }
-        Poll::Pending
+    }
+
+    /// Ready when the one who is waited for has had its time: the client for what it does not take,
+    /// or for its body; else the app.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        let connection = &mut *self.connection;
+        let (times, deadline) = (&connection.edge.times, &mut connection.deadline);
+        if !connection.out.is_empty() {
+            let given_up = self.patience.poll(cx, &connection.io, times, deadline);
+            return given_up.map(|ClientGone| Turn::Stalled);
+        }
+        let upload = self.upload.as_ref();
+        let (at, turn) = match upload.and_then(|upload| upload.deadline(times)) {
+            Some(at) => (at, Turn::Upload(Reason::BodyTooSlow)),
+            None if self.sending.is_none() => (self.due, Turn::Elapsed),
+            // The app takes its time between pieces: that is its right once it has begun.
+            None => return Poll::Pending,
+        };
+        deadline.set(at);
+        deadline.poll(cx).map(|Elapsed| turn)
     }
 
     /// Looks whether the client is still there; ready only when it is surely gone. The end of what it
@@ -274,12 +269,8 @@ impl<'c> Relay<'c> {
         loop {
             let (io, buffer) = (&mut connection.io, &mut connection.buffer);
             match ready!(upload.poll_step(cx, lease, io, buffer)) {
-                upload::Step::Came if self.sending.is_none() => {
-                    // The app's time begins when it has the body.
-                    let limit = connection.edge.times.response;
-                    connection.deadline.set(Instant::now() + limit);
-                }
-                upload::Step::Came => {}
+                // The app's time begins when it has the body.
+                upload::Step::Came => self.due = Instant::now() + connection.edge.times.response,
                 upload::Step::Lost(fault) => return Poll::Ready(Turn::Lost(fault)),
                 upload::Step::Refused(reason) => return Poll::Ready(Turn::Upload(reason)),
             }
@@ -326,12 +317,13 @@ impl<'c> Relay<'c> {
         }
     }
 
-    /// 100 and 103 go out at once; a client of HTTP/1.0 gets none (RFC 9110 section 15.2).
+    /// 100 and 103 go out at once; a client of HTTP/1.0 gets none (RFC 9110 section 15.2), and one that
+    /// does not read no more than memory may hold: nothing of the response depends on them.
     fn info(&mut self, payload: &[u8]) -> Option<Relayed> {
         let Ok(head) = ResponseHead::decode(payload) else {
             return Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse)));
         };
-        if self.connection.head.version() < 11 {
+        if self.connection.head.version() < 11 || !self.connection.out.has_room() {
             return None;
         }
         match response::encode_info(&head, self.connection.out.bytes()) {

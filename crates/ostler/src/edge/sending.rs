@@ -1,12 +1,24 @@
 //! A response body on its way out, in the framing that the client was told: what may still come and
-//! how it ends. Knows neither workers nor connections.
+//! what its end means for the connection. Knows no worker and no socket.
 
 use std::io::Write as _;
 
-use super::connection::After;
 use super::h1::response::{self, BodyFraming, Encoded};
 use super::reason::Reason;
 use ostler_wire::ResponseHead;
+
+/// What becomes of a connection after an exchange; of two, the later one in this list stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum After {
+    /// The next request may come.
+    KeepAlive,
+    /// The answer says `Connection: close`, or the framing is lost.
+    Close,
+    /// The response could not be finished: the client must not take it for whole.
+    Abort,
+    /// The connection has become a tunnel, and the tunnel is over.
+    Gone,
+}
 
 /// The body of one response.
 #[derive(Debug)]

@@ -1,17 +1,23 @@
 //! A connection that is no longer HTTP: bytes both ways between a client and an app that took the
 //! raw connection (WSGI WebSocket).
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::UnixStream;
 
 use crate::pool::Lease;
 
-use super::connection::{After, Connection};
+use super::connection::Connection;
+use super::outgoing::ClientGone;
+use super::patience::Patience;
 use super::reason::Reason;
+use super::sending::After;
 use super::websocket;
 
 /// The app's 101 and its head must be there within this time and size.
@@ -20,6 +26,12 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// A tunnel without a byte either way for this long is closed; WebSocket libraries ping far more
 /// often.
 const SILENCE: Duration = Duration::from_secs(3600);
+
+/// The same once one side has ended: the other has little left to say.
+const LAST_SILENCE: Duration = Duration::from_secs(30);
+
+/// Bytes read at once from the app, which are in memory until the client has them.
+const PIECE: usize = 16 * 1024;
 
 impl Connection {
     /// Lets an app that has taken the raw connection answer the handshake, checks its 101, and
@@ -48,9 +60,8 @@ impl Connection {
         }
         self.row.status = 101;
         self.log();
-        let first = self.take_early();
         self.become_socket();
-        self.carry(app, &first, held.farewell()).await;
+        Carry::new(self, app).run(held.farewell()).await;
         After::Gone
     }
 
@@ -79,50 +90,152 @@ impl Connection {
         self.out.bytes().extend_from_slice(&head);
         self.flush().await.map_err(|_| Reason::ClientGone)
     }
+}
 
-    /// `first` is what the client sent behind its handshake; `farewell` resolves when the worker is
-    /// to stop.
-    async fn carry(
-        &mut self,
-        mut app: UnixStream,
-        first: &[u8],
-        farewell: impl Future<Output = ()>,
-    ) {
-        if app.write_all(first).await.is_err() {
-            return;
+/// Bytes both ways between a client and an app, each way on its own: neither waits for the other.
+struct Carry<'c> {
+    connection: &'c mut Connection,
+    app: UnixStream,
+    /// From the client to the app.
+    up: Way,
+    /// From the app to the client.
+    down: Way,
+    /// With the client, while there are bytes for it that it has not taken.
+    patience: Patience,
+    /// When a byte last went either way.
+    moved: Instant,
+}
+
+/// How far one direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Open,
+    /// Its source has ended; what it sent is still on its way.
+    Ending,
+    /// Its other end has been told.
+    Ended,
+}
+
+/// How a tunnel ended.
+enum Over {
+    /// Both sides have had their last word.
+    Ended,
+    /// The worker is to stop.
+    Farewell,
+    /// The client is gone, takes nothing more, or all is silent.
+    Lost,
+}
+
+impl<'c> Carry<'c> {
+    fn new(connection: &'c mut Connection, app: UnixStream) -> Self {
+        Self {
+            connection,
+            app,
+            up: Way::Open,
+            down: Way::Open,
+            patience: Patience::default(),
+            moved: Instant::now(),
         }
-        let (mut up, mut down) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
-        let mut farewell = std::pin::pin!(farewell);
-        loop {
-            self.deadline.set(Instant::now() + SILENCE);
-            let step = async {
-                tokio::select! {
-                    read = self.io.read(&mut up) => match read? {
-                        0 => Ok(false),
-                        count => app.write_all(&up[..count]).await.map(|()| true),
-                    },
-                    read = app.read(&mut down) => match read? {
-                        0 => Ok(false),
-                        count => {
-                            self.io.write_all(&down[..count]).await?;
-                            self.io.flush().await.map(|()| true)
-                        }
-                    },
-                    () = &mut farewell => {
-                        // 1012, service restart (RFC 6455 section 7.4, IANA registry).
-                        self.io.write_all(&[0x88, 2, 0x03, 0xF4]).await?;
-                        self.io.flush().await?;
-                        Ok::<bool, io::Error>(false)
-                    }
+    }
+
+    /// Carries until both sides have ended or one is lost; `farewell` resolves when the worker is to
+    /// stop.
+    async fn run(mut self, farewell: impl Future<Output = ()>) {
+        let mut farewell = pin!(farewell);
+        let over = poll_fn(|cx| {
+            if farewell.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Over::Farewell);
+            }
+            self.poll(cx)
+        });
+        let over = over.await;
+        let Self {
+            connection, app, ..
+        } = self;
+        drop(app);
+        match over {
+            Over::Ended => connection.close().await,
+            Over::Lost => {}
+            Over::Farewell => {
+                // 1012, service restart (RFC 6455 section 7.4, IANA registry).
+                let close = [0x88, 2, 0x03, 0xF4];
+                connection.out.bytes().extend_from_slice(&close);
+                if connection.flush().await.is_ok() {
+                    connection.close().await;
                 }
-            };
-            match self.deadline.bound(step).await {
-                Ok(Ok(true)) => {}
-                _ => break,
             }
         }
-        let _ = app.shutdown().await;
-        let _ = self.io.shutdown().await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+        let ways = [self.poll_up(cx), self.poll_down(cx)];
+        if ways.iter().any(|way| matches!(way, Poll::Ready(Err(_)))) {
+            return Poll::Ready(Over::Lost);
+        }
+        if ways.iter().all(Poll::is_ready) {
+            return Poll::Ready(Over::Ended);
+        }
+        let connection = &mut *self.connection;
+        let deadline = &mut connection.deadline;
+        let given_up = if connection.out.is_empty() {
+            let silence = match (self.up, self.down) {
+                (Way::Open, Way::Open) => SILENCE,
+                _ => LAST_SILENCE,
+            };
+            deadline.set(self.moved + silence);
+            deadline.poll(cx).map(drop)
+        } else {
+            let (io, times) = (&connection.io, &connection.edge.times);
+            self.patience.poll(cx, io, times, deadline).map(drop)
+        };
+        given_up.map(|()| Over::Lost)
+    }
+
+    /// Ready when the client has ended and the app knows, or takes nothing more; an error is the
+    /// client's.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Connection { io, buffer, .. } = &mut *self.connection;
+        while self.up != Way::Ended {
+            if !buffer.is_empty() {
+                match ready!(Pin::new(&mut self.app).poll_write(cx, buffer.data())) {
+                    Ok(count @ 1..) => buffer.consume(count),
+                    // It has closed its end: what it sent before still goes to the client.
+                    Ok(0) | Err(_) => self.up = Way::Ended,
+                }
+            } else if self.up == Way::Ending {
+                let _ = ready!(Pin::new(&mut self.app).poll_shutdown(cx));
+                self.up = Way::Ended;
+            } else if ready!(buffer.poll_fill(cx, io))? == 0 {
+                self.up = Way::Ending;
+            }
+            self.moved = Instant::now();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the app has ended and the client has all of it and knows; an error is the client's.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Connection { io, out, .. } = &mut *self.connection;
+        while self.down != Way::Ended {
+            if !out.is_empty() {
+                let sent = ready!(out.poll_send(cx, io));
+                sent.map_err(|ClientGone| io::ErrorKind::BrokenPipe)?;
+                self.patience = Patience::default();
+            } else if self.down == Way::Ending {
+                ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
+                self.down = Way::Ended;
+            } else {
+                ready!(self.app.poll_read_ready(cx))?;
+                out.bytes().reserve(PIECE);
+                match self.app.try_read_buf(out.bytes()) {
+                    Ok(1..) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Ok(0) | Err(_) => self.down = Way::Ending,
+                }
+            }
+            self.moved = Instant::now();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use ostler_wire::FileHead;
 
-use super::connection::{After, Connection};
+use super::connection::Connection;
+use super::patience::Patience;
 use super::reason::Reason;
-use super::sending::Sending;
+use super::sending::{After, Sending};
 
 /// Bytes read at once.
 const PIECE: u64 = 256 * 1024;
@@ -74,12 +75,13 @@ impl Connection {
     /// reads.
     pub async fn send_worker_file(&mut self, mut file: WorkerFile, mut sending: Sending) -> After {
         if !sending.is_bodiless() {
+            let mut patience = Patience::default();
             while let Some(piece) = file.next().await {
                 let Ok(piece) = piece else {
                     return self.cut(Reason::ResponseShort).await;
                 };
                 self.row.sent += sending.append(&piece, self.out.bytes()) as u64;
-                if self.flush().await.is_err() {
+                if self.flush_part(&mut patience).await.is_err() {
                     self.row.reason = Some(Reason::ClientGone);
                     return After::Abort;
                 }

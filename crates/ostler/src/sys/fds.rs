@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
-    os::fd::{AsFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -36,6 +36,20 @@ fn pair(kind: SocketType) -> io::Result<(OwnedFd, OwnedFd)> {
 /// Makes every further read and write of this open file description return at once.
 pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     Ok(rustix::io::ioctl_fionbio(fd, true)?)
+}
+
+/// Bytes written to a connected stream socket that its other end has not taken (`SIOCOUTQ`): over
+/// TCP those that are not acknowledged (tcp(7)), on a UNIX socket those that are not read, with what
+/// the kernel spends on them.
+pub fn unsent(socket: &impl AsFd) -> io::Result<u64> {
+    let mut unsent: libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed for this call, which writes one int to the place it is given.
+    let result =
+        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
+    match result {
+        0 => Ok(unsent.max(0) as u64),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Takes possession of a descriptor this process was started with, and keeps it from our own
@@ -133,8 +147,6 @@ pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use super::*;
 
     #[test]
@@ -153,6 +165,17 @@ mod tests {
             b"horses"
         );
         assert!(read_all(fd, 5).is_err(), "longer than agreed");
+    }
+
+    #[test]
+    fn what_is_not_read_is_not_taken() {
+        let (one, other) = stream_pair().expect("pair");
+        assert_eq!(unsent(&one).expect("a socket"), 0);
+        let (mut one, mut other) = (File::from(one), File::from(other));
+        one.write_all(&[0; 1000]).expect("room");
+        assert!(unsent(&one).expect("a socket") >= 1000);
+        other.read_exact(&mut [0; 1000]).expect("it is there");
+        assert_eq!(unsent(&one).expect("a socket"), 0);
     }
 
     #[test]
