@@ -36,6 +36,7 @@ impl Lease {
             return;
         };
         let worker = Arc::clone(grant.worker());
+        let streamed = matches!(grant, Grant::Stream(_));
         match grant {
             Grant::Slot(mut slot) if slot.is_clean() => {
                 slot.shrink();
@@ -51,7 +52,9 @@ impl Lease {
             self.pool.supervisor.served(worker.id);
         }
         self.pool.ended(&worker);
-        self.pool.serve_line_from_channels();
+        if streamed {
+            self.pool.serve_line_from_channels();
+        }
     }
 
     /// Takes the slot out of the pool for good: it has become a tunnel.
