@@ -167,9 +167,9 @@ impl Head {
 
     /// Host and port as they were written: in the Host field, else in an absolute target.
     pub fn authority(&self) -> Option<&[u8]> {
-        let asked = self.target.authority(self.target());
+        let asked = || self.target.authority(self.target());
         self.field(b"host")
-            .or_else(|| Some(asked).filter(|asked| !asked.is_empty()))
+            .or_else(|| Some(asked()).filter(|asked| !asked.is_empty()))
     }
 
     /// Asking twice does no more than asking once (RFC 9110 section 9.2.2).
