@@ -72,6 +72,22 @@ def test_every_request_has_a_row_however_it_ends(host, tmp_path):
     assert {row.get("reason") for row in rows} >= {"host_missing"}
 
 
+@pytest.mark.parametrize(
+    "second",
+    ["GET / HTTP/1.1\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Ssl: on\r\n\r\n"],
+    ids=["no host", "two schemes"],
+)
+def test_refused_request_is_not_logged_as_the_one_before(host, tmp_path, second):
+    """A proxy sends requests of many clients over one connection."""
+    log = tmp_path / "access.log"
+    running = host("probe:app", "--access-logfile", log, "--access-log-json", "--forwarded-allow-ips", "127.0.0.1")
+    with running.raw() as raw:
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n").answer().status == 200
+        assert raw.send(second.encode()).answer().status == 400
+    rows = [json.loads(line) for line in lines(log, 2)]
+    assert [row["remote"] for row in rows] == ["9.9.9.9", "127.0.0.1"]
+
+
 def test_attacker_cannot_forge_a_line(host, tmp_path):
     log = tmp_path / "access.log"
     running = host("probe:app", "--access-logfile", log)

@@ -70,8 +70,6 @@ pub struct Connection {
     pub deadline: Deadline,
     /// The request under way.
     pub row: Row,
-    /// Its client's address, when there is a log to write it to.
-    pub remote: Option<Vec<u8>>,
     pub https: bool,
     /// Its body has been read to the end.
     pub body_read: bool,
@@ -135,7 +133,6 @@ impl Connection {
             out: Outgoing::default(),
             deadline: Deadline::new(Instant::now()),
             row: Row::default(),
-            remote: None,
             https: false,
             body_read: false,
             retry_after: None,

@@ -1,11 +1,13 @@
 //! What is done when a request ends: its line in the log, and what its worker did to it.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use crate::logs::Row as LogRow;
 use crate::pool::{Fault, Lease};
 
 use super::connection::Connection;
+use super::forwarded;
 use super::h1::response::ResponseContext;
 use super::micros_since;
 use super::relay::{Rest, drain};
@@ -35,12 +37,11 @@ impl Connection {
         let Some(access) = &self.access else { return };
         let row = &self.row;
         let took = micros_since(row.started);
-        let address = self
-            .peer
-            .address
-            .map(|address| address.to_string())
-            .unwrap_or_default();
-        let remote = self.remote.as_deref().unwrap_or(address.as_bytes());
+        // A request whose sender was never resolved is its peer's.
+        let remote = match &row.remote {
+            Some(remote) => Cow::Borrowed(&remote[..]),
+            None => Cow::Owned(self.peer.address.map_or_else(Vec::new, forwarded::text)),
+        };
         let head = &self.head;
         let header = |name: &[u8]| head.field(name);
         let micros = |us: u64| (us > 0).then(|| Duration::from_micros(us));
@@ -48,7 +49,7 @@ impl Connection {
         let sent = |name: &[u8]| field_of(&self.sent_head, name);
         let row = LogRow {
             at: SystemTime::now(),
-            remote,
+            remote: &remote,
             method: head.method(),
             target: head.target(),
             path: head.path(),

@@ -176,7 +176,7 @@ impl Sender {
 
     /// Who is asking, in our hand: what a trusted proxy said goes on, with that proxy behind it.
     fn tell(&self, head: &Head, https: bool, encoder: &mut RequestEncoder<'_>) {
-        let said = |name| list(head, name).filter(|_| self.trusted);
+        let said = |name| self.trusted.then(|| list(head, name)).flatten();
         let address = &self.address[..];
         let chain = match said(b"x-forwarded-for") {
             Some(chain) if !self.peer.is_empty() => {
@@ -198,7 +198,7 @@ impl Sender {
 
 /// An address as text, for every request: the standard formatting costs half as much as parsing a
 /// small head.
-fn text(address: IpAddr) -> Vec<u8> {
+pub fn text(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => {
             let mut text = Vec::with_capacity("255.255.255.255".len());

@@ -55,7 +55,7 @@ impl Connection {
     async fn line(&mut self) -> Result<After, Reason> {
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
-        self.remote = (self.access.is_some()).then(|| sender.address().to_vec());
+        self.row.remote = (self.access.is_some()).then(|| sender.address().to_vec());
         if let Some(after) = self.serve_static().await? {
             return Ok(after);
         }
@@ -180,7 +180,7 @@ impl Connection {
         let session = engineio::session(self.head.query());
         let pool = &self.edge.pool;
         let mut lease = pin!(pool.lease(self.thread.index, bytes, session));
-        self.deadline.set(asked + pool.line_timeout());
+        self.deadline.set(asked + self.edge.times.line);
         let (io, buffer) = (&mut self.io, &mut self.buffer);
         let deadline = &mut self.deadline;
         // Who leaves the line is not served. A client that only closed its sending side is not told

@@ -73,6 +73,8 @@ pub struct Times {
     pub write_stall: Duration,
     /// Reading what a client still sends when its answer is complete: 1 s.
     pub linger: Duration,
+    /// In line for a worker: 30 s.
+    pub line: Duration,
     /// From dispatch to the response head: 30 s.
     pub response: Duration,
 }
@@ -89,6 +91,7 @@ impl Default for Times {
             min_rate: 500,
             write_stall: Duration::from_secs(30),
             linger: Duration::from_secs(1),
+            line: Duration::from_secs(30),
             response: Duration::from_secs(30),
         }
     }

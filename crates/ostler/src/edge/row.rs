@@ -13,6 +13,8 @@ pub struct Row {
     pub id: u64,
     /// When its head was complete.
     pub started: Instant,
+    /// Its client's address, when there is a log to write it to.
+    pub remote: Option<Vec<u8>>,
     /// Status sent; 0 while none was.
     pub status: u16,
     /// Body bytes sent.
@@ -37,6 +39,7 @@ impl Default for Row {
         Self {
             id: 0,
             started: now,
+            remote: None,
             status: 0,
             sent: 0,
             queue_us: 0,

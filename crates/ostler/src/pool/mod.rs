@@ -49,8 +49,6 @@ pub struct Limits {
     pub line_length: usize,
     /// Bytes of buffered requests that may wait. The default is 64 MiB.
     pub line_bytes: usize,
-    /// How long a request may wait. The default is 30 s.
-    pub line_timeout: Duration,
     /// Concurrent requests on one event loop.
     pub streams_per_worker: u32,
     /// Requests after which a worker is replaced; 0 is never.
@@ -65,7 +63,6 @@ impl Default for Limits {
         Self {
             line_length: 1000,
             line_bytes: 64 << 20,
-            line_timeout: Duration::from_secs(30),
             streams_per_worker: 1000,
             max_requests: 0,
             max_requests_jitter: 0,
@@ -139,14 +136,8 @@ impl Pool {
         self.affinity.learn(session, worker.id);
     }
 
-    /// How long a request may wait in line.
-    pub fn line_timeout(&self) -> Duration {
-        self.limits().line_timeout
-    }
-
-    /// Leases a slot to a request on edge thread `thread`, or waits in line for one: as long as the
-    /// caller does, who watches [`Pool::line_timeout`]. `bytes` is what the request holds in memory
-    /// meanwhile.
+    /// Leases a slot to a request on edge thread `thread`, or waits in line for one, as long as the
+    /// caller does. `bytes` is what the request holds in memory meanwhile.
     pub async fn lease(
         self: &Arc<Self>,
         thread: usize,

@@ -123,7 +123,6 @@ impl EdgeThread {
 pub(super) fn pool_limits(settings: &Settings) -> pool::Limits {
     pool::Limits {
         line_length: settings.workers.line_length as usize,
-        line_timeout: settings.workers.line_timeout,
         streams_per_worker: settings.workers.worker_connections,
         max_requests: settings.workers.max_requests.unwrap_or(0),
         max_requests_jitter: settings.workers.max_requests_jitter,
@@ -188,6 +187,7 @@ pub(super) fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> 
         body_silence: settings.http.body_timeout.unwrap_or(FOREVER),
         min_rate: settings.http.minimum_rate.unwrap_or(0),
         write_stall: settings.http.write_timeout.unwrap_or(FOREVER),
+        line: settings.workers.line_timeout,
         response: settings.workers.timeout.unwrap_or(FOREVER),
         ..Times::default()
     };
