@@ -21,6 +21,14 @@ def app(environ, start_response):
     return [b"done"]
 """
 
+STARTS = """
+import os, time
+def app(environ, start_response):
+    child = os.fork() or time.sleep(1000)
+    start_response("200 OK", [])
+    return [str(child).encode()]
+"""
+
 
 def open_files(pid):
     return sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
@@ -173,6 +181,15 @@ def test_the_end_of_the_control_socket_ends_everything(folder, start):
     zygote.control.close()
     zygote.wait()
     assert all(ended(worker.pidfd) for worker in workers)
+
+
+def test_what_workers_started_ends_with_them(folder, start):
+    folder(app=STARTS)
+    zygote = start()
+    zygote.start()
+    started = os.pidfd_open(int(zygote.fork().boot().slots[0].get("/")))
+    zygote.control.close()
+    assert ended(started)
 
 
 def test_a_worker_dies_with_its_zygote(folder, start):

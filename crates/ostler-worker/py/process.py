@@ -81,10 +81,11 @@ def _comm(tid):
         return f"thread {tid}"
 
 
-def leave(code, patience):
+def leave(code, patience, group=False):
     """Ends the process as the interpreter would: waits for threads that are not daemons, runs
     atexit, flushes. But for no longer than `patience` seconds, and without the finalization under
-    which daemon threads die in the middle of native code."""
+    which daemon threads die in the middle of native code. With `group` it takes the process group
+    along that it leads."""
 
     def too_late(signum, frame):
         raise TimeoutError(f"the app's exit handlers and threads took over {patience} s")
@@ -104,4 +105,6 @@ def leave(code, patience):
                 stream.flush()
             except BaseException:
                 pass
+        if group:
+            os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(code)

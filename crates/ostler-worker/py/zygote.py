@@ -40,8 +40,8 @@ def main(fd):
     except BaseException:
         traceback.print_exc()
     finally:
-        zygote.kill_workers()
-        process.leave(code, _PATIENCE)
+        # Workers that are still there were not told to end: nobody looks after what they started.
+        process.leave(code, _PATIENCE, group=zygote.kill_workers())
 
 
 class Child:
@@ -307,10 +307,12 @@ class Zygote:
             pass  # nobody is left to be told
 
     def kill_workers(self):
+        """True when there were any."""
         for child in self.workers.values():
             os.kill(child.pid, signal.SIGKILL)
         for child in self.workers.values():
             os.waitpid(child.pid, 0)
+        return bool(self.workers)
 
 
 def _command():
