@@ -314,6 +314,43 @@ class Raw:
             return False
 
 
+class Client(threading.Thread):
+    """Sends one request after the other and notes what did not come back as 200. Never retries.
+
+    `path` may hold `{n}`, which is the number of the request."""
+
+    def __init__(self, host: Host, path="/", keep=True, method="GET") -> None:
+        super().__init__(daemon=True)
+        self.host, self.keep = host, keep
+        body = "Content-Length: 2\r\n\r\nab" if method == "POST" else "\r\n"
+        self.request = f"{method} {path} HTTP/1.1\r\nHost: a\r\n{body}"
+        self.count, self.failures, self._stop_asked = 0, [], threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        raw = None
+        while not self._stop_asked.is_set():
+            try:
+                if raw is None:
+                    raw = self.host.raw(30)
+                raw.send(self.request.format(n=self.count).encode())
+                answer = raw.answer()
+                if answer.status != 200 or not answer.complete:
+                    self.failures.append(answer)
+                if not self.keep or (answer.header("Connection") or "").lower() == "close":
+                    raw.socket.close()
+                    raw = None
+            except (OSError, EOFError) as error:
+                self.failures.append(error)
+                raw = None
+            self.count += 1
+
+    def finish(self) -> "Client":
+        self._stop_asked.set()
+        self.join(60)
+        return self
+
+
 # Processes
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from harness import eventually
+from harness import Client, eventually
 
 RAW = """
 import asyncio, json, os
@@ -330,8 +330,6 @@ def test_stop_lets_requests_finish(host):
 
 
 def test_reload_under_load_fails_nothing(host):
-    from test_workers import Client
-
     running = host("app:app", "-w", "2", source=RAW)
     clients = [Client(running) for _ in range(4)]
     for _ in range(3):
@@ -342,8 +340,6 @@ def test_reload_under_load_fails_nothing(host):
 
 
 def test_killed_worker_hurts_only_its_own_requests(host):
-    from test_workers import Client
-
     running = host("app:app", "-w", "2", source=RAW)
     clients = [Client(running) for _ in range(4)]
     for _ in range(3):

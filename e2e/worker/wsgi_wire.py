@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 END, FD = 1, 2
 REQ_HEAD, REQ_BODY, CANCEL = 1, 2, 3
-RESP_INFO, RESP_HEAD, RESP_BODY, RESP_FILE, RESP_ABORT, HIJACK = 16, 17, 18, 19, 21, 22
+RESP_INFO, RESP_HEAD, RESP_BODY, RESP_FILE, RESP_ABORT, HIJACK, TAKEN = 16, 17, 18, 19, 21, 22, 23
 NONE, INLINE, FILE, STREAM = 0, 1, 2, 3
 HEAD = struct.Struct("<IBBHI")
 
@@ -80,6 +80,7 @@ class Frame:
     kind: int
     flags: int
     payload: bytes
+    stream: int = 0
     fds: list = field(default_factory=list)
 
     @property
@@ -154,20 +155,24 @@ class ServerEnd:
         while len(self.received) < HEAD.size:
             self._more()
         size, kind, flags, zero, stream = HEAD.unpack_from(self.received)
-        assert size <= 1 << 20 and zero == 0 and stream == 0
+        assert size <= 1 << 20 and zero == 0 and (stream == 0) == (kind != TAKEN)
         while len(self.received) < HEAD.size + size:
             self._more()
         payload = self.received[HEAD.size : HEAD.size + size]
         self.received = self.received[HEAD.size + size :]
         fds = [self.fds.pop(0)] if flags & FD else []
-        return Frame(kind, flags, payload, fds)
+        return Frame(kind, flags, payload, stream, fds)
 
-    def response(self, started=False):
+    def response(self, started=False, tickets=None):
         """Reads frames to the end of one response and checks their order. `started`: the head was
-        read before."""
+        read before. `tickets`: a list to which the next request may be added that the worker takes."""
         answer = Response()
         while True:
             got = self.frame()
+            if got.kind == TAKEN:
+                tickets.append(got.stream)
+                got = self.frame()
+                assert got.last
             answer.frames.append(got)
             if got.kind == RESP_INFO:
                 assert not started

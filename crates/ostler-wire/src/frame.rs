@@ -9,6 +9,10 @@ pub const HEAD_LEN: usize = 12;
 /// body as much again; body frames are cut at 256 KiB, which is what one response may hold in memory.
 pub const MAX_PAYLOAD: u32 = 1 << 20;
 
+/// The longest request frame in a backlog, in bytes, head and body: all that most clients ever send.
+/// Larger ones wait for a slot.
+pub const BACKLOG_FRAME: usize = 16 * 1024;
+
 /// Flag: this frame ends its direction of the exchange. On `ReqHead`/`RespHead`: the payload's rest
 /// is the whole body. On `ReqBody`/`RespBody`: no more follows.
 pub const END: u8 = 1;
@@ -24,7 +28,8 @@ pub enum Kind {
     ReqHead = 1,
     /// Server → worker: a piece of a streamed request body, raw bytes.
     ReqBody = 2,
-    /// Server → worker: the client is gone or the request is over its time. No payload.
+    /// Server → worker: the client is gone or the request is over its time. On a slot `stream` is the
+    /// request's ticket. No payload.
     Cancel = 3,
     /// Server → worker, ASGI only: the client sends nothing more, and may be gone. No payload.
     ClientEof = 8,
@@ -53,6 +58,9 @@ pub enum Kind {
     /// Worker → server: the app wants the raw connection (flag `FD` absent: the server keeps the
     /// slot's socket as the tunnel). No payload. WSGI only: `environ["werkzeug.socket"]` was used.
     Hijack = 22,
+    /// Worker → server, WSGI only: before the frame that ends a response: the request with the ticket
+    /// `stream` was taken from the backlog and is served next. No payload.
+    Taken = 23,
     /// Worker → server: the app accepted the WebSocket, laid out as `RespHead` (status 101).
     WsAccept = 32,
     /// Both ways: a WebSocket message: one [`crate::Opcode`] byte, then the message.
@@ -79,6 +87,7 @@ impl Kind {
             20 => Self::RespTrailers,
             21 => Self::RespAbort,
             22 => Self::Hijack,
+            23 => Self::Taken,
             32 => Self::WsAccept,
             33 => Self::WsMessage,
             34 => Self::WsClose,
@@ -95,7 +104,7 @@ pub struct FrameHead {
     pub kind: Kind,
     /// [`END`] and [`FD`]; other bits are refused.
     pub flags: u8,
-    /// 0 on a WSGI slot.
+    /// On a WSGI slot the ticket of a request that came through the backlog, 0 otherwise.
     pub stream: u32,
 }
 
@@ -184,4 +193,9 @@ pub fn finish(out: &mut [u8], start: usize, extra: usize) {
     let len = (out.len() - start - HEAD_LEN + extra) as u32;
     debug_assert!(len <= MAX_PAYLOAD, "a frame of {len} bytes");
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+}
+
+/// Writes another stream into the head of a finished frame.
+pub fn set_stream(frame: &mut [u8], stream: u32) {
+    frame[HEAD_LEN - 4..HEAD_LEN].copy_from_slice(&stream.to_le_bytes());
 }

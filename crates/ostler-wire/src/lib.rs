@@ -17,7 +17,10 @@ mod response;
 mod websocket;
 
 pub use cursor::WireError;
-pub use frame::{END, FD, FrameHead, HEAD_LEN, Kind, MAX_PAYLOAD, begin, finish, frame};
+pub use frame::{
+    BACKLOG_FRAME, END, FD, FrameHead, HEAD_LEN, Kind, MAX_PAYLOAD, begin, finish, frame,
+    set_stream,
+};
 pub use names::{NAMES, name, name_id};
 pub use request::{BodyKind, Field, RequestEncoder, RequestHead};
 pub use response::{FileHead, ResponseEncoder, ResponseHead};

@@ -8,6 +8,8 @@ import socket
 import threading
 import traceback
 
+import _ostler
+
 
 class Slots:
     """`serve(fd)` is called on each socket and returns at its end, or at the end of the
@@ -43,6 +45,7 @@ class Slots:
         """Each slot ends after the request it serves: nothing more comes in. For signal handlers:
         takes no lock."""
         self._ending = True
+        _ostler.take_no_more()
         for sock in list(self._sockets):
             try:
                 sock.shutdown(socket.SHUT_RD)

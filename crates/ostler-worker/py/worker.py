@@ -67,12 +67,13 @@ class Life:
         self.shim.app.callable = self.shim.wsgi = app
         wire, pid = _ostler.WIRE_VERSION, self.shim.pid
         self.control.send({"type": "booted", "wire": wire, "pid": pid, "interface": interface})
-        fds = self._receive_slots()
+        fds, backlog = self._receive_slots()
         if fds is None:
             return 0
         self._refuse(self._hook("post_worker_init", self.shim))
-        serve = self._serve_asgi if interface == "asgi" else self._serve_wsgi
-        return serve(app, fds)
+        if interface == "asgi":
+            return self._serve_asgi(app, fds)
+        return self._serve_wsgi(app, fds, backlog)
 
     def end(self, code):
         """Ends the process in order; does not return."""
@@ -99,15 +100,19 @@ class Life:
             raise Failed(IMPORT, trouble)
 
     def _receive_slots(self):
-        """One descriptor for each slot, or None when the server changed its mind."""
-        fds, more = [], True
+        """One descriptor for each slot, or None when the server changed its mind; and that of the
+        backlog, if there is one."""
+        fds, more, backlog = [], True, None
         while more:
             message, received = self.control.receive()
             if message is None:
-                return None
+                return None, None
+            if message["type"] == "backlog":
+                [backlog] = received
+                continue
             fds += received
             more = message.get("more", False)
-        return fds
+        return fds, backlog
 
     # Serving
 
@@ -117,7 +122,7 @@ class Life:
             reload.watch(self.control, self.load.get("reload_extra_files") or [])
         self.control.send({"type": "ready"})
 
-    def _serve_wsgi(self, app, fds):
+    def _serve_wsgi(self, app, fds, backlog):
         self.slots = Slots(self.control, fds, self.load["websocket_threads"])
         pre_request, post_request = self.hooks.around_requests(self.shim)
         options = {
@@ -127,6 +132,7 @@ class Life:
             "pre_request": pre_request,
             "post_request": post_request,
             "new_slot": self.slots.replace,
+            "backlog": backlog,
         }
         self.slots.run(lambda fd: _ostler.serve_wsgi(app, fd, options), self._ready)
         return self.slots.code
@@ -151,6 +157,7 @@ class Life:
 
     def _set_signals(self):
         process.disregard_signals()
+        _ostler.take_no_more_on_signal()
         # Before our handlers: it takes SIGABRT too, and dumps every stack before the process dies.
         faulthandler.enable(2, all_threads=True)
         faulthandler.register(DUMP_STACKS, 2, all_threads=True, chain=False)

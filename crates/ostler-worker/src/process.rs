@@ -13,6 +13,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(set_dumpable, module)?)?;
     module.add_function(wrap_pyfunction!(pidfd_open, module)?)?;
     module.add_function(wrap_pyfunction!(set_title, module)?)?;
+    module.add_function(wrap_pyfunction!(take_no_more, module)?)?;
+    module.add_function(wrap_pyfunction!(take_no_more_on_signal, module)?)?;
     Ok(())
 }
 
@@ -47,6 +49,32 @@ fn take_group_along() -> PyResult<c_int> {
     };
     match result {
         0 => Ok(signum),
+        _ => Err(io::Error::last_os_error().into()),
+    }
+}
+
+/// This worker serves what it has and takes nothing more from the backlog.
+#[pyfunction]
+fn take_no_more() {
+    crate::wsgi::take_no_more();
+}
+
+/// The same when the server asks for it. The handler is none of Python's: it need not wait for the
+/// app, and interrupts no system call of it.
+#[pyfunction]
+fn take_no_more_on_signal() -> PyResult<()> {
+    extern "C" fn heed(_: c_int) {
+        crate::wsgi::take_no_more();
+    }
+    // SAFETY: a zeroed sigaction is a valid one, and the handler stores to an atomic only.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = heed as extern "C" fn(c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(libc::SIGRTMIN() + 6, &action, std::ptr::null_mut())
+    };
+    match result {
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error().into()),
     }
 }

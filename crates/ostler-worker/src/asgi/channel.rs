@@ -323,6 +323,7 @@ fn handle_frames(slf: &Bound<'_, Channel>, inbox: &mut Inbox) -> Result<bool, Tr
             | Kind::RespTrailers
             | Kind::RespAbort
             | Kind::Hijack
+            | Kind::Taken
             | Kind::WsAccept => return Err(WireError::Invalid("kind").into()),
         }
     }

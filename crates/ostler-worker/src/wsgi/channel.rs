@@ -6,8 +6,9 @@
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use ostler_wire::{FrameHead, HEAD_LEN, Kind, MAX_PAYLOAD};
+use ostler_wire::{BACKLOG_FRAME, FrameHead, HEAD_LEN, Kind, MAX_PAYLOAD};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -21,6 +22,18 @@ pub struct Channel {
     receive: GilCell<Receive>,
 }
 
+/// Where requests lie that any worker of the generation may take: the receiving end of a socket that
+/// keeps packets whole. The kernel gives each to one of those who ask.
+struct Backlog {
+    fd: RawFd,
+    /// The frame that was taken; it is served after the request in flight.
+    taken: Vec<u8>,
+    /// Bytes of it; 0 when there is none.
+    len: usize,
+    /// How many were taken one after the other.
+    run: u32,
+}
+
 /// What was received and not yet used.
 pub struct Receive {
     fd: RawFd,
@@ -31,6 +44,9 @@ pub struct Receive {
     body: Body,
     /// Counts requests, so that a body reader of an old one cannot take the next one's bytes.
     serial: u64,
+    backlog: Option<Backlog>,
+    /// The request in flight came from the backlog: its bytes are there, and this is its number.
+    ticket: u32,
     cancelled: bool,
     eof: bool,
     /// How many of the last tries to receive without waiting found nothing, at most [`GIVE_UP`].
@@ -64,6 +80,18 @@ const BUFFER: usize = 64 * 1024;
 /// A buffer that one large frame made larger than this is given back after the request.
 const KEEP: usize = 256 * 1024;
 
+/// After so many requests from the backlog, the next one comes over the slot's own socket: what the
+/// server has sent there meanwhile, a `Cancel` for each client that left, is read before it piles up.
+const LONGEST_RUN: u32 = 64;
+
+/// Set when this worker is to serve what it has and nothing more.
+static TAKE_NO_MORE: AtomicBool = AtomicBool::new(false);
+
+/// From now on no channel of this process takes from the backlog. May be called by a signal handler.
+pub fn take_no_more() {
+    TAKE_NO_MORE.store(true, Ordering::Relaxed);
+}
+
 /// After so many misses, waiting starts at once; every [`PROBE`]th receive tries again.
 const GIVE_UP: u32 = 3;
 const PROBE: u32 = 32;
@@ -72,9 +100,15 @@ const PROBE: u32 = 32;
 const MOST_PARTS: usize = 1024;
 
 impl Channel {
-    /// A channel on a connected stream socket that stays the caller's to close.
-    pub fn new(fd: RawFd) -> Self {
+    /// A channel on a connected stream socket; it and the backlog stay the caller's to close.
+    pub fn new(fd: RawFd, backlog: Option<RawFd>) -> Self {
         sys::set_blocking(fd);
+        let backlog = backlog.map(|fd| Backlog {
+            fd,
+            taken: vec![0; BACKLOG_FRAME],
+            len: 0,
+            run: 0,
+        });
         Self {
             fd,
             receive: GilCell::new(Receive {
@@ -84,6 +118,8 @@ impl Channel {
                 fds: Vec::new(),
                 body: Body::Ended,
                 serial: 0,
+                backlog,
+                ticket: 0,
                 cancelled: false,
                 eof: false,
                 misses: 0,
@@ -141,7 +177,50 @@ impl Channel {
 impl Receive {
     /// The bytes a range of [`Next::Request`] points into; valid until the next receive.
     pub fn bytes(&self) -> &[u8] {
-        &self.buf
+        match &self.backlog {
+            Some(backlog) if self.ticket != 0 => &backlog.taken,
+            _ => &self.buf,
+        }
+    }
+
+    /// Takes a request from the backlog if there is one, to be served next: the frame that says so,
+    /// which must be sent. Never waits.
+    pub fn take_next(&mut self) -> Option<[u8; HEAD_LEN]> {
+        let backlog = self.backlog.as_mut()?;
+        if self.eof || backlog.run == LONGEST_RUN || TAKE_NO_MORE.load(Ordering::Relaxed) {
+            return None;
+        }
+        let len = sys::recv(backlog.fd, &mut backlog.taken, &mut Vec::new()).ok()?;
+        let head = FrameHead::decode(&backlog.taken[..len]).ok()??;
+        backlog.len = len;
+        backlog.run += 1;
+        let taken = FrameHead {
+            len: 0,
+            kind: Kind::Taken,
+            flags: 0,
+            stream: head.stream,
+        };
+        Some(taken.encode())
+    }
+
+    /// The request that was taken from the backlog.
+    fn taken_request(&mut self) -> PyResult<Option<Next>> {
+        let Some(backlog) = &mut self.backlog else {
+            return Ok(None);
+        };
+        let len = std::mem::take(&mut backlog.len);
+        if len == 0 {
+            backlog.run = 0;
+            return Ok(None);
+        }
+        let frame = &backlog.taken[..len];
+        match FrameHead::decode(frame) {
+            Ok(Some(head)) if head.kind == Kind::ReqHead && HEAD_LEN + head.len as usize == len => {
+                self.ticket = head.stream;
+                Ok(Some(Next::Request(HEAD_LEN..len, None)))
+            }
+            _ => Err(protocol("the backlog holds what is no request")),
+        }
     }
 
     pub fn serial(&self) -> u64 {
@@ -153,6 +232,10 @@ impl Receive {
         self.serial += 1;
         self.cancelled = false;
         self.body = Body::Ended;
+        self.ticket = 0;
+        if let Some(next) = self.taken_request()? {
+            return Ok(next);
+        }
         if self.pending.is_empty() {
             self.fds.clear();
             if self.buf.len() > KEEP {
@@ -203,7 +286,8 @@ impl Receive {
             rest = rest.get(left..).unwrap_or_default();
         }
         while let Ok(Some(head)) = FrameHead::decode(rest) {
-            if head.kind == Kind::Cancel {
+            // One that came late, for the request before, has another ticket.
+            if head.kind == Kind::Cancel && head.stream == self.ticket {
                 return true;
             }
             rest = rest.get(HEAD_LEN + head.len as usize..).unwrap_or_default();

@@ -56,19 +56,32 @@ pub struct Response {
     pub bodiless: bool,
     /// HTTP/1.0 knows no interim responses.
     pub interim: bool,
+    /// With the end of the response this worker may take its next request from the backlog.
+    pub may_take: bool,
     /// The server is gone.
     pub gone: bool,
     /// The `write` callable of this exchange.
     pub write: Option<Py<PyAny>>,
 }
 
+/// Bytes of a response that a slot's socket takes at once, whatever the server does meanwhile: its
+/// buffer is 208 KiB by default, and the kernel counts its own bookkeeping too.
+const UNHINDERED: u64 = 64 * 1024;
+
 /// Longest payload of one body frame, in bytes: what one response may hold in the edge's memory.
 const PIECE: usize = 256 * 1024;
 
 impl Exchange {
     /// Gets ready for a request.
-    pub fn open(&self, py: Python<'_>, interim: bool, bodiless: bool) -> PyResult<()> {
+    pub fn open(
+        &self,
+        py: Python<'_>,
+        interim: bool,
+        bodiless: bool,
+        may_take: bool,
+    ) -> PyResult<()> {
         let mut state = self.state.borrow(py)?;
+        state.may_take = may_take;
         state.bodiless = bodiless;
         state.stage = Stage::Open;
         state.status = 0;
@@ -154,7 +167,12 @@ impl Exchange {
                 frame = body_frame(flags, piece.len());
                 &frame[..]
             };
-            let mut parts = [IoSlice::new(head), IoSlice::new(piece)];
+            let taken = match end && state.may_take(piece.len()) {
+                true => self.channel.receive(py)?.take_next(),
+                false => None,
+            };
+            let taken = taken.as_ref().map_or(&[][..], |frame| &frame[..]);
+            let mut parts = [IoSlice::new(taken), IoSlice::new(head), IoSlice::new(piece)];
             let delivered = self.channel.send(py, &mut parts, None)?;
             state.sent_frame(delivered, end)?;
             state.sent += piece.len() as u64;
@@ -171,7 +189,12 @@ impl Exchange {
         let state = &mut *self.state.borrow(py)?;
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         seal(&mut state.head, END, total);
-        let mut parts = Vec::with_capacity(pieces.len() + 1);
+        let taken = match state.may_take(total) {
+            true => self.channel.receive(py)?.take_next(),
+            false => None,
+        };
+        let mut parts = Vec::with_capacity(pieces.len() + 2);
+        parts.extend(taken.as_ref().map(|frame| IoSlice::new(frame)));
         parts.push(IoSlice::new(&state.head));
         parts.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
         let delivered = self.channel.send(py, &mut parts, None)?;
@@ -189,6 +212,12 @@ impl Exchange {
     /// Do `total` more bytes make the body what Content-Length says?
     pub fn fits_length(&self, py: Python<'_>, total: usize) -> PyResult<bool> {
         Ok(self.state.borrow(py)?.ends_with(total))
+    }
+
+    /// No next request is taken with the end of this response.
+    pub fn takes_nothing(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.borrow(py)?.may_take = false;
+        Ok(())
     }
 
     /// Sends a piece that iterating gave; `true` when more came than Content-Length allows, so that
@@ -305,9 +334,16 @@ impl Response {
             overlong: false,
             bodiless: false,
             interim: false,
+            may_take: false,
             gone: false,
             write: None,
         }
+    }
+
+    /// Whether the next request may be taken with the last `more` bytes. What the server has not read
+    /// yet must not hold them back: the one who was taken would wait for it.
+    fn may_take(&self, more: usize) -> bool {
+        self.may_take && self.sent + more as u64 <= UNHINDERED
     }
 
     /// Is the body whole when `more` bytes are added to it?

@@ -27,6 +27,7 @@ mod start_response;
 mod sys;
 
 use crate::ClientDisconnected;
+pub use channel::take_no_more;
 use channel::{Channel, Next};
 use environ::Environ;
 use exchange::{Exchange, Response, Stage};
@@ -85,6 +86,8 @@ pub struct Options {
     server_software: String,
     /// Called before the app takes a connection over; when it raises, the app may not.
     new_slot: Option<Py<PyAny>>,
+    /// A descriptor from which requests may be taken that wait for any worker.
+    backlog: Option<RawFd>,
 }
 
 impl Options {
@@ -110,6 +113,7 @@ impl Options {
                 None => concat!("ostler/", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             new_slot: object("new_slot")?,
+            backlog: given("backlog")?.map(|fd| fd.extract()).transpose()?,
         })
     }
 }
@@ -141,13 +145,15 @@ struct Request<'py> {
     /// The method is HEAD.
     bodiless: bool,
     streamed: bool,
+    /// The app may take the connection over.
+    websocket: bool,
     /// The client left before we began.
     cancelled: bool,
 }
 
 impl<'py> Slot<'py> {
     fn new(py: Python<'py>, app: Bound<'py, PyAny>, fd: RawFd, options: Options) -> PyResult<Self> {
-        let channel = Arc::new(Channel::new(fd));
+        let channel = Arc::new(Channel::new(fd, options.backlog));
         let environ = Environ::new(py, &options)?;
         let callables = callables(py, &channel, &options)?;
         environ.set_early_hints(&callables.early_hints)?;
@@ -169,7 +175,9 @@ impl<'py> Slot<'py> {
         };
         let held = self.callables.exchange.clone();
         let exchange = held.get();
-        exchange.open(py, request.interim, request.bodiless)?;
+        let plain = !request.streamed && !request.websocket;
+        let may_take = plain && self.options.post_request.is_none();
+        exchange.open(py, request.interim, request.bodiless, may_take)?;
         let fatal = if request.cancelled {
             exchange.abort(py, "")?;
             None
@@ -228,6 +236,7 @@ impl<'py> Slot<'py> {
             interim: head.version > 10,
             bodiless: head.method == b"HEAD",
             streamed,
+            websocket: head.websocket,
             cancelled: receive.cancel_is_pending(),
         };
         if streamed {

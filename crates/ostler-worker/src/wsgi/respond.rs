@@ -34,6 +34,10 @@ pub fn respond(exchange: &Exchange, result: &Bound<'_, PyAny>) -> PyResult<Outco
     let sent = respond_iterable(exchange, result);
     let closed = close(result);
     sent?;
+    if closed.is_err() {
+        // It may end the worker.
+        exchange.takes_nothing(py)?;
+    }
     // The body is whole: what `close` raises is for the log, not for the client.
     let outcome = end(exchange, py)?;
     closed.map(|()| outcome)

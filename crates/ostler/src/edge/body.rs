@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use ostler_wire::BodyKind;
+
 use super::Times;
 use super::buffer::Buffer;
 use super::h1::chunked;
@@ -154,6 +156,15 @@ impl Body {
                 Ok(file) => Ok(Some(file)),
                 Err(error) => Err(spool_refused(SpoolError::Io(error))),
             },
+        }
+    }
+
+    /// How a worker gets it.
+    pub fn kind(&self) -> BodyKind {
+        match self {
+            Self::None => BodyKind::None,
+            Self::Memory(_) => BodyKind::Inline,
+            Self::File(_) => BodyKind::File,
         }
     }
 

@@ -4,13 +4,12 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use crate::logs::Row as LogRow;
-use crate::pool::{Fault, Lease};
+use crate::pool::{Fault, Lease, Rest};
 
 use super::connection::Connection;
 use super::forwarded;
 use super::h1::response::ResponseContext;
 use super::micros_since;
-use super::relay::{Rest, drain};
 
 impl Connection {
     /// What the response encoder must know of the request.
@@ -110,9 +109,9 @@ impl Connection {
         if rest.is_nothing() {
             return lease.give_back();
         }
-        let limit = self.edge.times.response.max(Duration::from_secs(30));
+        let limit = self.edge.pool.unwanted();
         let overdue = self.row.app_us == 0;
-        tokio::spawn(drain(lease, rest, limit, overdue));
+        tokio::spawn(lease.wait_out(rest, limit, overdue));
     }
 }
 

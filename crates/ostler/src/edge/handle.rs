@@ -6,9 +6,9 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
-use ostler_wire::{BodyKind, RequestEncoder, RequestHead};
+use ostler_wire::{BACKLOG_FRAME, BodyKind, RequestEncoder, RequestHead};
 
-use crate::pool::{Fault, Lease, Refused};
+use crate::pool::{Asks, Fault, Grant, Lease, Refused, Rest};
 
 use super::body::{Body, BodyReader, Collector, IN_MEMORY};
 use super::connection::{Connection, Sign, poll_sign};
@@ -18,7 +18,7 @@ use super::forwarded::Sender;
 use super::h1::head::Framing;
 use super::h1::names;
 use super::reason::Reason;
-use super::relay::{Failure, Relay, Relayed, Rest};
+use super::relay::{Failure, Relay, Relayed};
 use super::row::Row;
 use super::sending::After;
 use super::upload::Upload;
@@ -119,8 +119,15 @@ impl Connection {
         loop {
             // Before the lease: a request that cannot be sent costs no slot.
             let file = body.readable()?;
-            let mut lease = self.lease(body.memory()).await?;
-            let sent = self.send(&mut lease, sender, &body, file).await;
+            let asks = self.asks(sender, &body);
+            let (mut lease, frame) = match self.lease(asks).await {
+                Err(Reason::WorkerDied) if !retried && self.may_ask_again() => {
+                    retried = true;
+                    continue;
+                }
+                leased => leased?,
+            };
+            let sent = self.send(&mut lease, frame, sender, &body, file).await;
             let mut relay = Relay::new(self, None);
             let relayed = match sent {
                 Err(_closed) => Relayed::Failed(Failure::Lost(Fault::Closed)),
@@ -144,8 +151,9 @@ impl Connection {
         sender: &Sender,
         reader: BodyReader,
     ) -> Result<After, Reason> {
-        let mut lease = self.lease(0).await?;
-        let frame = self.request_frame(&mut lease, sender, &Body::None, BodyKind::Stream);
+        let (mut lease, _no_frame) = self.lease(Asks::default()).await?;
+        let stream = lease.grant().stream_id();
+        let frame = self.request_frame(stream, sender, &Body::None, BodyKind::Stream);
         if lease.grant().send(&frame, None).await.is_err() {
             return Err(Reason::WorkerDied);
         }
@@ -175,11 +183,11 @@ impl Connection {
     }
 
     /// Waits for a slot.
-    async fn lease(&mut self, bytes: usize) -> Result<Lease, Reason> {
+    async fn lease(&mut self, asks: Asks) -> Result<(Lease, Vec<u8>), Reason> {
         let asked = Instant::now();
         let session = engineio::session(self.head.query());
         let pool = &self.edge.pool;
-        let mut lease = pin!(pool.lease(self.thread.index, bytes, session));
+        let mut lease = pin!(pool.lease(self.thread.index, asks, session));
         self.deadline.set(asked + self.edge.times.line);
         let (io, buffer) = (&mut self.io, &mut self.buffer);
         let deadline = &mut self.deadline;
@@ -194,10 +202,11 @@ impl Connection {
                 }
             },
         });
-        let lease = lease.await?.map_err(|refused| match refused {
+        let (lease, frame) = lease.await?.map_err(|refused| match refused {
             Refused::LineFull => Reason::LineFull,
             Refused::LineBytes => Reason::LineBytes,
             Refused::Overloaded => Reason::Overloaded,
+            Refused::WorkerLost => Reason::WorkerDied,
             Refused::CrashLooping { retry_after } => {
                 self.retry_after = Some(retry_after);
                 Reason::CrashLooping
@@ -205,35 +214,56 @@ impl Connection {
             Refused::Stopping => Reason::Stopping,
         })?;
         self.row.line_ended(asked, lease.worker().pid);
-        Ok(lease)
+        Ok((lease, frame))
     }
 
-    /// Sends the whole request to the worker; `file` is a spooled body.
+    /// A request whose body is here, as it waits in line. Its frame comes along when a worker may take
+    /// it by itself: it has no descriptor and takes no connection over. (On event loops a frame carries
+    /// the number of a stream, which is known later.)
+    fn asks(&mut self, sender: &Sender, body: &Body) -> Asks {
+        let bytes = body.memory();
+        let small = bytes <= BACKLOG_FRAME && body.kind() != BodyKind::File;
+        let may_be_taken = small && !self.head.is_websocket() && !self.edge.pool.streams();
+        let mut frame = Vec::new();
+        if may_be_taken {
+            frame = self.request_frame(0, sender, body, body.kind());
+        }
+        if frame.len() > BACKLOG_FRAME {
+            self.frame = std::mem::take(&mut frame);
+        }
+        Asks { frame, bytes }
+    }
+
+    /// Sends the whole request to the worker, unless that has taken it; `file` is a spooled body.
     async fn send(
         &mut self,
         lease: &mut Lease,
+        mut frame: Vec<u8>,
         sender: &Sender,
         body: &Body,
         file: Option<OwnedFd>,
     ) -> std::io::Result<()> {
-        let kind = match body {
-            Body::None => BodyKind::None,
-            Body::Memory(_) => BodyKind::Inline,
-            Body::File(_) => BodyKind::File,
+        let grant = lease.grant();
+        if frame.is_empty() || matches!(grant, Grant::Stream(_)) {
+            frame = self.request_frame(grant.stream_id(), sender, body, body.kind());
+        }
+        let sent = match grant.is_begun() {
+            true => Ok(()),
+            false => grant.send(&frame, file.as_ref().map(AsFd::as_fd)).await,
         };
-        let frame = self.request_frame(lease, sender, body, kind);
-        let sent = lease
-            .grant()
-            .send(&frame, file.as_ref().map(AsFd::as_fd))
-            .await;
         self.frame = frame;
         sent
+    }
+
+    /// A request that was lost with its worker may be asked once more: nothing is lost by it.
+    fn may_ask_again(&self) -> bool {
+        self.head.is_idempotent() && self.edge.pool.may_retry()
     }
 
     /// Builds the request frame in the connection's spare buffer.
     fn request_frame(
         &mut self,
-        lease: &mut Lease,
+        stream: u32,
         sender: &Sender,
         body: &Body,
         kind: BodyKind,
@@ -263,7 +293,7 @@ impl Connection {
         head.raw_target = self.head.target();
         (head.root, head.path) = self.below_root(sender);
         head.query = self.head.query();
-        let mut encoder = RequestEncoder::new(&mut frame, lease.grant().stream_id(), &head);
+        let mut encoder = RequestEncoder::new(&mut frame, stream, &head);
         let streams = self.edge.pool.streams();
         sender.fields(&self.head, https, !streams, &mut encoder);
         if let Some(length) = content_length
@@ -366,10 +396,7 @@ impl Connection {
             Failure::Lost(fault) => {
                 let alone = lease.worker().in_flight() == 1;
                 let crashed = self.mourn(&lease, &fault).await;
-                let again = !retried
-                    && self.head.is_idempotent()
-                    && !(crashed && alone)
-                    && self.edge.pool.may_retry();
+                let again = !(retried || crashed && alone) && self.may_ask_again();
                 if again {
                     None
                 } else {

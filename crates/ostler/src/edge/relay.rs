@@ -4,11 +4,11 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ostler_wire::{FileHead, HEAD_LEN, Kind, ResponseHead, begin};
 
-use crate::pool::{Fault, Frame, Lease, Session, Worker};
+use crate::pool::{Fault, Frame, Lease, Rest, Session, Worker};
 
 use super::body::BodyReader;
 use super::connection::{Connection, Sign, poll_sign};
@@ -417,70 +417,6 @@ impl<'c> Relay<'c> {
             return Some(Relayed::Broken(Reason::SpoolFull));
         }
         end.map(|end| end.map_or_else(Relayed::Broken, Relayed::Whole))
-    }
-}
-
-/// What a worker has not been told or has not said when its exchange is over.
-#[derive(Debug)]
-pub struct Rest {
-    /// Its last word was taken.
-    answered: bool,
-    /// It waits for more of the request body: first the rest of a frame that it has a part of.
-    unsent: Option<Vec<u8>>,
-    /// It may take the raw connection.
-    may_hijack: bool,
-}
-
-impl Rest {
-    /// The slot can be given back as it is.
-    pub fn is_nothing(&self) -> bool {
-        self.answered && self.unsent.is_none()
-    }
-}
-
-/// Waits out a response that nobody will read, so that its slot can serve again. The app is told
-/// that its client left; one that does not end within `limit` loses its slot, and one that was to
-/// have answered by then (`overdue`) is cancelled.
-pub async fn drain(mut lease: Lease, rest: Rest, limit: Duration, overdue: bool) {
-    let stream = lease.grant().stream_id();
-    let ended = tokio::time::timeout(limit, async {
-        let mut frames = rest.unsent.unwrap_or_default();
-        // An app that has taken the connection meanwhile would read this frame as the client's
-        // bytes. It finds its end, and that is enough.
-        if !rest.may_hijack {
-            begin(&mut frames, Kind::Cancel, 0, stream);
-        }
-        lease
-            .grant()
-            .send(&frames, None)
-            .await
-            .map_err(|_| Fault::Closed)?;
-        match rest.answered {
-            true => Ok(true),
-            false => last_word(&mut lease).await,
-        }
-    });
-    match ended.await {
-        Ok(Ok(true)) => lease.give_back(),
-        // The slot is the app's; its worker has another one instead.
-        Ok(Ok(false)) => drop(lease.into_tunnel()),
-        Ok(Err(_lost)) => {}
-        Err(_elapsed) if overdue => lease.timed_out(),
-        Err(_elapsed) => {}
-    }
-}
-
-/// Takes a worker's frames to the last one; false when its app has taken the connection instead.
-async fn last_word(lease: &mut Lease) -> Result<bool, Fault> {
-    loop {
-        poll_fn(|cx| lease.grant().poll_frame(cx)).await?;
-        let head = lease.grant().take()?.head;
-        match head.kind {
-            Kind::Hijack => return Ok(false),
-            Kind::RespAbort | Kind::RespTrailers | Kind::WsClose => return Ok(true),
-            _ if head.is_end() => return Ok(true),
-            _ => {}
-        }
     }
 }
 

@@ -33,12 +33,17 @@ impl Grant {
         }
     }
 
-    /// The stream id that frames of this exchange carry; 0 on a slot.
+    /// The stream id that frames of this exchange carry; on a slot the request's ticket.
     pub fn stream_id(&self) -> u32 {
         match self {
-            Self::Slot(_) => 0,
+            Self::Slot(slot) => slot.ticket(),
             Self::Stream(stream) => stream.id(),
         }
+    }
+
+    /// The worker has the request already: it took it from the backlog.
+    pub fn is_begun(&self) -> bool {
+        matches!(self, Self::Slot(slot) if slot.ticket() != 0)
     }
 
     /// Sends the first bytes of `frames`, `passed` with them; returns how many went. Frames with

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Pool;
 use super::channel;
 use super::grant::Grant;
+use super::slot::Slot;
 use super::worker::Worker;
 
 /// A request's hold on a slot. Given back by [`Lease::give_back`] when the exchange ended cleanly;
@@ -30,7 +31,8 @@ impl Lease {
             .expect("a lease holds its grant until it is dropped")
     }
 
-    /// Ends the lease with the slot ready for the next request.
+    /// Ends the lease with the slot ready for the next request, or handed on to the one that its
+    /// worker has taken.
     pub fn give_back(mut self) {
         let Some(grant) = self.grant.take() else {
             return;
@@ -38,14 +40,17 @@ impl Lease {
         let worker = Arc::clone(grant.worker());
         let streamed = matches!(grant, Grant::Stream(_));
         match grant {
-            Grant::Slot(mut slot) if slot.is_clean() => {
-                slot.shrink();
-                self.pool.offer(slot);
-            }
-            Grant::Slot(_) => {
-                let text = "it sent more than the response".to_owned();
-                self.pool.supervisor.misbehaved(worker.id, text);
-            }
+            Grant::Slot(mut slot) => match slot.take_next() {
+                Some(ticket) => self.pool.hand_on(slot, ticket),
+                None if slot.is_clean() => {
+                    slot.shrink();
+                    self.pool.offer(slot);
+                }
+                None => {
+                    let text = "it sent more than the response".to_owned();
+                    self.pool.supervisor.misbehaved(worker.id, text);
+                }
+            },
             Grant::Stream(stream) => drop(stream),
         }
         if worker.prove() {
@@ -65,8 +70,18 @@ impl Lease {
             worker: Arc::clone(grant.worker()),
         };
         match grant {
-            Grant::Slot(slot) => slot.into_socket().map(|(fd, rest)| (tunnel, fd, rest)),
+            Grant::Slot(mut slot) => {
+                self.lose_next(&mut slot);
+                slot.into_socket().map(|(fd, rest)| (tunnel, fd, rest))
+            }
             Grant::Stream(_) => None,
+        }
+    }
+
+    /// The slot goes, and what its worker took for it cannot be answered.
+    fn lose_next(&self, slot: &mut Slot) {
+        if let Some(ticket) = slot.take_next() {
+            self.pool.lose(&[ticket]);
         }
     }
 
@@ -86,9 +101,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(grant) = self.grant.take() {
+        if let Some(mut grant) = self.grant.take() {
             let worker = Arc::clone(grant.worker());
             let gave_up_slot = matches!(grant, Grant::Slot(_));
+            if let Grant::Slot(slot) = &mut grant {
+                self.lose_next(slot);
+            }
             drop(grant);
             self.pool.ended(&worker);
             if gave_up_slot && !worker.is_draining() {

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::supervise::{PoolState, SlotEvent, WorkerId};
 
+use super::backlog::{Taken, Tickets};
 use super::channel::{Channel, Stream};
 use super::grant::Grant;
 use super::slot::Slot;
@@ -19,7 +20,35 @@ pub(super) struct Waiter {
     /// No other worker will do.
     pub(super) wanted: Option<WorkerId>,
     pub(super) bytes: usize,
-    pub(super) grant: oneshot::Sender<Grant>,
+    /// The whole request on no stream, when any worker may take it; empty otherwise.
+    pub(super) frame: Vec<u8>,
+    pub(super) place: oneshot::Sender<Served>,
+}
+
+/// What a request in line gets, and its frame back; `Err` when a worker took it and died.
+pub(super) type Served = Result<(Grant, Vec<u8>), Lost>;
+
+/// The worker that took it is gone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lost;
+
+impl Waiter {
+    /// Gives a slot or stream to who waits; what they get comes back when they have left.
+    pub(super) fn serve(self, grant: Grant) -> Option<Grant> {
+        match self.place.send(Ok((grant, self.frame))) {
+            Err(Ok((grant, _frame))) => Some(grant),
+            Ok(()) | Err(Err(Lost)) => None,
+        }
+    }
+}
+
+/// Where a slot went whose worker has taken the next request by itself.
+pub(super) enum HandedOn {
+    Served,
+    /// That request's client has left: its answer is for nobody.
+    Unwanted(Slot),
+    /// No such request lay there. The slot is closed.
+    Unknown,
 }
 
 pub(super) struct State {
@@ -31,6 +60,8 @@ pub(super) struct State {
     pub(super) channels: Vec<Vec<Arc<Channel>>>,
     pub(super) line: VecDeque<Waiter>,
     pub(super) line_bytes: usize,
+    /// The head of the line, where workers take it.
+    pub(super) tickets: Tickets,
     pub(super) workers: HashMap<WorkerId, Arc<Worker>>,
     /// Workers of a generation that is not switched to yet.
     pub(super) parked: Vec<SlotEvent>,
@@ -46,6 +77,7 @@ impl State {
             channels: (0..threads).map(|_| Vec::new()).collect(),
             line: VecDeque::new(),
             line_bytes: 0,
+            tickets: Tickets::default(),
             workers: HashMap::new(),
             parked: Vec::new(),
         }
@@ -53,7 +85,7 @@ impl State {
 
     /// Whether a request that holds `bytes` may wait with the others.
     pub(super) fn room_for(&self, bytes: usize, limits: &Limits) -> Result<(), Refused> {
-        if self.line.len() >= limits.line_length {
+        if self.line.len() + self.tickets.len() >= limits.line_length {
             Err(Refused::LineFull)
         } else if self.line_bytes + bytes > limits.line_bytes {
             Err(Refused::LineBytes)
@@ -74,11 +106,23 @@ impl State {
     pub(super) fn forget_leavers(&mut self) {
         let mut freed = 0;
         self.line.retain(|waiter| {
-            let waits = !waiter.grant.is_closed();
+            let waits = !waiter.place.is_closed();
             freed += if waits { 0 } else { waiter.bytes };
             waits
         });
         self.line_bytes -= freed.min(self.line_bytes);
+        if self.tickets.forget_leavers() {
+            // What they asked for must not be taken: no worker works for nobody.
+            self.recall();
+            self.lay_ahead();
+        }
+    }
+
+    /// Dropping their places tells all who wait.
+    pub(super) fn clear_line(&mut self) {
+        self.line.clear();
+        self.line_bytes = 0;
+        self.tickets.clear();
     }
 
     /// Whether a worker is there and not on its way out.
@@ -116,12 +160,14 @@ impl State {
         }
         let worker = Arc::clone(&slot.worker);
         let mut slot = slot;
+        slot.begin_anew();
         while let Some(waiter) = self.next_waiter(worker.id) {
             worker.lease_began();
-            match waiter.grant.send(Grant::Slot(slot)) {
-                Err(Grant::Slot(back)) => slot = back,
-                Ok(()) | Err(Grant::Stream(_)) => return None,
-            }
+            let Some(Grant::Slot(back)) = waiter.serve(Grant::Slot(slot)) else {
+                self.lay_ahead();
+                return None;
+            };
+            slot = back;
             worker.lease_abandoned();
         }
         let list = slot.home().unwrap_or(self.free.len() - 1);
@@ -174,8 +220,31 @@ impl State {
         Some(channel.open())
     }
 
-    /// The first in line that `worker` may serve.
+    /// Hands a slot on to the request that its worker has taken from the backlog.
+    pub(super) fn hand_on(&mut self, mut slot: Slot, ticket: u32) -> HandedOn {
+        slot.begin_taken(ticket);
+        let worker = Arc::clone(&slot.worker);
+        worker.lease_began();
+        let handed = match self.tickets.taken(ticket) {
+            Taken::Unknown => {
+                worker.lease_abandoned();
+                HandedOn::Unknown
+            }
+            Taken::Left => HandedOn::Unwanted(slot),
+            Taken::By(waiter) => match waiter.serve(Grant::Slot(slot)) {
+                Some(Grant::Slot(slot)) => HandedOn::Unwanted(slot),
+                Some(Grant::Stream(_)) | None => HandedOn::Served,
+            },
+        };
+        self.lay_ahead();
+        handed
+    }
+
+    /// The first in line that `worker` may serve; those in the backlog come before the line.
     pub(super) fn next_waiter(&mut self, worker: WorkerId) -> Option<Waiter> {
+        if let Some(waiter) = self.tickets.take_back() {
+            return Some(waiter);
+        }
         let may = |waiter: &Waiter| waiter.wanted.is_none_or(|wanted| wanted == worker);
         let place = self.line.iter().position(may)?;
         self.take_waiter(place)
@@ -207,7 +276,7 @@ impl State {
                 && let Some(waiter) = self.take_waiter(place - 1)
             {
                 place -= 1;
-                if let Err(Grant::Slot(slot)) = waiter.grant.send(grant) {
+                if let Some(Grant::Slot(slot)) = waiter.serve(grant) {
                     slot.worker.lease_abandoned();
                     let list = slot.home().unwrap_or(self.free.len() - 1);
                     self.free[list].push(slot);
@@ -241,7 +310,8 @@ mod tests {
                     thread: 0,
                     wanted: None,
                     bytes,
-                    grant: oneshot::channel().0,
+                    frame: Vec::new(),
+                    place: oneshot::channel().0,
                 });
                 state.line_bytes += bytes;
             }

@@ -10,10 +10,12 @@
 //! waits while a slot that may serve it is free.
 
 mod affinity;
+mod backlog;
 mod channel;
 mod grant;
 mod lease;
 mod line;
+mod rest;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -27,14 +29,15 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::supervise::{Interface, PoolState, SlotEvent, SupervisorHandle, WorkerId};
+use crate::supervise::{Backlog, Interface, PoolState, SlotEvent, SupervisorHandle, WorkerId};
 
 use affinity::Affinity;
 pub use affinity::Session;
 pub use channel::Channel;
 pub use grant::Grant;
 pub use lease::Lease;
-use line::{State, Waiter};
+use line::{HandedOn, Lost, Served, State, Waiter};
+pub use rest::Rest;
 pub use slot::{Fault, Frame, Slot};
 pub use worker::Worker;
 
@@ -49,6 +52,9 @@ pub struct Limits {
     pub line_length: usize,
     /// Bytes of buffered requests that may wait. The default is 64 MiB.
     pub line_bytes: usize,
+    /// How long an answer that nobody waits for may take before its slot is given up: 30 s, or as long
+    /// as an answer may take.
+    pub unwanted: Duration,
     /// Concurrent requests on one event loop.
     pub streams_per_worker: u32,
     /// Requests after which a worker is replaced; 0 is never.
@@ -63,11 +69,25 @@ impl Default for Limits {
         Self {
             line_length: 1000,
             line_bytes: 64 << 20,
+            unwanted: Duration::from_secs(30),
             streams_per_worker: 1000,
             max_requests: 0,
             max_requests_jitter: 0,
         }
     }
+}
+
+/// How long a worker may take from taking a request to saying so: a system call, and its share of a
+/// busy machine.
+const TAKEN_IS_SAID: Duration = Duration::from_secs(2);
+
+/// What waits in line.
+#[derive(Debug, Default)]
+pub struct Asks {
+    /// The whole request on no stream, when any worker may take it by itself; empty otherwise.
+    pub frame: Vec<u8>,
+    /// What it holds in memory, in bytes.
+    pub bytes: usize,
 }
 
 /// Why no slot was leased.
@@ -79,6 +99,8 @@ pub enum Refused {
     LineBytes,
     /// The kernel refused to watch one more slot.
     Overloaded,
+    /// A worker took the request and died.
+    WorkerLost,
     /// The app's workers keep dying; try again in `retry_after` seconds.
     CrashLooping { retry_after: u32 },
     /// The server is stopping.
@@ -137,13 +159,14 @@ impl Pool {
     }
 
     /// Leases a slot to a request on edge thread `thread`, or waits in line for one, as long as the
-    /// caller does. `bytes` is what the request holds in memory meanwhile.
+    /// caller does. A worker may take it by itself meanwhile ([`Grant::is_begun`]). Its frame comes
+    /// back in any case.
     pub async fn lease(
         self: &Arc<Self>,
         thread: usize,
-        bytes: usize,
+        asks: Asks,
         session: Session<'_>,
-    ) -> Result<Lease, Refused> {
+    ) -> Result<(Lease, Vec<u8>), Refused> {
         let wanted = match session {
             Session::Of(id) => self.affinity.worker(id),
             Session::None | Session::Opens => None,
@@ -159,28 +182,32 @@ impl Pool {
             let per_worker = limits.streams_per_worker;
             if let Some(grant) = state.take_free(thread, wanted, per_worker) {
                 drop(state);
-                return self.begin(grant, thread);
+                return Ok((self.begin(grant, thread)?, asks.frame));
             }
             state.refusal()?;
-            state.room_for(bytes, &limits)?;
-            let (grant, place) = oneshot::channel();
+            state.room_for(asks.bytes, &limits)?;
+            let (place, served) = oneshot::channel();
+            state.line_bytes += asks.bytes;
             state.line.push_back(Waiter {
                 thread,
                 wanted: wanted.filter(|_| matches!(session, Session::Of(_))),
-                bytes,
-                grant,
+                bytes: asks.bytes,
+                frame: asks.frame,
+                place,
             });
-            state.line_bytes += bytes;
+            state.lay_ahead();
             Waiting {
                 pool: self,
-                place,
+                thread,
+                place: served,
                 served: false,
             }
         };
         let grant = (&mut waiting.place).await;
         waiting.served = true;
         match grant {
-            Ok(grant) => self.begin(grant, thread),
+            Ok(Ok((grant, frame))) => Ok((self.begin(grant, thread)?, frame)),
+            Ok(Err(Lost)) => Err(Refused::WorkerLost),
             Err(_line_was_cleared) => {
                 Err(self.state().refusal().err().unwrap_or(Refused::Stopping))
             }
@@ -208,6 +235,11 @@ impl Pool {
     /// Whether the app runs on event loops, so that bodies may stream to it.
     pub fn streams(&self) -> bool {
         self.streams.load(Ordering::Relaxed)
+    }
+
+    /// How long an answer that nobody waits for may take before its slot is given up.
+    pub fn unwanted(&self) -> Duration {
+        self.limits().unwanted
     }
 
     /// Takes one retry from the budget: at most a tenth of all requests are asked twice, so that a
@@ -238,10 +270,11 @@ impl Pool {
                 pid,
                 interface,
                 sockets,
+                backlog,
                 ..
             } => {
                 let worker = Arc::new(Worker::new(worker, pid));
-                self.state().workers.insert(worker.id, Arc::clone(&worker));
+                self.admit(&worker, backlog);
                 match interface {
                     Interface::Wsgi => sockets
                         .into_iter()
@@ -264,10 +297,11 @@ impl Pool {
                 let gone = {
                     let mut state = self.state();
                     let gone = state.workers.remove(&worker);
+                    self.lose_in_a_moment(state.recall());
+                    state.lay_ahead();
                     if state.serving == PoolState::Stopping && state.workers.is_empty() {
                         // Nobody will come for those who wait.
-                        state.line.clear();
-                        state.line_bytes = 0;
+                        state.clear_line();
                     }
                     gone
                 };
@@ -311,9 +345,58 @@ impl Pool {
         ) && state.workers.is_empty()
         {
             // Dropping the senders tells every waiting request.
-            state.line.clear();
-            state.line_bytes = 0;
+            state.clear_line();
         }
+    }
+
+    /// Books a new worker, which brings the backlog of its generation.
+    fn admit(&self, worker: &Arc<Worker>, backlog: Option<Arc<Backlog>>) {
+        let mut state = self.state();
+        state.workers.insert(worker.id, Arc::clone(worker));
+        state.change_backlog(backlog);
+    }
+
+    /// Hands a slot on to the request that its worker took.
+    fn hand_on(self: &Arc<Self>, slot: Slot, ticket: u32) {
+        let worker = Arc::clone(&slot.worker);
+        let thread = slot.home().unwrap_or_default();
+        let handed = self.state().hand_on(slot, ticket);
+        match handed {
+            HandedOn::Served => {}
+            HandedOn::Unwanted(slot) => self.wait_out(slot, thread),
+            HandedOn::Unknown => {
+                let text = "it took a request that was not there".to_owned();
+                self.supervisor.misbehaved(worker.id, text);
+            }
+        }
+    }
+
+    /// Has the answer to a request waited out whose client has left.
+    fn wait_out(self: &Arc<Self>, slot: Slot, thread: usize) {
+        if let Ok(lease) = self.begin(Grant::Slot(slot), thread) {
+            tokio::spawn(lease.wait_out(Rest::default(), self.unwanted(), false));
+        }
+    }
+
+    /// Tells those who hold `tickets` that the worker which took them is gone.
+    fn lose(&self, tickets: &[u32]) {
+        let lost = self.state().tickets.lose(tickets);
+        for waiter in lost {
+            let _ = waiter.place.send(Err(Lost));
+        }
+    }
+
+    /// A worker died. Requests that do not lie in the backlog any more were taken, by others who say
+    /// so at once, or by the one who is gone.
+    fn lose_in_a_moment(self: &Arc<Self>, tickets: Vec<u32>) {
+        if tickets.is_empty() {
+            return;
+        }
+        let pool = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(TAKEN_IS_SAID).await;
+            pool.lose(&tickets);
+        });
     }
 
     /// Takes a worker's idle slots out; those in use follow as their requests end, which have
@@ -379,7 +462,7 @@ impl Pool {
     async fn lost_channel(&self, worker: &Arc<Worker>, thread: usize, fault: &Fault) {
         self.state().channels[thread].retain(|channel| channel.worker.id != worker.id);
         match fault {
-            Fault::Wire(_) | Fault::Descriptor => {
+            Fault::Wire(_) | Fault::Descriptor | Fault::Taken => {
                 self.supervisor.misbehaved(worker.id, fault.to_string());
             }
             // We close the channel of a worker that drains, and the kernel that of one that died.
@@ -411,7 +494,7 @@ impl Pool {
             // A request that has left the line drops its stream, which cancels nothing: no frame
             // of it was sent.
             if let Some(waiter) = state.take_waiter(place)
-                && let Err(Grant::Stream(stream)) = waiter.grant.send(Grant::Stream(stream))
+                && let Some(Grant::Stream(stream)) = waiter.serve(Grant::Stream(stream))
             {
                 self.abandoned(stream.worker());
             }
@@ -451,7 +534,8 @@ fn share(worker: &Worker, limits: &Limits) -> u64 {
 /// place, and a slot that reached it in the same moment goes on to the next.
 struct Waiting<'a> {
     pool: &'a Arc<Pool>,
-    place: oneshot::Receiver<Grant>,
+    thread: usize,
+    place: oneshot::Receiver<Served>,
     served: bool,
 }
 
@@ -462,7 +546,10 @@ impl Drop for Waiting<'_> {
         }
         self.place.close();
         match self.place.try_recv() {
-            Ok(grant) => {
+            Ok(Ok((Grant::Slot(slot), _))) if slot.ticket() != 0 => {
+                self.pool.wait_out(slot, self.thread);
+            }
+            Ok(Ok((grant, _))) => {
                 let worker = Arc::clone(grant.worker());
                 match grant {
                     Grant::Slot(slot) => self.pool.offer(slot),
@@ -470,6 +557,7 @@ impl Drop for Waiting<'_> {
                 }
                 self.pool.abandoned(&worker);
             }
+            Ok(Err(Lost)) => {}
             Err(_) => self.pool.state().forget_leavers(),
         }
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ostler_wire::{FrameHead, HEAD_LEN, WireError, frame};
+use ostler_wire::{FrameHead, HEAD_LEN, Kind, WireError, frame};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -33,6 +33,8 @@ pub enum Fault {
     Wire(WireError),
     /// A frame and its descriptor do not match.
     Descriptor,
+    /// It took two requests from the backlog at once.
+    Taken,
 }
 
 impl std::fmt::Display for Fault {
@@ -41,6 +43,7 @@ impl std::fmt::Display for Fault {
             Self::Closed => f.write_str("its socket is closed"),
             Self::Wire(error) => write!(f, "it sent a bad frame: {error}"),
             Self::Descriptor => f.write_str("a frame and its descriptor do not match"),
+            Self::Taken => f.write_str("it took two requests at once"),
         }
     }
 }
@@ -71,6 +74,10 @@ pub struct Slot {
     start: usize,
     end: usize,
     fds: VecDeque<OwnedFd>,
+    /// The ticket of the request in flight; 0 when it was sent over this socket.
+    ticket: u32,
+    /// The ticket of the request that the worker serves next.
+    next: Option<u32>,
 }
 
 impl Slot {
@@ -83,7 +90,29 @@ impl Slot {
             start: 0,
             end: 0,
             fds: VecDeque::new(),
+            ticket: 0,
+            next: None,
         }
+    }
+
+    /// The request in flight came from the backlog under this ticket; 0 when it did not.
+    pub fn ticket(&self) -> u32 {
+        self.ticket
+    }
+
+    /// The ticket of the request that the worker serves next, told once.
+    pub(super) fn take_next(&mut self) -> Option<u32> {
+        self.next.take()
+    }
+
+    /// From here on the slot is that of a request which its worker has begun.
+    pub(super) fn begin_taken(&mut self, ticket: u32) {
+        self.ticket = ticket;
+    }
+
+    /// From here on the slot is free, or that of a request yet to be sent.
+    pub(super) fn begin_anew(&mut self) {
+        self.ticket = 0;
     }
 
     /// The edge thread whose reactor watches this slot, if one does.
@@ -149,10 +178,16 @@ impl Slot {
         }
     }
 
-    /// Ready when the next frame is whole in memory; [`Slot::take`] then gives it.
+    /// Ready when the next frame of the exchange is whole in memory; [`Slot::take`] then gives it.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
             match frame(&self.inbuf[self.start..self.end]) {
+                Ok(Some((head, _, used))) if head.kind == Kind::Taken => {
+                    self.start += used;
+                    if self.next.replace(head.stream).is_some() {
+                        return Poll::Ready(Err(Fault::Taken));
+                    }
+                }
                 Ok(Some(_)) => return Poll::Ready(Ok(())),
                 Ok(None) => ready!(self.poll_fill(cx))?,
                 Err(error) => return Poll::Ready(Err(Fault::Wire(error))),

@@ -1,6 +1,8 @@
 //! The pool with real sockets and a supervisor that only listens: who gets a slot while workers come
 //! and go.
 
+mod backlog;
+
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
@@ -63,13 +65,23 @@ impl Scene {
 
     /// Brings a worker with one slot or channel.
     fn ready(&self, interface: Interface) -> End {
+        self.worker_is_ready(WORKER, interface, None)
+    }
+
+    fn worker_is_ready(
+        &self,
+        worker: WorkerId,
+        interface: Interface,
+        backlog: Option<&Arc<Backlog>>,
+    ) -> End {
         let (socket, end) = pair();
         self.pool.apply(SlotEvent::WorkerReady {
-            worker: WORKER,
+            worker,
             generation: 1,
             pid: 1,
             interface,
             sockets: vec![socket],
+            backlog: backlog.cloned(),
         });
         end
     }
@@ -113,7 +125,7 @@ async fn slot_that_comes_back_after_its_worker_began_to_drain_is_closed() {
 async fn slot_of_a_request_that_left_the_line_is_closed_when_its_worker_drains() {
     let mut scene = Scene::new(Limits::default());
     let pool = Arc::clone(&scene.pool);
-    let mut waits = Box::pin(pool.lease(0, 0, Session::None));
+    let mut waits = Box::pin(pool.lease(0, Asks::default(), Session::None));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(matches!(waits.as_mut().poll(&mut cx), Poll::Pending));
     // The slot goes to the request in line, which does not look any more.
@@ -134,7 +146,7 @@ async fn channel_that_is_connected_after_its_worker_began_to_drain_is_closed() {
     scene.drain();
     end.closed().await;
     assert!(scene.pool.state().channels[0].is_empty());
-    let mut waits = pin!(scene.pool.lease(0, 0, Session::None));
+    let mut waits = pin!(scene.pool.lease(0, Asks::default(), Session::None));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(matches!(waits.as_mut().poll(&mut cx), Poll::Pending));
 }
@@ -143,10 +155,11 @@ async fn channel_that_is_connected_after_its_worker_began_to_drain_is_closed() {
 async fn drained_is_reported_when_the_last_request_ends() {
     let mut scene = Scene::new(Limits::default());
     let end = scene.ready(Interface::Wsgi);
-    let lease = scene.pool.lease(0, 0, Session::None).await;
+    let lease = scene.pool.lease(0, Asks::default(), Session::None).await;
     scene.drain();
     assert_eq!(scene.drained(), 0);
-    lease.expect("the free slot").give_back();
+    let (lease, _) = lease.expect("the free slot");
+    lease.give_back();
     assert_eq!(scene.drained(), 1);
     assert!(!scene.has_free_slot());
     end.closed().await;
@@ -156,8 +169,8 @@ async fn drained_is_reported_when_the_last_request_ends() {
 async fn worker_that_leaves_keeps_its_websockets_for_most_of_its_own_time() {
     let scene = Scene::new(Limits::default());
     let _end = scene.ready(Interface::Asgi);
-    let lease = scene.pool.lease(0, 0, Session::None).await;
-    let lease = lease.expect("the channel that is connected meanwhile");
+    let lease = scene.pool.lease(0, Asks::default(), Session::None).await;
+    let (lease, _) = lease.expect("the channel that is connected meanwhile");
     let began = tokio::time::Instant::now();
     scene.drain_within(Duration::from_secs(100));
     lease.worker().farewell().await;
@@ -173,10 +186,11 @@ async fn limits_of_a_reload_hold_for_who_comes_then() {
         max_requests: 1,
         ..Limits::default()
     });
-    let lease = scene.pool.lease(0, 0, Session::None).await;
-    let second = scene.pool.lease(0, 0, Session::None).await;
+    let lease = scene.pool.lease(0, Asks::default(), Session::None).await;
+    let second = scene.pool.lease(0, Asks::default(), Session::None).await;
     assert_eq!(second.err(), Some(Refused::LineFull));
-    lease.expect("the free slot").give_back();
+    let (lease, _) = lease.expect("the free slot");
+    lease.give_back();
     let told = scene.supervisor.overheard();
     assert!(told.iter().any(|told| told.contains("Recycle")), "{told:?}");
 }

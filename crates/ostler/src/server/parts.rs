@@ -120,9 +120,14 @@ impl EdgeThread {
     }
 }
 
+/// What a time that is off is set to.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+
 pub(super) fn pool_limits(settings: &Settings) -> pool::Limits {
+    let least = pool::Limits::default().unwanted;
     pool::Limits {
         line_length: settings.workers.line_length as usize,
+        unwanted: settings.workers.timeout.unwrap_or(FOREVER).max(least),
         streams_per_worker: settings.workers.worker_connections,
         max_requests: settings.workers.max_requests.unwrap_or(0),
         max_requests_jitter: settings.workers.max_requests_jitter,
@@ -180,7 +185,6 @@ impl Shared {
 }
 
 pub(super) fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> {
-    const FOREVER: Duration = Duration::from_secs(365 * 86_400);
     let times = Times {
         head: settings.http.header_timeout.unwrap_or(FOREVER),
         idle: settings.http.keepalive.unwrap_or(Duration::ZERO),

@@ -9,13 +9,16 @@ mod memory;
 mod shell;
 mod state;
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 pub use crate::sys::Exit;
+use crate::sys::fds;
 pub use hooks::Hooks;
 pub use shell::{Supervisor, Zygote};
 pub use state::Policy;
@@ -59,6 +62,8 @@ pub enum SlotEvent {
         pid: i32,
         interface: Interface,
         sockets: Vec<OwnedFd>,
+        /// Where workers of its generation take requests by themselves; WSGI only.
+        backlog: Option<Arc<Backlog>>,
     },
     /// A WSGI worker has one more thread.
     SlotAdded {
@@ -80,6 +85,23 @@ pub enum SlotEvent {
         generation: u64,
     },
     State(PoolState),
+}
+
+/// A socket that keeps packets whole, from which all workers of a generation take requests.
+#[derive(Debug)]
+pub struct Backlog {
+    /// Does not wait.
+    pub sender: OwnedFd,
+    pub receiver: OwnedFd,
+}
+
+impl Backlog {
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let (sender, receiver) = fds::seqpacket_pair()?;
+        Ok(Self { sender, receiver })
+    }
 }
 
 /// What the supervisor is told to run and how.

@@ -13,12 +13,17 @@ pub enum Signal {
     Abort,
     /// Write the stack of every thread and go on.
     Dump,
+    /// Serve what you have, and take nothing more from the backlog.
+    TakeNoMore,
     /// The kernel ends the process, stopped or not.
     Kill,
 }
 
 /// Above `SIGRTMIN`, where the worker's stack dump listens; the first few belong to libraries.
 const DUMP_ABOVE_SIGRTMIN: i32 = 4;
+
+/// Where the worker listens for its last request; the zygote has the one before this.
+const LAST_ABOVE_SIGRTMIN: i32 = 6;
 
 /// `SIGRTMIN` as programs see it (glibc keeps the kernel's first two for itself).
 fn sigrtmin() -> i32 {
@@ -33,6 +38,7 @@ impl Signal {
             Self::Quit => libc::SIGQUIT,
             Self::Abort => libc::SIGABRT,
             Self::Dump => sigrtmin() + DUMP_ABOVE_SIGRTMIN,
+            Self::TakeNoMore => sigrtmin() + LAST_ABOVE_SIGRTMIN,
             Self::Kill => libc::SIGKILL,
         }
     }
@@ -43,9 +49,11 @@ impl Signal {
             Self::Quit => rustix::process::Signal::QUIT,
             Self::Abort => rustix::process::Signal::ABORT,
             Self::Kill => rustix::process::Signal::KILL,
-            // SAFETY: SIGRTMIN + 4 lies between SIGRTMIN and SIGRTMAX (64), so it is a signal
-            // number of this system, and not one of the two that glibc keeps for itself.
-            Self::Dump => unsafe { rustix::process::Signal::from_raw_unchecked(self.number()) },
+            // SAFETY: both lie between SIGRTMIN and SIGRTMAX (64), so they are signal numbers of
+            // this system, and none of the two that glibc keeps for itself.
+            Self::Dump | Self::TakeNoMore => unsafe {
+                rustix::process::Signal::from_raw_unchecked(self.number())
+            },
         }
     }
 }

@@ -15,7 +15,9 @@ use tokio::time::MissedTickBehavior;
 
 use super::hooks::HookQueue;
 use super::state::{Action, Event, Fleet, Level};
-use super::{Hooks, Interface, Plan, Request, SlotEvent, SupervisorHandle, WorkerId, memory};
+use super::{
+    Backlog, Hooks, Interface, Plan, Request, SlotEvent, SupervisorHandle, WorkerId, memory,
+};
 use crate::sys::{Channel, Exit, Pidfd, Signal};
 use follow::{Follower, News, Said};
 
@@ -63,6 +65,8 @@ struct Worker {
     interface: Option<Interface>,
     /// Our ends of its slots, until the pool may have them.
     sockets: Vec<OwnedFd>,
+    /// Where it takes requests by itself.
+    backlog: Option<Arc<Backlog>>,
     admitted: bool,
     over_soft: bool,
 }
@@ -72,6 +76,7 @@ struct RunningZygote {
     pidfd: Pidfd,
     plan: Plan,
     follower: Follower,
+    backlog: Option<Arc<Backlog>>,
 }
 
 /// All zygotes and workers of a server.
@@ -211,6 +216,7 @@ impl Supervisor {
             Action::KillZygote { generation } => self.kill_zygote(generation),
             Action::Admit { worker } => self.admit(worker).await,
             Action::Drain { worker, within } => {
+                self.take_no_more(worker);
                 self.tell_pool(SlotEvent::Draining { worker, within }).await;
             }
             Action::Signal { worker, signal } => self.signal(worker, signal),

@@ -24,6 +24,13 @@ impl Supervisor {
         }
     }
 
+    /// A worker that serves is to serve what it has, and nothing more.
+    pub(super) fn take_no_more(&self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(|worker| worker.admitted) {
+            self.signal(id, Signal::TakeNoMore);
+        }
+    }
+
     pub(super) async fn heard_from_worker(&mut self, id: WorkerId, message: Message) -> bool {
         match decode::<FromWorker>(&message.bytes) {
             Ok(FromWorker::Booted { wire, interface }) => self.booted(id, wire, interface).await,
@@ -87,6 +94,10 @@ impl Supervisor {
             Interface::Wsgi => plan.threads,
             Interface::Asgi => plan.edge_threads,
         };
+        if interface == Interface::Wsgi {
+            let zygote = self.zygotes.get(&worker.generation);
+            worker.backlog = zygote.and_then(|zygote| zygote.backlog.clone());
+        }
         match slots(count) {
             Ok((ours, theirs)) => {
                 worker.sockets = ours;
@@ -127,6 +138,7 @@ impl Supervisor {
             pid: i32::try_from(worker.pid).unwrap_or(0),
             interface,
             sockets: std::mem::take(&mut worker.sockets),
+            backlog: worker.backlog.clone(),
         };
         self.tell_pool(event).await;
     }
@@ -196,6 +208,12 @@ fn slots(count: u32) -> io::Result<(Vec<OwnedFd>, Vec<OwnedFd>)> {
 
 async fn send_slots(worker: &Worker, ends: &[OwnedFd]) -> bool {
     let control = Arc::clone(&worker.control);
+    if let Some(backlog) = &worker.backlog {
+        let message = json!({"type": "backlog"});
+        if !send(&control, &message, &[backlog.receiver.as_fd()]).await {
+            return false;
+        }
+    }
     let pieces: Vec<_> = ends.chunks(channel::FDS_MAX).collect();
     for (index, piece) in pieces.iter().enumerate() {
         let more = index + 1 < pieces.len();

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::super::control::{FromZygote, decode};
 use super::super::state::Event;
 use super::{
-    Channel, Follower, News, Pidfd, Plan, RunningZygote, Signal, Supervisor, Worker, WorkerId,
-    Zygote, send,
+    Backlog, Channel, Follower, News, Pidfd, Plan, RunningZygote, Signal, Supervisor, Worker,
+    WorkerId, Zygote, send,
 };
 use crate::sys::{Exit, Message, fds};
 
@@ -37,11 +37,16 @@ impl Supervisor {
         };
         let policy = plan.policy.clone();
         let follower = Follower::of_zygote(generation, Arc::clone(&control), self.to_said.clone());
+        let backlog = Backlog::new();
+        if let Err(error) = &backlog {
+            tracing::warn!(%error, "no backlog: workers wait for each request to be sent to them");
+        }
         let running = RunningZygote {
             control,
             pidfd,
             plan,
             follower,
+            backlog: backlog.ok().map(Arc::new),
         };
         self.zygotes.insert(generation, running);
         self.step(Event::ZygoteStarted { generation, policy }).await
@@ -197,6 +202,7 @@ impl Supervisor {
             follower,
             interface: None,
             sockets: Vec::new(),
+            backlog: None,
             admitted: false,
             over_soft: false,
         };

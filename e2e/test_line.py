@@ -1,0 +1,116 @@
+"""Requests that wait in line for a worker, and those that workers take by themselves."""
+
+import os
+import signal
+import time
+
+from harness import Client, eventually
+
+def test_request_waits_in_line_and_is_served(host):
+    running = host("probe:app")
+    raws = [running.raw(20) for _ in range(10)]
+    for raw in raws:
+        raw.send(b"GET /slow/100 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert [raw.answer().status for raw in raws] == [200] * 10
+
+
+def test_full_line_is_503_with_retry_after(host):
+    running = host("probe:app", "--line-length", 2)
+    raws = [running.raw(20) for _ in range(8)]
+    for raw in raws:
+        raw.send(b"GET /slow/700 HTTP/1.1\r\nHost: a\r\n\r\n")
+    answers = [raw.answer() for raw in raws]
+    assert {a.status for a in answers} == {200, 503}
+    assert all(int(a.header("Retry-After")) >= 1 for a in answers if a.status == 503)
+
+
+def test_too_long_in_line_is_503(host):
+    running = host("probe:app", "--line-timeout", 1)
+    with running.raw() as first, running.raw() as second:
+        first.send(b"GET /slow/3000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.1)
+        second.send(b"GET /slow/3000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert second.answer().status == 503
+        assert first.answer().status == 200
+
+
+def test_client_that_left_the_line_is_not_served(host):
+    running = host("probe:app")
+    with running.raw() as slow:
+        slow.send(b"GET /slow/1000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.1)
+        for _ in range(5):
+            with running.raw() as raw:
+                raw.send(b"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert slow.answer().status == 200
+    assert int(running.get("/calls").body) <= 2
+
+
+NOTES = """
+import os
+
+def app(environ, start_response):
+    with open("notes", "a") as notes:
+        notes.write(environ["PATH_INFO"] + "\\n")
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def test_kills_under_load_cost_what_the_worker_held_and_nothing_more(host, tmp_path):
+    running = host("app:app", "-w", "2", source=NOTES)
+    getters = [Client(running, keep=n % 2 == 0) for n in range(3)]
+    posters = [Client(running, f"/{n}-{{n}}", method="POST") for n in range(5)]
+    kills = 12
+    for _ in range(kills):
+        victim = running.workers()[0].pid
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: len(running.workers()) == 2 and victim not in {w.pid for w in running.workers()}, 20)
+        assert running.get("/").status == 200
+    assert [c.finish().failures for c in getters] == [[]] * 3
+    asked = {f"/{n}-{i}" for n, client in enumerate(posters) for i in range(client.finish().count)}
+    failures = [failure for client in posters for failure in client.failures]
+    # The one in its app, and the one that it had just taken.
+    assert len(failures) <= 2 * kills and {f.status for f in failures} <= {502}
+    called = [path for path in (tmp_path / "notes").read_text().splitlines() if path != "/"]
+    assert len(called) == len(set(called)), "no POST is asked twice"
+    assert len(asked - set(called)) <= len(failures), "every answer is an app's"
+    assert len(asked) > 20 * kills
+
+
+def test_line_is_served_before_the_stop(host):
+    running = host("probe:app")
+    raws = [running.raw(20) for _ in range(8)]
+    for raw in raws:
+        raw.send(b"POST /slow/100 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+    eventually(lambda: raws[0].socket.recv(1, 2) or True)
+    running.kill(signal.SIGTERM)
+    assert [raw.answer().status for raw in raws] == [200] * 8
+    assert running.wait_exit() == 0
+
+
+SIXTY_KIB = """
+import os, time
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/large":
+        open("entered", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        for _ in range(15):
+            yield b"x" * 4096
+    yield b"end"
+"""
+
+
+def test_answer_is_not_held_up_by_the_reader_before(host, tmp_path):
+    running = host("app:app", source=SIXTY_KIB)
+    with running.raw(20) as slow, running.raw(20) as quick:
+        slow.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
+        eventually((tmp_path / "entered").exists)
+        quick.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        (tmp_path / "go").touch()
+        assert quick.answer().body == b"end"
+        for _ in range(20):
+            assert len(slow.answer().body) == 15 * 4096 + 3
