@@ -39,7 +39,7 @@ MARK = "OSTLER_E2E_ID"
 class Host:
     """One `ostler run`, its log and its processes."""
 
-    def __init__(self, command: list[str], cwd: Path, env: dict[str, str], port: int) -> None:
+    def __init__(self, command: list[str], cwd: Path, env: dict[str, str], port: int, disk=None) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.mark = uuid.uuid4().hex
@@ -50,9 +50,12 @@ class Host:
             if name not in env:
                 started.pop(name, None)
         self.process = subprocess.Popen(
-            command, cwd=cwd, env=started, stdin=subprocess.DEVNULL,
+            disk.wrap(command) if disk else command, cwd=cwd, env=started, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            pass_fds=[disk.theirs.fileno()] if disk else [],
         )
+        if disk:
+            disk.attach()
         self.log.follow(self.process.stdout)
         self.log.follow(self.process.stderr)
 
@@ -412,7 +415,7 @@ def free_port() -> int:
                 continue
 
 
-def start(target="app:app", *args, source=None, cwd=None, env=None, bind=None, folder=None, python=sys.executable) -> Host:
+def start(target="app:app", *args, source=None, cwd=None, env=None, bind=None, folder=None, python=sys.executable, disk=None) -> Host:
     """Starts `ostler run TARGET ARGS`; see the `host` fixture for what the parts mean."""
     if source is not None:
         cwd = cwd or folder
@@ -430,4 +433,4 @@ def start(target="app:app", *args, source=None, cwd=None, env=None, bind=None, f
         command += ["--bind", bind]
     if python:
         command += ["--python", str(python)]
-    return Host(command + [str(arg) for arg in args], Path(cwd or APPS), env or {}, port)
+    return Host(command + [str(arg) for arg in args], Path(cwd or APPS), env or {}, port, disk)

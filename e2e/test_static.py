@@ -3,9 +3,12 @@
 import gzip
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
+
+from slow_disk import SlowDisk
 
 HELLO = """
 def app(environ, start_response):
@@ -42,9 +45,13 @@ def files(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def site(module_host, files):
-    return module_host("app:app", "--static", f"/static={files}", source=HELLO)
+@pytest.fixture(scope="module", params=["memory", "disk"])
+def site(module_host, files, request):
+    """The same files: as the kernel tells what it has in memory, and where it never does."""
+    disk = SlowDisk() if request.param == "disk" else None
+    running = module_host("app:app", "--static", f"/static={files}", source=HELLO, disk=disk)
+    running.follows_links = disk is None
+    return running
 
 
 @pytest.mark.smoke
@@ -222,7 +229,11 @@ def test_no_way_out(site, path):
 
 
 def test_link_within_the_root_is_followed(site):
-    assert site.get("/static/inside").body == TEXT
+    answer = site.get("/static/inside")
+    if site.follows_links:
+        assert answer.body == TEXT
+    else:
+        assert answer.status == 404, "without openat2 no link is followed"
 
 
 def test_well_known_is_shown(site):
@@ -274,3 +285,66 @@ def test_no_worker_is_needed(host, files, tmp_path):
     with running.raw() as busy:
         busy.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert running.get("/static/text.txt", timeout=2).body == TEXT
+
+
+# A disk that does not answer
+
+
+SENDER = """
+def app(environ, start_response):
+    name = environ["QUERY_STRING"]
+    if environ["PATH_INFO"] == "/named":
+        start_response("200 OK", [("X-Sendfile", name)])
+        return [b""]
+    if environ["PATH_INFO"] == "/passed":
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](open(name, "rb"))
+    start_response("200 OK", [("Content-Length", "8")])
+    return [b"from app"]
+"""
+
+
+@pytest.fixture
+def slow_disk(host):
+    disk = SlowDisk()
+    yield disk
+    disk.release()
+
+
+@pytest.mark.parametrize("sendfile", [[], ["--no-sendfile"]], ids=["sendfile", "through memory"])
+@pytest.mark.parametrize("name", ["text.txt", "large.bin"])
+@pytest.mark.parametrize("way", ["/static/{name}", "/named?{files}/{name}", "/passed?{files}/{name}"], ids=["static", "named", "passed"])
+def test_file_on_a_slow_disk_stops_nobody_else(host, slow_disk, files, way, name, sendfile):
+    args = ["--static", f"/static={files}", "--sendfile-root", files, "--edge-threads", "1", *sendfile]
+    running = host("app:app", *args, source=SENDER, disk=slow_disk)
+    slow_disk.hold(files / name)
+    with running.raw(20) as waiting:
+        waiting.send(b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % way.format(files=files, name=name).encode())
+        slow_disk.wait_held()
+        assert running.get("/").body == b"from app"
+        assert running.get("/static/sub/page.html").body == b"<p>page"
+        slow_disk.release()
+        assert waiting.answer().body == (files / name).read_bytes()
+
+
+def test_file_that_is_cold_half_way_stops_nobody_else(host, slow_disk, tmp_path):
+    """The client takes the first bytes of a file that no socket's buffers hold, then its disk is silent."""
+    film, size = tmp_path / "film.bin", 64 << 20
+    film.touch()
+    os.truncate(film, size)
+    (tmp_path / "page.html").write_text("page")
+    running = host("app:app", "--static", f"/static={tmp_path}", "--edge-threads", "1", source=SENDER, disk=slow_disk)
+    with running.raw(20) as waiting, ThreadPoolExecutor(1) as reading:
+        waiting.send(b"GET /static/film.bin HTTP/1.1\r\nHost: a\r\n\r\n")
+        stream = waiting.socket.makefile("rb")
+        assert stream.readline().startswith(b"HTTP/1.1 200 ")
+        while stream.readline() != b"\r\n":
+            pass
+        slow_disk.hold(film)
+        rest = reading.submit(stream.read, size)
+        slow_disk.wait_held()
+        assert not rest.done()
+        assert running.get("/").body == b"from app"
+        assert running.get("/static/page.html").body == b"page"
+        slow_disk.release()
+        assert rest.result() == bytes(size)

@@ -1,13 +1,19 @@
 //! Answers that do not come from a worker: files, and our own words.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
 use super::connection::Connection;
-use super::files::{Conditions, FileReply, FileRequest, Given, Part, Refusal};
+use super::disk::{self, Reach, Stored};
+use super::files::{
+    self, Conditions, FileReply, FileRequest, Given, Lookup, Miss, Named, Part, Plan, Refusal,
+};
 use super::h1::response::{Private, reason_phrase};
+use super::outgoing::ClientGone;
 use super::patience::Patience;
 use super::reason::Reason;
 use super::reply::{self, Answer, Field};
@@ -28,34 +34,57 @@ impl Connection {
                 .statics
                 .plan(&mut cache, &self.file_request(), Instant::now())
         };
-        let Some(plan) = plan else { return Ok(None) };
+        let reply = match plan {
+            None => return Ok(None),
+            Some(Plan::Send(reply)) => reply,
+            Some(Plan::Wait(lookup)) => Box::pin(self.wait_for(lookup)).await,
+        };
         let after = self.body_after_answer().await?;
-        self.send_plan(plan, b"")
+        self.send_file(reply, b"")
             .await
             .map(|sent| Some(sent.max(after)))
     }
 
+    /// Has a path looked up on the disk.
+    async fn wait_for(&mut self, lookup: Lookup) -> FileReply {
+        match self.thread.disk.run(move || lookup.run()).await {
+            Ok(found) => {
+                let mut cache = self.edge.files(&self.thread);
+                files::reply(&mut cache, &self.file_request(), found, Instant::now())
+            }
+            Err(_late) => FileReply::Refused(Refusal::Slow),
+        }
+    }
+
     /// Sends the file an app named in `X-Accel-Redirect` or `X-Sendfile`.
     pub async fn serve_internal(&mut self, private: Private) -> Result<After, Reason> {
-        let given = Given {
-            content_type: private.content_type.as_deref(),
-            etag: private.etag.as_deref(),
-            last_modified: private.last_modified.as_deref(),
-        };
-        let plan = match (&private.accel_redirect, &private.sendfile) {
-            (Some(uri), _) => {
-                self.edge
-                    .statics
-                    .accel_redirect(uri, &self.file_request(), private.status, given)
-            }
-            (None, Some(file)) => {
-                self.edge
-                    .statics
-                    .sendfile(file, &self.file_request(), private.status, given)
-            }
+        let named = match (&private.accel_redirect, &private.sendfile) {
+            (Some(uri), _) => self.edge.statics.accel_redirect(uri),
+            (None, Some(file)) => self.edge.statics.sendfile(file),
             (None, None) => return Err(Reason::BadResponse),
         };
-        self.send_plan(plan, &private.kept).await
+        let private = Arc::new(private);
+        let reply = match named {
+            Ok(named) => self.named(named, &private).await,
+            Err(refusal) => FileReply::Refused(refusal),
+        };
+        self.send_file(reply, &private.kept).await
+    }
+
+    /// What to send for a file an app named. The app's status stands: unless it is 200, the whole
+    /// file is sent with it, whatever the request's conditions and ranges.
+    async fn named(&self, named: Named, private: &Arc<Private>) -> FileReply {
+        let mut found = named.find(given(private), Reach::Memory);
+        if matches!(found, Err(Miss::WouldWait)) {
+            let private = Arc::clone(private);
+            let find = move || named.find(given(&private), Reach::Disk);
+            let late = Err(Miss::Refused(Refusal::Slow));
+            found = self.thread.disk.run(find).await.unwrap_or(late);
+        }
+        match found {
+            Ok(found) => files::send(&found, &self.file_request(), private.status),
+            Err(miss) => FileReply::Refused(miss.refusal()),
+        }
     }
 
     fn file_request(&self) -> FileRequest<'_> {
@@ -96,9 +125,9 @@ impl Connection {
     }
 
     /// `kept` are field lines of the app whose body the file replaces.
-    async fn send_plan(&mut self, plan: FileReply, kept: &[u8]) -> Result<After, Reason> {
+    async fn send_file(&mut self, reply: FileReply, kept: &[u8]) -> Result<After, Reason> {
         let head_only = self.head.method() == b"HEAD";
-        match plan {
+        match reply {
             FileReply::Memory { status, head, body } => {
                 self.begin_answer(status, &[&head, kept], false);
                 if !head_only {
@@ -120,7 +149,7 @@ impl Connection {
                 self.begin_answer(status, &[&head, kept], false);
                 match head_only {
                     true => Ok(After::KeepAlive),
-                    false => Ok(Box::pin(self.send_parts(parts, file.as_fd())).await),
+                    false => Ok(Box::pin(self.send_parts(parts, &file)).await),
                 }
             }
             FileReply::Refused(refusal) => Ok(self.refuse_file(refusal)),
@@ -129,7 +158,7 @@ impl Connection {
 
     /// Sends a file's parts; a file that got shorter meanwhile breaks the connection, because its
     /// length is said already.
-    async fn send_parts(&mut self, parts: Vec<Part>, file: std::os::fd::BorrowedFd<'_>) -> After {
+    async fn send_parts(&mut self, parts: Vec<Part>, file: &Arc<Stored>) -> After {
         let mut patience = Patience::default();
         for part in parts {
             self.out.bytes().extend_from_slice(&part.prefix);
@@ -141,7 +170,7 @@ impl Connection {
                 if self.flush_part(&mut patience).await.is_err() {
                     return After::Abort;
                 }
-                let step = (end - at).min(FILE_STEP) as usize;
+                let step = (end - at).min(FILE_STEP);
                 match self.send_step(file, at, step, &mut patience).await {
                     Some(count @ 1..) => {
                         at += count as u64;
@@ -154,28 +183,47 @@ impl Connection {
         After::KeepAlive
     }
 
-    /// One step by `sendfile(2)`, or through memory under TLS. `None` when the client or file fails.
+    /// One step by `sendfile(2)`, or through memory under TLS. `None` when the client, the file or
+    /// its disk fails.
     async fn send_step(
         &mut self,
-        file: std::os::fd::BorrowedFd<'_>,
+        file: &Arc<Stored>,
         at: u64,
-        step: usize,
+        step: u64,
         patience: &mut Patience,
     ) -> Option<usize> {
-        if self.edge.sendfile && !self.io.is_tls() {
-            let (io, times, deadline) = (&mut self.io, &self.edge.times, &mut self.deadline);
-            let sent = poll_fn(|cx| match io.poll_send_file(cx, file, at, step) {
-                Poll::Ready(sent) => Poll::Ready(sent.ok()),
-                Poll::Pending => patience.poll(cx, io, times, deadline).map(|_gone| None),
-            });
-            return sent.await;
+        loop {
+            let step = self.thread.disk.fetch(file, at, step).await.ok()? as usize;
+            if !self.edge.sendfile || self.io.is_tls() {
+                return Some(self.read_step(file, at, step));
+            }
+            match self.io.send_file(file.as_fd(), at, step) {
+                // Looked at again afterwards: what was in memory may be gone by then.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.writable(patience).await.ok()?;
+                }
+                sent => return sent.ok(),
+            }
         }
+    }
+
+    fn read_step(&mut self, file: &Stored, at: u64, step: usize) -> usize {
         let out = self.out.bytes();
         let start = out.len();
         out.resize(start + step, 0);
-        let count = rustix::io::pread(file, &mut out[start..], at).unwrap_or(0);
+        let count = disk::read(file, at, &mut out[start..], Reach::Disk).unwrap_or(0);
         out.truncate(start + count);
-        Some(count)
+        count
+    }
+
+    /// Waits until the client takes more.
+    async fn writable(&mut self, patience: &mut Patience) -> Result<(), ClientGone> {
+        let (io, times, deadline) = (&self.io, &self.edge.times, &mut self.deadline);
+        poll_fn(|cx| match io.poll_writable(cx) {
+            Poll::Ready(writable) => Poll::Ready(writable.map_err(|_| ClientGone)),
+            Poll::Pending => patience.poll(cx, io, times, deadline).map(Err),
+        })
+        .await
     }
 
     fn refuse_file(&mut self, refusal: Refusal) -> After {
@@ -270,5 +318,14 @@ impl Connection {
     pub fn keeps_alive(&self) -> bool {
         let kept_open = !self.edge.times.idle.is_zero();
         self.head.keep_alive() && kept_open && !self.edge.is_stopping()
+    }
+}
+
+/// What an app has said itself about the file that takes its body's place.
+fn given(private: &Private) -> Given<'_> {
+    Given {
+        content_type: private.content_type.as_deref(),
+        etag: private.etag.as_deref(),
+        last_modified: private.last_modified.as_deref(),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -119,30 +119,21 @@ impl Io {
         sent.and_then(Result::ok).unwrap_or(0)
     }
 
-    /// Sends at most `len` bytes of `file` from `offset` without copying them through us; ready with
-    /// their number, 0 at the file's end.
+    /// Sends at most `len` bytes of `file` from `offset` without copying them through us: their
+    /// number, 0 at the file's end.
     ///
     /// # Errors
-    /// `Unsupported` when the connection cannot do that (TLS).
-    pub fn poll_send_file(
+    /// `WouldBlock` when the client takes nothing now, `Unsupported` when the connection cannot do
+    /// that (TLS).
+    pub fn send_file(
         &mut self,
-        cx: &mut Context<'_>,
         file: BorrowedFd<'_>,
         mut offset: u64,
         len: usize,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let sent = self.try_write(|socket| {
-                Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?)
-            });
-            match sent {
-                None => return Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.poll_writable(cx))?;
-                }
-                Some(sent) => return Poll::Ready(sent),
-            }
-        }
+    ) -> io::Result<usize> {
+        let sent = self
+            .try_write(|socket| Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?));
+        sent.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))
     }
 
     /// Runs `write` on the bare socket; `None` under TLS, where nothing may be written past rustls.
@@ -167,7 +158,8 @@ impl Io {
         }
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready when the client takes more, or is gone.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.socket.poll_write_ready(cx),
             Self::Unix(stream) => stream.socket.poll_write_ready(cx),

@@ -10,6 +10,7 @@ mod buffer;
 mod connection;
 mod counted;
 mod deadline;
+mod disk;
 mod ending;
 mod engineio;
 pub mod files;
@@ -45,6 +46,7 @@ use crate::logs::{AccessLog, AccessWriter};
 use crate::pool::Pool;
 
 pub use connection::Peer;
+pub use disk::THREADS as DISK_THREADS;
 pub use forwarded::Forwarding;
 pub use listen::{LAST_ACCEPT, Listener, run as accept};
 pub use peers::Peers;
@@ -191,6 +193,8 @@ pub struct Thread {
     pub index: usize,
     /// Guards the date line, made anew once a second.
     date: Mutex<(u64, [u8; 29])>,
+    /// Where this thread's connections wait for files that are not in memory.
+    disk: disk::Disk,
     /// Wakes idle connections when the server stops.
     pub stopping: Notify,
     /// Formats this thread's rows; guards its buffer.
@@ -202,6 +206,7 @@ impl Thread {
         Arc::new(Self {
             index,
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
+            disk: disk::Disk::default(),
             stopping: Notify::new(),
             access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
         })

@@ -382,7 +382,8 @@ impl<'c> Relay<'c> {
         range: FileHead,
         ends: bool,
     ) -> Option<Relayed> {
-        let Some(mut file) = WorkerFile::open(file, range).await else {
+        let Some(mut file) = WorkerFile::open(&self.connection.thread.disk, file, range).await
+        else {
             tracing::error!("the app returned a descriptor that is no regular file");
             return Some(Relayed::Broken(Reason::BadResponse));
         };

@@ -1,18 +1,18 @@
 //! A file that an app answers with (`wsgi.file_wrapper`, `http.response.pathsend`).
 //!
 //! The descriptor comes from the worker and is not trusted: it may be a pipe, a device or a file on
-//! a file system that never answers. It is looked at and read on the blocking pool, never on an
-//! edge thread, and only a regular file is taken.
+//! a file system that never answers. It is looked at where waiting is allowed, and only a regular
+//! file is taken; its bytes come from an edge thread only when the kernel has them in memory.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use ostler_wire::FileHead;
 
 use super::connection::Connection;
+use super::disk::{self, Disk, Reach};
 use super::patience::Patience;
 use super::reason::Reason;
 use super::sending::{After, Sending};
@@ -22,6 +22,7 @@ const PIECE: u64 = 256 * 1024;
 
 /// A regular file, clamped to what it holds.
 pub struct WorkerFile {
+    disk: Disk,
     file: Arc<File>,
     at: u64,
     end: u64,
@@ -29,8 +30,8 @@ pub struct WorkerFile {
 
 impl WorkerFile {
     /// `None` for anything but a regular file.
-    pub async fn open(file: OwnedFd, range: FileHead) -> Option<Self> {
-        let opened = tokio::task::spawn_blocking(move || {
+    pub async fn open(disk: &Disk, file: OwnedFd, range: FileHead) -> Option<Self> {
+        let opened = disk.run(move || {
             let file = File::from(file);
             let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
             Some((file, metadata.len()))
@@ -39,6 +40,7 @@ impl WorkerFile {
         let at = range.offset.min(len);
         let end = at.saturating_add(range.len).min(len);
         Some(Self {
+            disk: disk.clone(),
             file: Arc::new(file),
             at,
             end,
@@ -51,22 +53,27 @@ impl WorkerFile {
         if wanted == 0 {
             return None;
         }
-        let (file, at) = (Arc::clone(&self.file), self.at);
-        let read = tokio::task::spawn_blocking(move || {
-            let mut piece = vec![0; wanted];
-            let count = file.read_at(&mut piece, at)?;
-            piece.truncate(count);
-            Ok(piece)
-        });
-        match read.await {
-            Ok(Ok(piece)) if piece.is_empty() => None,
-            Ok(Ok(piece)) => {
-                self.at += piece.len() as u64;
-                Some(Ok(piece))
-            }
-            Ok(Err(error)) => Some(Err(error)),
-            Err(_) => Some(Err(io::ErrorKind::Other.into())),
+        let mut piece = vec![0; wanted];
+        if let Ok(count) = disk::read(&self.file, self.at, &mut piece, Reach::Memory) {
+            return Some(Ok(self.took(piece, count)));
         }
+        let (file, at) = (Arc::clone(&self.file), self.at);
+        let read = move || {
+            let count = disk::read(&file, at, &mut piece, Reach::Disk)?;
+            Ok::<_, io::Error>((piece, count))
+        };
+        match self.disk.run(read).await {
+            Ok(Ok((_, 0))) => None,
+            Ok(Ok((piece, count))) => Some(Ok(self.took(piece, count))),
+            Ok(Err(error)) => Some(Err(error)),
+            Err(_late) => Some(Err(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    fn took(&mut self, mut piece: Vec<u8>, count: usize) -> Vec<u8> {
+        piece.truncate(count);
+        self.at += count as u64;
+        piece
     }
 }
 

@@ -21,9 +21,6 @@ use crate::supervise;
 /// Disk that spooled bodies may take together, in bytes: 1 GiB.
 const SPOOL: u64 = 1 << 30;
 
-/// Threads that do blocking work for one edge thread: disk reads behind `wsgi.file_wrapper`.
-const BLOCKING_THREADS: usize = 8;
-
 /// An edge thread: its runtime is driven by a thread of its own until told to stop.
 pub(super) struct EdgeThread {
     pub(super) handle: Handle,
@@ -98,7 +95,7 @@ impl EdgeThread {
     fn start(index: usize, access: Option<&AccessLog>) -> anyhow::Result<Self> {
         let runtime: Runtime = Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(BLOCKING_THREADS)
+            .max_blocking_threads(edge::DISK_THREADS)
             .thread_name(format!("edge-{index}-disk"))
             .build()?;
         let handle = runtime.handle().clone();

@@ -1,7 +1,8 @@
 //! Opening a path beneath a directory and never outside it, whatever the path or the links in it say.
 //!
 //! The kernel resolves (`openat2`, Linux 5.6); where a sandbox forbids that call, each component is opened
-//! by itself and no link is followed at all. This file must not know about names that are hidden or about HTTP.
+//! by itself and no link is followed at all. The kernel also tells when it would have to ask the disk
+//! (`RESOLVE_CACHED`, Linux 5.12). This file must not know about names that are hidden or about HTTP.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -9,12 +10,16 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::edge::disk::Reach;
+
 /// A directory that paths are resolved beneath. Holds one `O_PATH` descriptor, so that renaming the
 /// directory's parents later changes nothing.
 #[derive(Debug)]
 pub struct Root {
     directory: OwnedFd,
     resolver: Resolver,
+    /// The kernel can tell whether it has a path in memory. Otherwise every look goes to the disk.
+    tells: bool,
 }
 
 /// A file that was opened, and how its path got there.
@@ -43,29 +48,45 @@ impl Root {
             Err(Errno::NOSYS | Errno::PERM) => Resolver::Components,
             _ => Resolver::Kernel,
         };
+        // EINVAL: a kernel that does not know the flag. EAGAIN would be an answer.
+        let cached = rustix::fs::openat2(&directory, ".", flags, Mode::empty(), IN_MEMORY);
+        let knows = matches!(cached, Ok(_) | Err(Errno::AGAIN));
         Ok(Root {
+            tells: resolver == Resolver::Kernel && knows && !asks_a_server(&directory),
             directory,
             resolver,
         })
     }
 
+    /// From here on nothing is known without a look to the disk.
+    #[cfg(test)]
+    pub fn never_tell(&mut self) {
+        self.tells = false;
+    }
+
     /// Opens `below` (relative, no leading slash) for reading.
     ///
-    /// Errors: `XDEV` and `LOOP` for a path or link that leaves the root, otherwise as `openat(2)`.
-    pub fn open_file(&self, below: &[u8]) -> Result<Opened, Errno> {
+    /// Errors: `AGAIN` when reach is [`Reach::Memory`] and only the disk can tell, `XDEV` and `LOOP` for
+    /// a path or link that leaves the root, otherwise as `openat(2)`.
+    pub fn open_file(&self, below: &[u8], reach: Reach) -> Result<Opened, Errno> {
         if below.is_empty() || below.starts_with(b"/") {
             return Err(Errno::NOENT);
         }
-        match self.resolver {
-            Resolver::Kernel => self.by_kernel(below),
-            Resolver::Components => self.by_components(below),
+        match (self.resolver, reach) {
+            (_, Reach::Memory) if !self.tells => Err(Errno::AGAIN),
+            (Resolver::Kernel, _) => self.by_kernel(below, reach),
+            (Resolver::Components, _) => self.by_components(below),
         }
     }
 
-    fn by_kernel(&self, below: &[u8]) -> Result<Opened, Errno> {
-        match self.resolve(below, BENEATH | ResolveFlags::NO_SYMLINKS) {
+    fn by_kernel(&self, below: &[u8], reach: Reach) -> Result<Opened, Errno> {
+        let resolve = |how| match reach {
+            Reach::Memory => self.resolve_in_memory(below, how),
+            Reach::Disk => self.resolve(below, how),
+        };
+        match resolve(ResolveFlags::NO_SYMLINKS) {
             Err(Errno::LOOP) => {
-                let file = self.resolve(below, BENEATH)?;
+                let file = resolve(ResolveFlags::empty())?;
                 Ok(Opened {
                     file,
                     through_link: true,
@@ -78,7 +99,17 @@ impl Root {
         }
     }
 
+    fn resolve_in_memory(&self, below: &[u8], how: ResolveFlags) -> Result<OwnedFd, Errno> {
+        let how = IN_MEMORY | how;
+        match rustix::fs::openat2(&self.directory, below, READ, Mode::empty(), how) {
+            // XDEV: the path leaves the root, or it only crosses into another file system.
+            Err(Errno::XDEV | Errno::INTR) => Err(Errno::AGAIN),
+            outcome => outcome,
+        }
+    }
+
     fn resolve(&self, below: &[u8], how: ResolveFlags) -> Result<OwnedFd, Errno> {
+        let how = BENEATH | how;
         // EAGAIN: a rename happened somewhere while a `..` inside a link was resolved (openat2(2)).
         for _ in 0..RENAME_RETRIES {
             match rustix::fs::openat2(&self.directory, below, READ, Mode::empty(), how) {
@@ -127,6 +158,32 @@ pub fn real_name(file: &OwnedFd) -> Option<Vec<u8>> {
     path.rsplit(|&b| b == b'/').next().map(<[u8]>::to_vec)
 }
 
+/// Whether opening or looking at a file of this file system waits for somebody else, be its name in memory
+/// or not.
+fn asks_a_server(directory: &OwnedFd) -> bool {
+    let known = rustix::fs::fstatfs(directory);
+    // The field's type differs between machines; the numbers have 32 bits.
+    known.map_or(true, |known| SERVED.contains(&(known.f_type as u32)))
+}
+
+/// File systems behind a server (statfs(2), linux/magic.h): FUSE, NFS, SMB (three names), 9p, Ceph, AFS, Coda.
+const SERVED: [u32; 9] = [
+    0x6573_5546,
+    0x0000_6969,
+    0x0000_517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+    0x7375_7245,
+];
+
+/// Only what the kernel has in memory, and no other file system below: that may be one behind a server.
+const IN_MEMORY: ResolveFlags = BENEATH
+    .union(ResolveFlags::CACHED)
+    .union(ResolveFlags::NO_XDEV);
+
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 const READ: OFlags = OFlags::RDONLY
@@ -150,6 +207,7 @@ mod tests {
         let kernel = Root::open(path).unwrap();
         let mut components = Root::open(path).unwrap();
         components.resolver = Resolver::Components;
+        components.tells = false;
         [kernel, components]
     }
 
@@ -172,16 +230,27 @@ mod tests {
         symlink("loop", root.join("loop")).unwrap();
         let [kernel, components] = roots(&root);
 
-        let opened = kernel.open_file(b"in").unwrap();
+        let opened = kernel.open_file(b"in", Reach::Disk).unwrap();
         assert!(opened.through_link);
         assert_eq!(content(opened), "inside");
-        assert_eq!(content(kernel.open_file(b"in-dir/file").unwrap()), "inside");
-        assert!(!kernel.open_file(b"sub/file").unwrap().through_link);
+        assert_eq!(
+            content(kernel.open_file(b"in-dir/file", Reach::Disk).unwrap()),
+            "inside"
+        );
+        assert!(
+            !kernel
+                .open_file(b"sub/file", Reach::Disk)
+                .unwrap()
+                .through_link
+        );
         // Without the kernel's help no link is followed, not even a good one.
-        assert!(components.open_file(b"in").is_err());
-        assert!(components.open_file(b"in-dir/file").is_err());
+        assert!(components.open_file(b"in", Reach::Disk).is_err());
+        assert!(components.open_file(b"in-dir/file", Reach::Disk).is_err());
         for root in [kernel, components] {
-            assert_eq!(content(root.open_file(b"sub/file").unwrap()), "inside");
+            assert_eq!(
+                content(root.open_file(b"sub/file", Reach::Disk).unwrap()),
+                "inside"
+            );
             for path in [
                 "out",
                 "out-dir/secret",
@@ -193,7 +262,10 @@ mod tests {
                 "/etc/passwd",
                 "",
             ] {
-                assert!(root.open_file(path.as_bytes()).is_err(), "{path}");
+                assert!(
+                    root.open_file(path.as_bytes(), Reach::Disk).is_err(),
+                    "{path}"
+                );
             }
         }
     }
@@ -218,7 +290,7 @@ mod tests {
             while !swapping.is_finished() {
                 for root in &roots {
                     for path in ["dir/file", "dir/../dir/file"] {
-                        if let Ok(opened) = root.open_file(path.as_bytes()) {
+                        if let Ok(opened) = root.open_file(path.as_bytes(), Reach::Disk) {
                             assert_eq!(content(opened), "inside");
                         }
                     }
@@ -228,13 +300,47 @@ mod tests {
     }
 
     #[test]
+    fn memory_tells_what_it_knows_and_asks_for_the_disk_otherwise() {
+        let scratch = Scratch::new("reach");
+        scratch.write("root/sub/file", "inside");
+        scratch.write("outside", "outside");
+        let root = scratch.path("root");
+        symlink("sub/file", root.join("in")).unwrap();
+        symlink("../outside", root.join("out")).unwrap();
+        let open = |root: &Root, path: &str, reach| {
+            let opened = root.open_file(path.as_bytes(), reach);
+            opened.map(|opened| (opened.through_link, content(opened)))
+        };
+        let [kernel, components] = roots(&root);
+        let mut silent = Root::open(&root).unwrap();
+        silent.never_tell();
+        for path in ["sub/file", "in", "out", "missing", "sub/file/more"] {
+            // The disk's answer puts the path into memory.
+            let on_disk = open(&kernel, path, Reach::Disk);
+            let in_memory = open(&kernel, path, Reach::Memory);
+            assert!(
+                in_memory == on_disk || in_memory == Err(Errno::AGAIN),
+                "{path}: {in_memory:?} {on_disk:?}"
+            );
+            assert!(
+                in_memory.is_ok() || !kernel.tells || on_disk.is_err(),
+                "{path}"
+            );
+            for root in [&components, &silent] {
+                assert_eq!(open(root, path, Reach::Memory), Err(Errno::AGAIN), "{path}");
+            }
+        }
+        assert!(open(&silent, "in", Reach::Disk).is_ok());
+    }
+
+    #[test]
     fn the_real_name_is_told_behind_a_link() {
         let scratch = Scratch::new("real-name");
         scratch.write(".env", "SECRET=1");
         symlink(".env", scratch.path("settings.txt")).unwrap();
         let opened = Root::open(&scratch.path(""))
             .unwrap()
-            .open_file(b"settings.txt")
+            .open_file(b"settings.txt", Reach::Disk)
             .unwrap();
         assert_eq!(real_name(&opened.file).as_deref(), Some(&b".env"[..]));
     }
@@ -260,7 +366,7 @@ mod tests {
             symlink("a/b", root.join("in")).unwrap();
             let path = segments.join("/");
             for root in roots(&root) {
-                if let Ok(opened) = root.open_file(path.as_bytes()) {
+                if let Ok(opened) = root.open_file(path.as_bytes(), Reach::Disk) {
                     let stat = rustix::fs::fstat(&opened.file).unwrap();
                     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile {
                         prop_assert_eq!(content(opened), "inside");

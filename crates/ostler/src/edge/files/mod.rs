@@ -1,7 +1,8 @@
 //! Static files: `--static PREFIX=DIR`, `X-Sendfile` and `X-Accel-Redirect`.
 //!
 //! [`Statics::plan`] says what to send; the caller sends it. A file up to 64 KiB comes from memory, a larger
-//! one as a descriptor and the parts of it to send. Nothing here writes to a socket, and nothing here decides
+//! one as a descriptor and the parts of it to send. When only the disk can tell, it says so, and the caller
+//! runs the [`Lookup`] where waiting is allowed. Nothing here writes to a socket, and nothing here decides
 //! which requests are meant for files beyond their prefix.
 //!
 //! The way of a request: [`path`] (may this name be served?) → [`cache`] (is it known?) → [`look`] (what is
@@ -11,7 +12,6 @@ mod answer;
 mod beneath;
 mod cache;
 mod conditions;
-
 mod encoding;
 mod look;
 mod path;
@@ -23,7 +23,6 @@ mod types;
 mod tests;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,14 +30,17 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::disk::{Reach, Stored};
 use super::reply::{Answer, Field};
 
 use self::answer::answer;
+pub use self::answer::send;
 use self::beneath::Root;
-pub use self::cache::{FileCache, TOTAL_BYTES};
+pub use self::cache::{FileCache, Found, TOTAL_BYTES};
 pub use self::conditions::Conditions;
-use self::look::{look, look_anywhere};
-pub use self::representation::Given;
+use self::look::Look;
+pub use self::look::Miss;
+pub use self::representation::{Given, Representation};
 
 /// One directory that files may come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +68,8 @@ struct Mounted {
     /// The directory's path as it was configured, made absolute.
     written: Vec<u8>,
     public: bool,
-    root: Root,
+    /// Shared with looks on other threads.
+    root: Arc<Root>,
 }
 
 /// A directory that could not be opened at start.
@@ -105,6 +108,49 @@ pub struct FileRequest<'a> {
     pub conditions: Conditions<'a>,
 }
 
+/// What to do for a request whose path lies below a prefix.
+#[derive(Debug)]
+pub enum Plan {
+    Send(FileReply),
+    /// Only the disk can tell: run this where waiting is allowed, then [`reply`].
+    Wait(Lookup),
+}
+
+/// A look-up that has to wait for the disk.
+#[derive(Debug)]
+pub struct Lookup {
+    root: Arc<Root>,
+    rest: Vec<u8>,
+    known: Option<Found>,
+}
+
+impl Lookup {
+    /// Looks, however long the disk takes.
+    pub fn run(mut self) -> Found {
+        let look = Look {
+            root: &self.root,
+            reach: Reach::Disk,
+        };
+        let found = look.find(&self.rest, &mut self.known);
+        found.unwrap_or_else(|miss| Found::Nothing(miss.refusal()))
+    }
+}
+
+/// A file that an application named, not looked for yet.
+#[derive(Debug)]
+pub struct Named {
+    root: Arc<Root>,
+    below: Vec<u8>,
+}
+
+impl Named {
+    /// Looks for it.
+    pub fn find(&self, given: Given<'_>, reach: Reach) -> Result<Representation, Miss> {
+        let root = &self.root;
+        Look { root, reach }.find_named(&self.below, given)
+    }
+}
+
 /// What to send. `head` holds response fields, each with its CRLF, and lacks `Date`, `Connection` and the
 /// empty line; it has `Content-Length` wherever the status allows one.
 #[derive(Clone, Debug)]
@@ -121,7 +167,7 @@ pub enum FileReply {
         status: u16,
         head: Arc<[u8]>,
         parts: Vec<Part>,
-        file: Arc<OwnedFd>,
+        file: Arc<Stored>,
     },
     /// Only a head: HEAD, 304, 308, OPTIONS. `Content-Length` may still speak of the body a GET would get.
     Empty { status: u16, head: Arc<[u8]> },
@@ -157,6 +203,8 @@ pub enum Refusal {
     NotMapped,
     /// 503: out of descriptors or memory; worth another try.
     Busy,
+    /// 503: the disk has not answered.
+    Slow,
 }
 
 impl Refusal {
@@ -170,7 +218,7 @@ impl Refusal {
             Refusal::Precondition => 412,
             Refusal::Range { .. } => 416,
             Refusal::NotMapped => 502,
-            Refusal::Busy => 503,
+            Refusal::Busy | Refusal::Slow => 503,
         }
     }
 
@@ -185,6 +233,7 @@ impl Refusal {
             Refusal::Range { .. } => "static_range",
             Refusal::NotMapped => "sendfile_not_mapped",
             Refusal::Busy => "static_busy",
+            Refusal::Slow => "static_slow",
         }
     }
 
@@ -199,6 +248,7 @@ impl Refusal {
             Refusal::Range { .. } => "The file is shorter than the requested range.",
             Refusal::NotMapped => "The application pointed to a file that the server may not send.",
             Refusal::Busy => "The server has too many files open at the moment.",
+            Refusal::Slow => "The disk that the file lies on has not answered in time.",
         }
     }
 
@@ -208,6 +258,7 @@ impl Refusal {
             Refusal::Method => Some(Field::Allow(METHODS)),
             Refusal::Range { size } => Some(Field::UnsatisfiedRange(size)),
             Refusal::Busy => Some(Field::RetryAfter(1)),
+            Refusal::Slow => Some(Field::RetryAfter(30)),
             Refusal::BadPath
             | Refusal::Forbidden
             | Refusal::NotFound
@@ -253,75 +304,57 @@ impl Statics {
         self.roots.is_empty()
     }
 
-    /// What to send for a request, or `None` when its path lies below no prefix.
+    /// What to do for a request, or `None` when its path lies below no prefix.
     ///
-    /// `now` is the monotonic time; a file changed on disk is noticed within a second of it. May read up to
-    /// 64 KiB per representation from the disk when the cache does not know the file.
+    /// `now` is the monotonic time; a file changed on disk is noticed within a second of it. Never waits for
+    /// the disk; may copy up to 64 KiB per representation when the cache does not know the file.
     pub fn plan(
         &self,
         cache: &mut FileCache,
         request: &FileRequest<'_>,
         now: Instant,
-    ) -> Option<FileReply> {
+    ) -> Option<Plan> {
         let (mounted, rest) = self.find(request.path)?;
         if !mounted.public {
-            return Some(FileReply::Refused(Refusal::NotFound));
+            return Some(Plan::Send(FileReply::Refused(Refusal::NotFound)));
         }
         Some(match request.method {
-            b"GET" | b"HEAD" => mounted.serve(cache, request, rest, now),
-            b"OPTIONS" => FileReply::Empty {
+            b"GET" | b"HEAD" => mounted.plan(cache, request, rest, now),
+            b"OPTIONS" => Plan::Send(FileReply::Empty {
                 status: 204,
                 head: Arc::from(format!("Allow: {METHODS}\r\n").into_bytes()),
-            },
-            _ => FileReply::Refused(Refusal::Method),
+            }),
+            _ => Plan::Send(FileReply::Refused(Refusal::Method)),
         })
     }
 
-    /// What to send for an application's `X-Accel-Redirect: URI`: a file below one of the prefixes, public or
-    /// not, under the same rules about names. `status` is the application's; unless it is 200, the whole file
-    /// is sent with it, whatever the request's conditions and ranges.
-    pub fn accel_redirect(
-        &self,
-        uri: &[u8],
-        request: &FileRequest<'_>,
-        status: u16,
-        given: Given<'_>,
-    ) -> FileReply {
+    /// The file of an application's `X-Accel-Redirect: URI`: below one of the prefixes, public or not, under the
+    /// same rules about names.
+    ///
+    /// For this and [`Statics::sendfile`], the caller keeps the application's other fields, but drops its
+    /// `Content-Length`, `Content-Range`, `Accept-Ranges`, an empty `Content-Type`, and the field that named the
+    /// file.
+    pub fn accel_redirect(&self, uri: &[u8]) -> Result<Named, Refusal> {
         let raw = uri.split(|&b| b == b'?').next().unwrap_or(uri);
-        let Some(decoded) = path::decode(raw) else {
-            return FileReply::Refused(Refusal::NotMapped);
-        };
-        let Some((mounted, rest)) = self.find(&decoded) else {
-            return FileReply::Refused(Refusal::NotMapped);
-        };
+        let decoded = path::decode(raw).ok_or(Refusal::NotMapped)?;
+        let (mounted, rest) = self.find(&decoded).ok_or(Refusal::NotMapped)?;
         let below = rest.strip_prefix(b"/").unwrap_or(rest);
-        match path::check(below) {
-            Ok(()) => mounted.send(below, request, status, given),
-            Err(refusal) => FileReply::Refused(refusal),
-        }
+        path::check(below)?;
+        Ok(mounted.named(below))
     }
 
-    /// What to send for an application's `X-Sendfile: /absolute/path`: any regular file beneath any of the
-    /// directories, whatever its name, since the application chose it. `status` as for `accel_redirect`.
-    ///
-    /// For both, the caller keeps the application's other fields, but drops its `Content-Length`,
-    /// `Content-Range`, `Accept-Ranges`, an empty `Content-Type`, and the field that named the file.
-    pub fn sendfile(
-        &self,
-        file: &[u8],
-        request: &FileRequest<'_>,
-        status: u16,
-        given: Given<'_>,
-    ) -> FileReply {
+    /// The file of an application's `X-Sendfile: /absolute/path`: any regular file beneath any of the
+    /// directories, whatever its name, since the application chose it.
+    pub fn sendfile(&self, file: &[u8]) -> Result<Named, Refusal> {
         let beneath = self
             .roots
             .iter()
             .filter_map(|mounted| Some((mounted, mounted.beneath(file)?)));
         // Directories may lie in each other; the closest one to the file has the say.
-        match beneath.min_by_key(|(_, below)| below.len()) {
-            Some((mounted, below)) => mounted.send(below, request, status, given),
-            None => FileReply::Refused(Refusal::NotMapped),
-        }
+        let (mounted, below) = beneath
+            .min_by_key(|(_, below)| below.len())
+            .ok_or(Refusal::NotMapped)?;
+        Ok(mounted.named(below))
     }
 
     /// The mounted directory with the longest prefix of `path`, and what follows the prefix.
@@ -357,40 +390,42 @@ impl Mounted {
             directory: bare(real),
             written: bare(written),
             public: route.public,
-            root,
+            root: Arc::new(root),
         })
     }
 
-    fn serve(
+    fn plan(
         &self,
         cache: &mut FileCache,
         request: &FileRequest<'_>,
         rest: &[u8],
         now: Instant,
-    ) -> FileReply {
+    ) -> Plan {
         if path::has_encoded_separator(request.raw_path) {
-            return FileReply::Refused(Refusal::NotFound);
+            return Plan::Send(FileReply::Refused(Refusal::NotFound));
         }
         if let Some(reply) = cache.fresh(request.path, now, |found| answer(found, request)) {
-            return reply;
+            return Plan::Send(reply);
         }
-        let known = cache.take(request.path);
-        let found = look(&self.root, rest, known);
-        let reply = answer(&found, request);
-        cache.remember(request.path, found, now);
-        reply
+        let mut known = cache.take(request.path);
+        let look = Look {
+            root: &self.root,
+            reach: Reach::Memory,
+        };
+        match look.find(rest, &mut known) {
+            Ok(found) => Plan::Send(reply(cache, request, found, now)),
+            Err(_would_wait) => Plan::Wait(Lookup {
+                root: Arc::clone(&self.root),
+                rest: rest.to_vec(),
+                known,
+            }),
+        }
     }
 
-    fn send(
-        &self,
-        below: &[u8],
-        request: &FileRequest<'_>,
-        status: u16,
-        given: Given<'_>,
-    ) -> FileReply {
-        match look_anywhere(&self.root, below, given) {
-            Ok(representation) => answer::send(&representation, request, status),
-            Err(refusal) => FileReply::Refused(refusal),
+    fn named(&self, below: &[u8]) -> Named {
+        Named {
+            root: Arc::clone(&self.root),
+            below: below.to_vec(),
         }
     }
 
@@ -402,6 +437,18 @@ impl Mounted {
         let climbs = below.split(|&b| b == b'/').any(|name| name == b"..");
         (!climbs && !below.contains(&0)).then_some(below)
     }
+}
+
+/// What to send for a request now that its path was looked up, which is remembered as of `now`.
+pub fn reply(
+    cache: &mut FileCache,
+    request: &FileRequest<'_>,
+    found: Found,
+    now: Instant,
+) -> FileReply {
+    let reply = answer(&found, request);
+    cache.remember(request.path, found, now);
+    reply
 }
 
 /// What a file can be asked to do.

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::conditions::Validators;
 use super::encoding::Coding;
 use super::types;
+use crate::edge::disk::{self, Reach, Stored};
 
 /// What tells two states of a path apart. `ctime` is in it because a tool may set `mtime` back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub enum Content {
     /// All of it.
     Memory(Arc<[u8]>),
     /// In this regular file, from offset 0.
-    File(Arc<OwnedFd>),
+    File(Arc<Stored>),
 }
 
 /// Response fields that somebody else has already written, so that they are not written twice.
@@ -123,13 +124,14 @@ pub struct Presentation<'a> {
 impl Representation {
     /// Makes an open regular file ready. Reads it when it is small.
     ///
-    /// Errors: the read's.
+    /// Errors: `AGAIN` when reach is [`Reach::Memory`] and it is not there, otherwise the read's.
     pub fn load(
         file: OwnedFd,
         identity: Identity,
         how: Presentation<'_>,
+        reach: Reach,
     ) -> Result<Representation, Errno> {
-        let (identity, content) = read_if_small(file, identity)?;
+        let (identity, content) = read_if_small(file, identity, reach)?;
         let size = match &content {
             Content::Memory(bytes) => bytes.len() as u64,
             Content::File(_) => identity.size,
@@ -233,32 +235,36 @@ const SETTLED_AFTER: i64 = 2;
 /// A file that changes this often while it is read is being written; what was read last is sent.
 const READ_ATTEMPTS: usize = 3;
 
-fn read_if_small(file: OwnedFd, identity: Identity) -> Result<(Identity, Content), Errno> {
+fn read_if_small(
+    file: OwnedFd,
+    identity: Identity,
+    reach: Reach,
+) -> Result<(Identity, Content), Errno> {
     if identity.size > SMALL {
-        return Ok((identity, Content::File(Arc::new(file))));
+        return Ok((identity, Content::File(Arc::new(Stored::new(file)))));
     }
     let mut before = identity;
     let mut bytes = Vec::new();
     for _ in 0..READ_ATTEMPTS {
-        bytes = read(&file, before.size)?;
+        bytes = read(&file, before.size, reach)?;
         let after = rustix::fs::fstat(&file)?;
         let after = Identity::of(&after).ok_or(Errno::NOENT)?;
         if after == before && bytes.len() as u64 == before.size {
             break;
         }
         if after.size > SMALL {
-            return Ok((after, Content::File(Arc::new(file))));
+            return Ok((after, Content::File(Arc::new(Stored::new(file)))));
         }
         before = after;
     }
     Ok((before, Content::Memory(Arc::from(bytes))))
 }
 
-fn read(file: &OwnedFd, size: u64) -> Result<Vec<u8>, Errno> {
+fn read(file: &OwnedFd, size: u64, reach: Reach) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; usize::try_from(size).map_err(|_| Errno::FBIG)?];
     let mut filled = 0;
     while filled < bytes.len() {
-        match rustix::io::pread(file, &mut bytes[filled..], filled as u64) {
+        match disk::read(file, filled as u64, &mut bytes[filled..], reach) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(Errno::INTR) => {}

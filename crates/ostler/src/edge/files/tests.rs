@@ -8,11 +8,14 @@ use crate::logs::scratch::Scratch;
 
 mod fields;
 
-/// A site with its cache and a clock of its own.
+/// A site with its cache and a clock of its own. Every request is answered a second time from
+/// directories of which nothing is known without a look to the disk.
 struct Site {
     scratch: Scratch,
     statics: Statics,
     cache: FileCache,
+    silent: Statics,
+    silent_cache: FileCache,
     now: Instant,
 }
 
@@ -35,19 +38,25 @@ impl Site {
             route(Some("/static/private"), "private", false),
             route(None, "private", false),
         ];
-        let statics = Statics::open(routes).unwrap();
+        let mut silent = Statics::open(routes.clone()).unwrap();
+        for mounted in &mut silent.roots {
+            Arc::get_mut(&mut mounted.root).unwrap().never_tell();
+        }
         Site {
             scratch,
-            statics,
+            statics: Statics::open(routes).unwrap(),
             cache: FileCache::new(TOTAL_BYTES),
+            silent,
+            silent_cache: FileCache::new(TOTAL_BYTES),
             now: Instant::now(),
         }
     }
 
     fn ask(&mut self, request: &FileRequest<'_>) -> FileReply {
-        self.statics
-            .plan(&mut self.cache, request, self.now)
-            .expect("below the prefix")
+        let (reply, _) = ask(&self.statics, &mut self.cache, request, self.now);
+        let (waited, _) = ask(&self.silent, &mut self.silent_cache, request, self.now);
+        same(&reply, &waited);
+        reply
     }
 
     fn get(&mut self, path: &str) -> FileReply {
@@ -56,6 +65,29 @@ impl Site {
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
+    }
+}
+
+/// Whether the answer had to wait is told, too.
+fn ask(
+    statics: &Statics,
+    cache: &mut FileCache,
+    request: &FileRequest<'_>,
+    now: Instant,
+) -> (FileReply, bool) {
+    match statics.plan(cache, request, now).expect("below the prefix") {
+        Plan::Send(reply) => (reply, false),
+        Plan::Wait(lookup) => (reply(cache, request, lookup.run(), now), true),
+    }
+}
+
+/// Two replies are alike up to the boundary between ranges, which is drawn anew each time.
+fn same(one: &FileReply, other: &FileReply) {
+    let (one, other) = (seen(one), seen(other));
+    if one.1.contains("multipart/") {
+        assert_eq!((one.0, one.2.len()), (other.0, other.2.len()));
+    } else {
+        assert_eq!(one, other);
     }
 }
 
@@ -143,6 +175,39 @@ fn a_small_file_comes_from_memory_and_a_large_one_from_its_descriptor() {
         field(&head, "Content-Type"),
         Some("application/octet-stream")
     );
+}
+
+#[test]
+fn a_look_that_would_wait_is_left_to_who_may() {
+    let mut site = Site::new();
+    for path in ["/static/a.css", "/static/big.bin", "/static/missing"] {
+        for expected in [true, false] {
+            let cache = &mut site.silent_cache;
+            let (_, waited) = ask(&site.silent, cache, &get(path), site.now);
+            assert_eq!(waited, expected, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_did_not_change_is_kept_over_a_wait() {
+    let mut site = Site::new();
+    let old = std::time::SystemTime::now() - Duration::from_secs(60);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(site.scratch.path("public/a.css"))
+        .unwrap();
+    file.set_modified(old).unwrap();
+    let body = |site: &mut Site| {
+        site.pass(cache::BELIEVED_FOR);
+        let request = get("/static/a.css");
+        match ask(&site.silent, &mut site.silent_cache, &request, site.now) {
+            (FileReply::Memory { body, .. }, true) => body,
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = body(&mut site);
+    assert!(Arc::ptr_eq(&first, &body(&mut site)));
 }
 
 #[test]
@@ -404,8 +469,8 @@ fn an_internal_prefix_is_for_the_application_only() {
     site.scratch.write("public/private/report.pdf", "decoy");
     assert_eq!(status(&site.get("/static/private/report.pdf")), 404);
     let accel = |uri: &str| {
-        site.statics
-            .accel_redirect(uri.as_bytes(), &request, 200, Given::default())
+        let named = |statics: &Statics| statics.accel_redirect(uri.as_bytes());
+        answer_named(&site, named, &request, 200, Given::default())
     };
     let (status_of, head, body) = seen(&accel("/static/private/report.pdf?x=1"));
     assert_eq!((status_of, body), (200, pattern(100_000)));
@@ -425,8 +490,34 @@ fn send(
     given: Given<'_>,
 ) -> FileReply {
     let path = site.scratch.path(path);
-    site.statics
-        .sendfile(path.as_os_str().as_encoded_bytes(), request, status, given)
+    let named = |statics: &Statics| statics.sendfile(path.as_os_str().as_encoded_bytes());
+    answer_named(site, named, request, status, given)
+}
+
+/// The reply with a file an application named: from memory, where it is there, and from the disk.
+fn answer_named(
+    site: &Site,
+    named: impl Fn(&Statics) -> Result<Named, Refusal>,
+    request: &FileRequest<'_>,
+    status: u16,
+    given: Given<'_>,
+) -> FileReply {
+    let found = |statics: &Statics, reach| match named(statics) {
+        Ok(named) => named.find(given, reach),
+        Err(refusal) => Err(Miss::Refused(refusal)),
+    };
+    let reply = |found: Result<Representation, Miss>| match found {
+        Ok(found) => super::send(&found, request, status),
+        Err(miss) => FileReply::Refused(miss.refusal()),
+    };
+    let from_disk = reply(found(&site.statics, Reach::Disk));
+    let from_memory = found(&site.statics, Reach::Memory);
+    if !matches!(from_memory, Err(Miss::WouldWait)) {
+        same(&from_disk, &reply(from_memory));
+    }
+    let silent = found(&site.silent, Reach::Memory);
+    assert!(silent.is_err(), "{silent:?}");
+    from_disk
 }
 
 #[test]
@@ -452,10 +543,8 @@ fn sendfile_takes_absolute_paths_beneath_the_directories() {
             "{path}"
         );
     }
-    let relative = site
-        .statics
-        .sendfile(b"private/report.pdf", &get("/7"), 200, Given::default());
-    assert_eq!(status(&relative), 502);
+    let relative = site.statics.sendfile(b"private/report.pdf");
+    assert_eq!(relative.unwrap_err().status(), 502);
 }
 
 #[test]
