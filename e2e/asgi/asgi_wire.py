@@ -61,7 +61,7 @@ def request(
         length = len(body)
     target = target if target is not None else root + path + (b"?" + query if query else b"")
     payload = struct.pack("<BBB", version, kind, https | websocket << 1)
-    payload += struct.pack("<QIQ", 2**64 - 1 if length is None else length, 5, request_id)
+    payload += struct.pack("<QQ", 2**64 - 1 if length is None else length, request_id)
     payload += struct.pack("<HH", client[1], server[1])
     for text in (client[0], server[0], method, target, root, path, query):
         payload += short(text)

@@ -65,7 +65,7 @@ def request(
         target = path + (b"?" + query if query else b"")
     out = bytes([version, kind, https * 1 + websocket * 2])
     out += struct.pack("<Q", 2**64 - 1 if length is None else length)
-    out += struct.pack("<IQHH", 5, request_id, client_port, server_port)
+    out += struct.pack("<QHH", request_id, client_port, server_port)
     for text in (client, server, method, target, root, path, query):
         out += short(text)
     out += struct.pack("<H", len(headers))

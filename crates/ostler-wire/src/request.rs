@@ -32,8 +32,6 @@ pub struct RequestHead<'a> {
     pub websocket: bool,
     /// Bytes; known for every body but a streamed chunked one.
     pub content_length: Option<u64>,
-    /// Microseconds the request waited at the edge before it was sent to this worker.
-    pub queue_us: u32,
     /// Unique per request, shown in logs and error pages.
     pub id: u64,
     pub client_port: u16,
@@ -85,7 +83,6 @@ impl<'a> RequestHead<'a> {
         };
         let flags = rest.u8()?;
         let content_length = rest.u64()?;
-        let queue_us = rest.u32()?;
         let id = rest.u64()?;
         let client_port = rest.u16()?;
         let server_port = rest.u16()?;
@@ -108,7 +105,6 @@ impl<'a> RequestHead<'a> {
             https: flags & HTTPS != 0,
             websocket: flags & WEBSOCKET != 0,
             content_length: (content_length != LENGTH_UNKNOWN).then_some(content_length),
-            queue_us,
             id,
             client_port,
             server_port,
@@ -165,7 +161,6 @@ impl<'b> RequestEncoder<'b> {
         let bits = u8::from(head.https) * HTTPS + u8::from(head.websocket) * WEBSOCKET;
         out.extend_from_slice(&[head.version, head.body as u8, bits]);
         out.extend_from_slice(&head.content_length.unwrap_or(LENGTH_UNKNOWN).to_le_bytes());
-        out.extend_from_slice(&head.queue_us.to_le_bytes());
         out.extend_from_slice(&head.id.to_le_bytes());
         out.extend_from_slice(&head.client_port.to_le_bytes());
         out.extend_from_slice(&head.server_port.to_le_bytes());
@@ -216,7 +211,6 @@ impl RequestHead<'_> {
         https: false,
         websocket: false,
         content_length: None,
-        queue_us: 0,
         id: 0,
         client_port: 0,
         server_port: 0,

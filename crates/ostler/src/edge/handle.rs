@@ -283,7 +283,6 @@ impl Connection {
         head.https = https;
         head.websocket = self.head.is_websocket();
         head.content_length = content_length;
-        head.queue_us = self.row.queue_us.min(u64::from(u32::MAX)) as u32;
         head.id = self.row.id;
         head.client_port = sender.port();
         head.server_port = server_port;
