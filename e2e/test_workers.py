@@ -326,6 +326,33 @@ def app(environ, start_response):
     assert sum(c.count for c in clients) > 100
 
 
+WSGI_FIELDS = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [environ["HTTP_X_A"].encode()]
+"""
+
+ASGI_FIELDS = """
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b",".join(v for n, v in scope["headers"] if n == b"x-a")})
+"""
+
+
+def test_app_may_become_asgi_and_wsgi_again(host, tmp_path):
+    running = host("app:app", source=WSGI_FIELDS)
+    for source, fields in ((ASGI_FIELDS, b"1,2"), (WSGI_FIELDS, b"1, 2")):
+        (tmp_path / "app.py").write_text(source)
+        running.kill(signal.SIGHUP)
+
+        def answer():
+            with running.raw() as raw:
+                raw.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nX-A: 2\r\n\r\n")
+                return raw.answer().body
+
+        eventually(lambda: answer() == fields)
+
+
 def test_reload_of_broken_code_keeps_the_old_workers(host, tmp_path):
     source = TROUBLE
     running = host("app:app", "-w", "2", source=source)

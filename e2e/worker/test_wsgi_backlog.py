@@ -259,3 +259,54 @@ def test_worker_that_is_to_end_takes_nothing(ostler, way):
     command = [sys.executable, "-c", script, ostler.__spec__.origin, way]
     ran = subprocess.run(command, cwd=wire.ROOT / "e2e/worker", capture_output=True, text=True, timeout=30)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+HANDLER_RAISES = """
+import conftest, io, signal, socket, sys, threading
+import wsgi_wire as wire
+
+ostler = conftest._load(sys.argv[1])
+sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+server, worker = socket.socketpair()
+bell, rings = socket.socketpair()
+bell.setblocking(False)
+signal.set_wakeup_fd(bell.fileno())
+
+def late(signum, frame):
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    raise TimeoutError
+
+signal.signal(signal.SIGALRM, late)
+
+def app(environ, start_response):
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    start_response("200 OK", [])
+    return [b"x" * 4000]
+
+def read():
+    rings.recv(1)  # the worker has filled its socket and waits
+    server.shutdown(socket.SHUT_WR)
+    end, answers, tickets = wire.ServerEnd(server), 0, []
+    try:
+        while end.response(tickets=tickets):
+            answers += 1
+    except wire.Closed:
+        print(answers - len(tickets))
+
+for ticket in range(1, 61):
+    frame = wire.request()
+    sender.send(frame[:8] + ticket.to_bytes(4, "little") + frame[12:])
+server.send(wire.request())
+reader = threading.Thread(target=read)
+reader.start()
+ostler.serve_wsgi(app, worker.fileno(), {"backlog": receiver.fileno(), "errors": io.StringIO()})
+worker.close()
+reader.join()
+"""
+
+
+def test_what_was_taken_is_said_though_a_signal_handler_raises(ostler):
+    """The server would take its answer for that of another."""
+    command = [sys.executable, "-c", HANDLER_RAISES, ostler.__spec__.origin]
+    ran = subprocess.run(command, cwd=wire.ROOT / "e2e/worker", capture_output=True, text=True, timeout=30)
+    assert (ran.stdout, ran.stderr) == ("1\n", "")

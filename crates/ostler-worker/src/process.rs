@@ -59,8 +59,9 @@ fn take_no_more() {
     crate::wsgi::take_no_more();
 }
 
-/// The same when the server asks for it. The handler is none of Python's: it need not wait for the
-/// app, and interrupts no system call of it.
+/// The same when the server asks for it. The handler is none of Python's: it need not wait for the app,
+/// and no exception comes of it. Waits that no handler leaves alone (`poll`, `nanosleep`: signal(7)) end
+/// early, which Python makes good.
 #[pyfunction]
 fn take_no_more_on_signal() -> PyResult<()> {
     extern "C" fn heed(_: c_int) {

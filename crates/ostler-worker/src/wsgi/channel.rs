@@ -142,11 +142,32 @@ impl Channel {
         &self,
         py: Python<'_>,
         parts: &mut [IoSlice<'_>],
+        passed: Option<BorrowedFd<'_>>,
+    ) -> PyResult<bool> {
+        self.send_all(py, parts, passed, false)
+    }
+
+    /// Sends the end of a response. When it says that a request was `taken`, no exception of a signal
+    /// handler comes in between: the request would be served unsaid, and its answer be another's.
+    pub fn send_end(
+        &self,
+        py: Python<'_>,
+        parts: &mut [IoSlice<'_>],
+        taken: bool,
+    ) -> PyResult<bool> {
+        self.send_all(py, parts, None, taken)
+    }
+
+    fn send_all(
+        &self,
+        py: Python<'_>,
+        parts: &mut [IoSlice<'_>],
         mut passed: Option<BorrowedFd<'_>>,
+        mut begun: bool,
     ) -> PyResult<bool> {
         let mut rest = parts;
         IoSlice::advance_slices(&mut rest, 0);
-        let (mut wait, mut begun) = (false, false);
+        let mut wait = false;
         while !rest.is_empty() {
             let now = &rest[..rest.len().min(MOST_PARTS)];
             let sent = if wait {

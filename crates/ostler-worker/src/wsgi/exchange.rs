@@ -171,9 +171,9 @@ impl Exchange {
                 true => self.channel.receive(py)?.take_next(),
                 false => None,
             };
-            let taken = taken.as_ref().map_or(&[][..], |frame| &frame[..]);
-            let mut parts = [IoSlice::new(taken), IoSlice::new(head), IoSlice::new(piece)];
-            let delivered = self.channel.send(py, &mut parts, None)?;
+            let said = taken.as_ref().map_or(&[][..], |frame| &frame[..]);
+            let mut parts = [IoSlice::new(said), IoSlice::new(head), IoSlice::new(piece)];
+            let delivered = self.channel.send_end(py, &mut parts, taken.is_some())?;
             state.sent_frame(delivered, end)?;
             state.sent += piece.len() as u64;
             rest = after;
@@ -197,7 +197,7 @@ impl Exchange {
         parts.extend(taken.as_ref().map(|frame| IoSlice::new(frame)));
         parts.push(IoSlice::new(&state.head));
         parts.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
-        let delivered = self.channel.send(py, &mut parts, None)?;
+        let delivered = self.channel.send_end(py, &mut parts, taken.is_some())?;
         state.sent_frame(delivered, true)?;
         state.sent += total as u64;
         Ok(())

@@ -260,7 +260,7 @@ impl Connection {
         self.head.is_idempotent() && self.edge.pool.may_retry()
     }
 
-    /// Builds the request frame in the connection's spare buffer.
+    /// Builds the request frame in the connection's spare buffer, for an event loop when `stream` is not 0.
     fn request_frame(
         &mut self,
         stream: u32,
@@ -293,7 +293,8 @@ impl Connection {
         (head.root, head.path) = self.below_root(sender);
         head.query = self.head.query();
         let mut encoder = RequestEncoder::new(&mut frame, stream, &head);
-        let streams = self.edge.pool.streams();
+        // Not what the pool says: a reload may be on its way from one interface to the other.
+        let streams = stream != 0;
         sender.fields(&self.head, https, !streams, &mut encoder);
         if let Some(length) = content_length
             && streams

@@ -23,7 +23,7 @@ pub struct Row {
     pub queue_us: u64,
     /// When a worker was asked; the last one, when it was more than one.
     pub dispatched: Instant,
-    /// Microseconds from dispatch to the response head.
+    /// Microseconds from dispatch to the response head, at least 1; 0 while there is none.
     pub app_us: u64,
     /// Process id of the worker that served it.
     pub worker: Option<i32>,
@@ -62,6 +62,21 @@ impl Row {
 
     /// The app's response head came.
     pub fn head_came(&mut self) {
-        self.app_us = micros_since(self.dispatched);
+        // A worker that took the request by itself may have answered before we heard of that.
+        self.app_us = micros_since(self.dispatched).max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_that_came_at_once_has_come() {
+        let mut row = Row::default();
+        row.line_ended(Instant::now(), 1);
+        row.dispatched += std::time::Duration::from_secs(1);
+        row.head_came();
+        assert_eq!(row.app_us, 1);
     }
 }

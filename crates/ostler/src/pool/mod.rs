@@ -275,14 +275,13 @@ impl Pool {
             } => {
                 let worker = Arc::new(Worker::new(worker, pid));
                 self.admit(&worker, backlog);
+                let streams = interface == Interface::Asgi;
+                self.streams.store(streams, Ordering::Relaxed);
                 match interface {
                     Interface::Wsgi => sockets
                         .into_iter()
                         .for_each(|socket| self.offer(Slot::new(Arc::clone(&worker), socket))),
-                    Interface::Asgi => {
-                        self.streams.store(true, Ordering::Relaxed);
-                        self.connect(&worker, sockets);
-                    }
+                    Interface::Asgi => self.connect(&worker, sockets),
                 }
             }
             SlotEvent::SlotAdded { worker, socket } => {

@@ -268,6 +268,16 @@ async fn next_generation_serves_what_the_last_one_left() {
 }
 
 #[tokio::test]
+async fn app_that_is_wsgi_again_has_its_requests_taken() {
+    let scene = Scene::new(Limits::default());
+    let _event_loop = scene.worker_is_ready(WORKER, Interface::Asgi, None);
+    assert!(scene.pool.streams());
+    let backlog = Arc::new(Backlog::new().expect("a pair"));
+    let _end = scene.worker_is_ready(OTHER, Interface::Wsgi, Some(&backlog));
+    assert!(!scene.pool.streams(), "its requests have frames again");
+}
+
+#[tokio::test]
 async fn request_for_a_certain_worker_holds_up_those_behind() {
     let busy = Busy::new().await;
     let pool = Arc::clone(&busy.scene.pool);

@@ -409,6 +409,15 @@ impl Fleet {
 
     fn replace(&mut self, id: WorkerId, why: &str, now: Instant, actions: &mut Vec<Action>) {
         let stop_first = self.stop_first(self.live);
+        if let Some(worker) = self.workers.get(&id)
+            && matches!(worker.phase, Phase::Ready { .. } | Phase::Leaving { .. })
+        {
+            // For a slot that was closed it could take one more request, and not say so.
+            actions.push(Action::Signal {
+                worker: id,
+                signal: Signal::TakeNoMore,
+            });
+        }
         if let Some(worker) = self.workers.get_mut(&id)
             && matches!(worker.phase, Phase::Ready { .. })
             && !self.stopping

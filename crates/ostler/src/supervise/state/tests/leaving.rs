@@ -127,8 +127,8 @@ fn a_worker_that_lost_a_slot_is_replaced_without_a_turn() {
         worker: w(id),
         why: "a slot was given up".to_owned(),
     };
-    assert_eq!(scene.on(replace(1)), ["fork 1/3"]);
-    assert_eq!(scene.on(replace(2)), ["fork 1/4"]);
+    assert_eq!(scene.on(replace(1)), ["takenomore 1", "fork 1/3"]);
+    assert_eq!(scene.on(replace(2)), ["takenomore 2", "fork 1/4"]);
     assert_eq!(scene.on(Event::Ready { worker: w(3) }), ["admit 3"]);
     assert_eq!(
         scene.on(Event::Ready { worker: w(4) }),
