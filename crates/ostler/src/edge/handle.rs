@@ -221,8 +221,8 @@ impl Connection {
     /// it by itself: it has no descriptor and takes no connection over. (On event loops a frame carries
     /// the number of a stream, which is known later.)
     fn asks(&mut self, sender: &Sender, body: &Body) -> Asks {
-        let bytes = body.memory();
-        let small = bytes <= BACKLOG_FRAME && body.kind() != BodyKind::File;
+        let held = body.memory();
+        let small = held <= BACKLOG_FRAME && body.kind() != BodyKind::File;
         let may_be_taken = small && !self.head.is_websocket() && !self.edge.pool.streams();
         let mut frame = Vec::new();
         if may_be_taken {
@@ -231,6 +231,7 @@ impl Connection {
         if frame.len() > BACKLOG_FRAME {
             self.frame = std::mem::take(&mut frame);
         }
+        let bytes = held + frame.len();
         Asks { frame, bytes }
     }
 

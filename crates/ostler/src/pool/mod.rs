@@ -7,7 +7,8 @@
 //! A slot has a home edge thread. There is a free list per thread and one line: a thread leases its
 //! own slots first, last used first, so that the rest stay cold; a slot of another thread changes
 //! home. A returned slot goes to the head of the line, wherever that request lives: no request
-//! waits while a slot that may serve it is free.
+//! waits while a slot that may serve it is free. While none is, workers take the head of the line by
+//! themselves (`backlog`).
 
 mod affinity;
 mod backlog;

@@ -87,7 +87,7 @@ pub struct Supervisor {
     zygotes: HashMap<u64, RunningZygote>,
     workers: BTreeMap<WorkerId, Worker>,
     /// What actions have brought about and the fleet does not know yet.
-    backlog: VecDeque<Event>,
+    queued: VecDeque<Event>,
     inputs: mpsc::Receiver<Input>,
     said: mpsc::Receiver<Said>,
     to_said: mpsc::Sender<Said>,
@@ -118,7 +118,7 @@ impl Supervisor {
             plan,
             zygotes: HashMap::new(),
             workers: BTreeMap::new(),
-            backlog: VecDeque::new(),
+            queued: VecDeque::new(),
             inputs,
             said,
             to_said,
@@ -187,8 +187,8 @@ impl Supervisor {
 
     /// One event and all that follows from it; true at the end of everything.
     async fn step(&mut self, event: Event) -> bool {
-        self.backlog.push_back(event);
-        while let Some(event) = self.backlog.pop_front() {
+        self.queued.push_back(event);
+        while let Some(event) = self.queued.pop_front() {
             for action in self.fleet.step(event, Instant::now()) {
                 if self.act(action).await {
                     return true;

@@ -210,12 +210,12 @@ impl Supervisor {
     }
 
     fn cannot_fork(&mut self, worker: WorkerId, text: String) {
-        self.backlog.push_back(Event::BootFailed {
+        self.queued.push_back(Event::BootFailed {
             worker,
             exit: 1,
             text,
         });
-        self.backlog.push_back(Event::Exited {
+        self.queued.push_back(Event::Exited {
             worker,
             exit: Exit::Unknown,
         });
