@@ -127,7 +127,8 @@ def test_body_that_finds_no_descriptor_costs_no_worker(host, tmp_path):
         answer = raw.send(b"x" * 100_000).answer()
         server.rlimit(psutil.RLIMIT_NOFILE, limits)
     assert answer.status == 503 and b"overloaded" in answer.body
-    assert running.log.matches("raise the descriptor limit") and not running.log.matches("the worker was lost")
+    running.log.wait("raise the descriptor limit")
+    assert not running.log.matches("the worker was lost")
     assert running.request("POST", "/length", body=b"x" * 1_000_000).body == b"1000000"
     assert running.workers() == worker
 
