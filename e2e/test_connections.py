@@ -1,6 +1,7 @@
 """Connections as clients make them: keep-alive, expectations, framing both ways, every kind of listener,
 and the answers that ostler gives itself. Spoken by raw sockets, curl, httpx and requests."""
 
+import contextlib
 import json
 import os
 import re
@@ -59,6 +60,23 @@ def test_connection_serves_many_requests_and_the_server_decides_when_it_ends(hos
             answer = raw.send(GET).answer()
             assert answer.status == 200 and not answer.all("Connection")
         assert raw.closed_within(5)
+
+
+def test_idle_connections_give_back_what_their_requests_took(host):
+    count = 2000
+    running = host("probe:app")
+    assert running.get("/").status == 200
+
+    def memory():
+        return running.server().memory_full_info().pss
+
+    quiet = memory()
+    with contextlib.ExitStack() as held:
+        for n in range(count):
+            raw = held.enter_context(running.raw(source=f"127.0.1.{1 + n % 20}"))
+            assert raw.send(GET).answer().status == 200
+        busy = (memory() - quiet) / count
+        harness.eventually(lambda: (memory() - quiet) / count < busy / 2, 10, f"half of {busy:.0f} bytes each")
 
 
 def test_keep_alive_of_0_closes_after_each_answer(host):

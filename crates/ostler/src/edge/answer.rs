@@ -37,7 +37,7 @@ impl Connection {
         let reply = match plan {
             None => return Ok(None),
             Some(Plan::Send(reply)) => reply,
-            Some(Plan::Wait(lookup)) => Box::pin(self.wait_for(lookup)).await,
+            Some(Plan::Wait(lookup)) => self.wait_for(lookup).await,
         };
         let after = self.body_after_answer().await?;
         self.send_file(reply, b"")
@@ -149,7 +149,7 @@ impl Connection {
                 self.begin_answer(status, &[&head, kept], false);
                 match head_only {
                     true => Ok(After::KeepAlive),
-                    false => Ok(Box::pin(self.send_parts(parts, &file)).await),
+                    false => Ok(self.send_parts(parts, &file).await),
                 }
             }
             FileReply::Refused(refusal) => Ok(self.refuse_file(refusal)),

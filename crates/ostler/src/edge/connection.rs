@@ -91,7 +91,8 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, pla
             Next::Refused(reason) => break connection.refuse_head(reason).await,
             Next::End => return,
         }
-        match connection.exchange().await {
+        // Boxed: most connections are idle most of the time, and keep no room for an exchange.
+        match Box::pin(connection.exchange()).await {
             After::KeepAlive => {}
             after => break after,
         }
@@ -111,6 +112,12 @@ pub async fn refuse(
     let mut connection = Connection::new(io, peer, edge, thread, place);
     let after = connection.refuse_head(reason).await;
     connection.end(after).await;
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.thread.freed.notify_one();
+    }
 }
 
 enum Next {
@@ -161,6 +168,7 @@ impl Connection {
         self.out.release();
         self.head = Head::default();
         self.frame = Vec::new();
+        self.thread.freed.notify_one();
     }
 
     /// Waits for a request and reads its head.
@@ -351,4 +359,19 @@ fn poll_when_readable(
         ready!(io.poll_readable(cx))?;
     }
     buffer.poll_fill(cx, io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an idle connection takes is its task; an exchange is several times as large.
+    #[test]
+    fn an_idle_connection_keeps_no_room_for_an_exchange() {
+        assert!(size_of_future(serve) <= 1280);
+    }
 }

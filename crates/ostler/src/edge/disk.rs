@@ -82,8 +82,7 @@ impl Disk {
             });
             working.await.ok()
         };
-        // Boxed: an idle connection would keep room for it.
-        let worked = Box::pin(tokio::time::timeout(PATIENCE, worked)).await;
+        let worked = tokio::time::timeout(PATIENCE, worked).await;
         worked.ok().flatten().ok_or(Late)
     }
 

@@ -64,7 +64,7 @@ impl Connection {
             BodyReader::new(self.head.framing(), self.edge.body_limit, self.row.started)?;
         self.invite_body(&reader).await?;
         if self.streams_body() {
-            return Box::pin(self.ask_streaming(&sender, reader)).await;
+            return self.ask_streaming(&sender, reader).await;
         }
         let body = self.collect(&mut reader).await?;
         self.ask(&sender, body).await
@@ -339,7 +339,7 @@ impl Connection {
                 self.release(lease, rest);
                 Box::pin(self.serve_internal(private)).await
             }
-            // What few exchanges become is boxed: an idle connection would keep room for it.
+            // What few exchanges become is boxed: each one would keep room for it.
             Relayed::Hijacked => Ok(Box::pin(self.tunnel(lease)).await),
             Relayed::WebSocket(accept) => match self.check_handshake()? {
                 Some(handshake) => Ok(Box::pin(self.websocket(lease, &handshake, &accept)).await),

@@ -44,6 +44,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::logs::{AccessLog, AccessWriter};
 use crate::pool::Pool;
+use crate::sys;
 
 pub use connection::Peer;
 pub use disk::THREADS as DISK_THREADS;
@@ -187,6 +188,9 @@ impl Edge {
     }
 }
 
+/// Memory goes back to the system once in this time, at most.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
 /// What the connections of one edge thread share.
 pub struct Thread {
     /// Number of the thread, from 0.
@@ -197,6 +201,8 @@ pub struct Thread {
     disk: disk::Disk,
     /// Wakes idle connections when the server stops.
     pub stopping: Notify,
+    /// Wakes [`Thread::give_back`].
+    freed: Notify,
     /// Formats this thread's rows; guards its buffer.
     access: Option<Arc<Mutex<AccessWriter>>>,
 }
@@ -208,8 +214,21 @@ impl Thread {
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
             disk: disk::Disk::default(),
             stopping: Notify::new(),
+            freed: Notify::new(),
             access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
         })
+    }
+
+    /// Gives memory back to the system soon after connections have freed it. The allocator does so
+    /// only when something is freed a second later: what a burst of requests took would stay.
+    /// Never ends; runs on this thread.
+    pub async fn give_back(&self) {
+        loop {
+            self.freed.notified().await;
+            // Those that came together go idle together.
+            tokio::time::sleep(GIVE_BACK).await;
+            sys::memory::give_back();
+        }
     }
 
     /// The value of a `Date` field now.

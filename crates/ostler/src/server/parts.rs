@@ -100,14 +100,20 @@ impl EdgeThread {
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
+        let thread = Thread::new(index, access);
+        let own = Arc::clone(&thread);
         let joined = std::thread::Builder::new()
             .name(format!("edge-{index}"))
             .spawn(move || {
-                let _ = runtime.block_on(stopped);
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = stopped => {}
+                        () = own.give_back() => {}
+                    }
+                });
                 // What still runs is cut off; the drain before this waited for it long enough.
                 runtime.shutdown_timeout(Duration::from_millis(100));
             })?;
-        let thread = Thread::new(index, access);
         Ok(Self {
             handle,
             thread,

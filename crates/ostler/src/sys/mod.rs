@@ -7,6 +7,7 @@ pub mod boot;
 pub mod channel;
 pub mod exit;
 pub mod fds;
+pub mod memory;
 pub mod process;
 pub mod signal;
 pub mod spawn;
