@@ -39,6 +39,13 @@ class Starter:
         self.hosts.append(host)
         return host.wait_ready() if ready else host
 
+    def serve(self, *args, ready=r"\bready\b", **options):
+        """`ostler serve`; `ready` is the line to wait for."""
+        host = harness.serve(*args, **{"folder": self.folder, **options})
+        self.hosts.append(host)
+        host.log.wait(ready, harness.START_SECONDS, alive=host.alive)
+        return host
+
     def finish(self):
         """Stops what still runs. A host that a test has not ended itself must end with exit 0."""
         problems = []

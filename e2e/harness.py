@@ -434,3 +434,9 @@ def start(target="app:app", *args, source=None, cwd=None, env=None, bind=None, f
     if python:
         command += ["--python", str(python)]
     return Host(command + [str(arg) for arg in args], Path(cwd or APPS), env or {}, port, disk)
+
+
+def serve(*args, folder: Path, port: int, env=None) -> Host:
+    """Starts `ostler serve ARGS` in `folder`, where it is to listen on `port`."""
+    command = [str(OSTLER), "serve", *map(str, args)]
+    return Host(command, folder, env or {}, port)

@@ -6,6 +6,7 @@ mod edge;
 mod keeper;
 mod logs;
 mod pool;
+mod routes;
 mod server;
 mod supervise;
 mod sys;

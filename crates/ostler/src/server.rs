@@ -1,6 +1,7 @@
 //! The server process: what it holds, built in order, stopped in reverse.
 
 mod parts;
+mod project;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -8,18 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::config::Settings;
-use crate::edge::{self, Edge, Listener, Live};
-use crate::keeper::protocol::{self, FromKeeper, ServerHandover, ToKeeper};
-use crate::pool::{self, Pool};
-use crate::supervise::{self, Interface, Request, Supervisor, SupervisorHandle, Zygote};
+use crate::edge::{self, Listener, Live, Peers, Site};
+use crate::keeper::protocol::{
+    self, FirstZygote, FromKeeper, RUN, ServerHandover, ToKeeper, ZygoteId,
+};
+use crate::pool;
+use crate::routes::Table;
+use crate::supervise::{Hooks, Interface, Request, Zygote};
 use crate::sys::{Channel, Pidfd};
 
-use parts::{EdgeThread, Logs, Shared};
+use parts::{EdgeThread, Logs, Machine, Shared};
+use project::Project;
 
 /// What is still being sent when the last worker is gone has this long.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -50,100 +54,96 @@ pub fn run() -> ExitCode {
 }
 
 async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
-    let settings = handover.settings;
-    let logs = Logs::open(&settings)?;
-    let threads = parts::edge_threads(&settings, logs.access.as_ref())?;
-    let (requests, mut asked) = mpsc::unbounded_channel();
-    let hooks = match handover.hooks {
-        Some(fd) => supervise::Hooks::new(Some(Channel::new(fd)?)),
-        None => supervise::Hooks::new(None),
-    };
-    let plan = parts::plan(&settings, threads.len());
-    let (supervisor, handle, slots) =
-        Supervisor::new(plan.clone(), hooks, requests, handover.resumed);
-    let handles = threads.iter().map(|thread| thread.handle.clone()).collect();
-    let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), handles);
+    let machine = Machine::new(handover.machine)?;
+    let logs = Logs::open(&machine.settings)?;
+    let threads = parts::edge_threads(&machine.settings, logs.access.as_ref())?;
+    let handles: Vec<Handle> = threads.iter().map(|thread| thread.handle.clone()).collect();
     let (stop, stopping) = watch::channel(false);
-    let shared = Shared::new(&settings, &pool, stopping, threads.len())?;
-    let edge = Live::new(parts::edge(&settings, shared)?);
-
-    tokio::spawn(Arc::clone(&pool).run(slots));
-    tokio::spawn(supervisor.run());
-    let zygote = Zygote {
-        generation: 1,
-        control: handover.zygote,
-        pidfd: handover.zygote_pidfd,
-    };
-    handle.zygote_started(zygote, plan);
-
+    let shared = Shared::new(&machine.settings, stopping)?;
+    let (requests, mut asked) = mpsc::unbounded_channel();
+    let mut first = handover.first;
+    let mut projects = Vec::new();
+    for project in handover.projects {
+        let hooks = first.as_mut().and_then(|first| first.hooks.take());
+        let hooks = Hooks::new(hooks.map(Channel::new).transpose()?);
+        let project = Project::start(project, hooks, handles.clone(), requests.clone())?;
+        projects.push(project);
+    }
+    let edge = parts::edge(&machine, routes(&projects, threads.len())?, &shared);
     let keeper = Channel::new(handover.keeper)?;
     let mut listeners = Vec::new();
     for (name, fd) in handover.listeners {
         listeners.push((name, Listener::from_fd(fd)?));
     }
     let mut server = Server {
-        settings,
-        edge,
-        next: None,
+        machine,
+        shared,
+        projects,
+        edge: Live::new(edge),
         stopping: false,
         threads,
-        handle,
         keeper,
         stop,
         listeners,
         logs,
         keeper_pid: handover.keeper_pid,
-        python: handover.python,
     };
-    let code = server.run(&mut asked).await;
+    let code = server.run(first, &mut asked).await;
     server.end().await;
     Ok(code)
 }
 
-/// The running server, for the loop that listens to keeper and supervisor.
+/// What is served where.
+fn routes(projects: &[Project], threads: usize) -> anyhow::Result<Table<Arc<Site>>> {
+    // `ostler run` serves everything there is, and also what has no path (`OPTIONS *`).
+    let mut table = match projects {
+        [Project { name, .. }] if name == RUN => match projects[0].places().next() {
+            Some((_, site)) => return Ok(Table::new(Arc::clone(site))),
+            None => Table::new(Arc::new(parts::nowhere(threads)?)),
+        },
+        _ => Table::new(Arc::new(parts::nowhere(threads)?)),
+    };
+    for (route, site) in projects.iter().flat_map(Project::places) {
+        let added = table.add(route.host.clone(), &route.prefix, Arc::clone(site));
+        added.map_err(|taken| anyhow::anyhow!("{taken:?} goes to two projects"))?;
+    }
+    Ok(table)
+}
+
+/// The running server, for the loop that listens to keeper and supervisors.
 struct Server {
-    settings: Settings,
+    machine: Machine,
+    shared: Shared,
+    projects: Vec<Project>,
     edge: Arc<Live>,
     stopping: bool,
-    next: Option<Next>,
     threads: Vec<EdgeThread>,
-    handle: SupervisorHandle,
     keeper: Channel,
     keeper_pid: u32,
-    python: String,
     stop: watch::Sender<bool>,
     listeners: Vec<(String, Listener)>,
     logs: Logs,
 }
 
-/// What is to be in force when a generation that is starting begins to serve.
-struct Next {
-    generation: u64,
-    settings: Settings,
-    edge: Edge,
-}
-
 impl Server {
-    async fn run(&mut self, asked: &mut mpsc::UnboundedReceiver<Request>) -> u8 {
+    async fn run(
+        &mut self,
+        first: Option<FirstZygote>,
+        asked: &mut mpsc::UnboundedReceiver<(String, Request)>,
+    ) -> u8 {
         if let Err(error) = self.listen() {
             tracing::error!(%error, "cannot accept connections");
             return 1;
         }
+        self.start_apps(first).await;
         loop {
             tokio::select! {
                 request = asked.recv() => match request {
-                    Some(Request::StartZygote { generation }) => {
-                        let _ = self.keeper.send_json(&ToKeeper::StartZygote { generation }, &[]).await;
+                    Some((project, request)) => {
+                        if let Some(code) = self.answer(project, request).await {
+                            return code;
+                        }
                     }
-                    Some(Request::Ready { interface }) => {
-                        self.announce(interface);
-                        let _ = self.keeper.send_json(&ToKeeper::Ready, &[]).await;
-                    }
-                    Some(Request::Switched { generation, applied }) => {
-                        self.apply_settings(generation);
-                        let _ = applied.send(());
-                    }
-                    Some(Request::Finish { code }) => return code,
                     None => return 1,
                 },
                 message = self.keeper.recv() => match message {
@@ -156,6 +156,78 @@ impl Server {
                 },
             }
         }
+    }
+
+    /// Under `ostler run` the first zygote is there; others are asked for.
+    async fn start_apps(&mut self, first: Option<FirstZygote>) {
+        let threads = self.threads.len();
+        match (first, &mut self.projects[..]) {
+            (Some(first), [project]) => {
+                project.python = first.python;
+                let zygote = Zygote {
+                    generation: 1,
+                    control: first.control,
+                    pidfd: first.pidfd,
+                };
+                let plan = parts::plan(&project.settings, threads);
+                project.handle.zygote_started(zygote, plan);
+            }
+            _ => {
+                self.announce_listeners();
+                self.tell_keeper(ToKeeper::Ready).await;
+                let names = self.projects.iter().map(|project| project.name.clone());
+                for project in names.collect::<Vec<_>>() {
+                    let zygote = ZygoteId {
+                        project,
+                        generation: 1,
+                    };
+                    self.tell_keeper(ToKeeper::StartZygote { zygote }).await;
+                }
+            }
+        }
+    }
+
+    async fn tell_keeper(&self, message: ToKeeper) {
+        // A keeper that is gone takes us along.
+        let _ = self.keeper.send_json(&message, &[]).await;
+    }
+
+    /// Does what a supervisor asks for; the exit code when that was the last thing.
+    async fn answer(&mut self, project: String, request: Request) -> Option<u8> {
+        match request {
+            Request::StartZygote { generation } => {
+                let zygote = ZygoteId {
+                    project,
+                    generation,
+                };
+                self.tell_keeper(ToKeeper::StartZygote { zygote }).await;
+            }
+            Request::Ready { interface } => {
+                if project == RUN {
+                    self.announce_listeners();
+                }
+                self.announce(&project, interface);
+                self.tell_keeper(ToKeeper::Ready).await;
+            }
+            Request::Switched {
+                generation,
+                applied,
+            } => {
+                self.apply_settings(&project, generation);
+                let _ = applied.send(());
+            }
+            Request::Finish { code } => {
+                self.project(&project)?.ended = Some(code);
+                let codes: Option<Vec<u8>> =
+                    self.projects.iter().map(|known| known.ended).collect();
+                return codes.and_then(|codes| codes.into_iter().max());
+            }
+        }
+        None
+    }
+
+    fn project(&mut self, name: &str) -> Option<&mut Project> {
+        self.projects.iter_mut().find(|known| known.name == name)
     }
 
     /// Starts accepting on every edge thread.
@@ -174,98 +246,129 @@ impl Server {
         Ok(())
     }
 
-    /// The lines people wait for.
-    fn announce(&self, interface: Interface) {
-        let settings = &self.settings;
+    fn announce_listeners(&self) {
         for (name, _) in &self.listeners {
             tracing::info!("Listening at: {name} ({})", self.keeper_pid);
         }
+    }
+
+    /// The lines people wait for.
+    fn announce(&mut self, name: &str, interface: Interface) {
+        let Some(project) = self.project(name) else {
+            return;
+        };
+        let (settings, python) = (&project.settings, &project.python);
         let (kind, threads) = match interface {
             Interface::Wsgi => ("WSGI", settings.workers.threads),
             Interface::Asgi => ("ASGI", 1),
         };
         let hint = match (settings.workers.count, interface) {
-            (1, _) if settings.workers.threads == 1 => "; more: --workers N, --threads N",
+            (1, _) if settings.workers.threads == 1 && name == RUN => {
+                "; more: --workers N, --threads N"
+            }
             _ => "",
         };
+        let about = match name {
+            RUN => String::new(),
+            name => format!("{name}: "),
+        };
         tracing::info!(
-            "{kind} app {} on Python {} ({}): {} × {}{hint}",
+            "{about}{kind} app {} on Python {python} ({}): {} × {}{hint}",
             settings.app.name,
-            self.python,
             settings.app.python.display(),
             plural(settings.workers.count, "worker"),
             plural(threads, "thread"),
         );
-        tracing::info!("ready");
+        tracing::info!("{about}ready");
     }
 
     async fn obey(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
         match said {
             FromKeeper::Stop { graceful } => self.begin_stop(graceful),
-            FromKeeper::Reload => self.handle.reload(),
-            FromKeeper::Workers { by } => self.handle.adjust(by),
+            FromKeeper::Reload => self
+                .projects
+                .iter()
+                .for_each(|project| project.handle.reload()),
+            FromKeeper::Workers { by } => {
+                self.projects
+                    .iter()
+                    .for_each(|project| project.handle.adjust(by));
+            }
             FromKeeper::ReopenLogs => self.logs.reopen(),
-            FromKeeper::ZygoteFailed {
-                generation,
-                exit,
-                text,
+            FromKeeper::ZygoteFailed { zygote, exit, text } => {
+                if let Some(project) = self.project(&zygote.project) {
+                    project.handle.zygote_failed(zygote.generation, exit, text);
+                }
+            }
+            FromKeeper::ZygoteExited { zygote, exit } => {
+                if let Some(project) = self.project(&zygote.project) {
+                    project.handle.zygote_gone(zygote.generation, exit);
+                }
+            }
+            FromKeeper::Zygote {
+                zygote,
+                pid,
+                python,
             } => {
-                self.handle.zygote_failed(generation, exit, text);
-            }
-            FromKeeper::ZygoteExited { generation, exit } => {
-                self.handle.zygote_gone(generation, exit);
-            }
-            FromKeeper::Zygote { generation, pid } => {
-                if let Err(error) = self.take_zygote(generation, pid, fds) {
+                if let Err(error) = self.take_zygote(&zygote, pid, python, fds)
+                    && let Some(project) = self.project(&zygote.project)
+                {
                     let text = format!("error: {error:#}");
-                    self.handle.zygote_failed(generation, 1, text);
+                    project.handle.zygote_failed(zygote.generation, 1, text);
                 }
             }
         }
     }
 
-    /// Has the supervisor start a generation, unless its settings cannot be served: then nothing
-    /// changes at all. A zygote that is not handed on ends with its control socket.
-    fn take_zygote(&mut self, generation: u64, pid: u32, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
-        // At most one generation is on its way, and it is this one.
-        self.next = None;
+    /// Hands a zygote to the supervisor of its project.
+    fn take_zygote(
+        &mut self,
+        id: &ZygoteId,
+        pid: u32,
+        python: String,
+        fds: Vec<OwnedFd>,
+    ) -> anyhow::Result<()> {
+        let threads = self.threads.len();
+        let project = self.project(&id.project).context("its project is gone")?;
         let [control, pidfd, settings] = fds
             .try_into()
             .map_err(|_| anyhow::anyhow!("a zygote came without its descriptors"))?;
-        let pidfd = Pidfd::from_fd(pidfd, pid).context("no handle on a zygote")?;
-        let settings = protocol::settings_from(settings).context("no settings of a zygote")?;
-        let edge = parts::edge(&settings, Shared::of(&self.edge.now()))
-            .context("the new settings cannot be served")?;
-        let plan = parts::plan(&settings, self.threads.len());
         let zygote = Zygote {
-            generation,
+            generation: id.generation,
             control,
-            pidfd,
+            pidfd: Pidfd::from_fd(pidfd, pid).context("no handle on a zygote")?,
         };
-        self.next = Some(Next {
-            generation,
-            settings,
-            edge,
-        });
-        self.handle.zygote_started(zygote, plan);
-        Ok(())
+        let settings = protocol::settings_from(settings).context("no settings of a zygote")?;
+        let machine = match project.name.as_str() {
+            RUN => {
+                Some(Machine::new(settings.clone()).context("the new settings cannot be served")?)
+            }
+            _ => None,
+        };
+        project.take_zygote(zygote, settings, python, machine, threads)
     }
 
-    /// Connections that come from now on are served as the settings of the new generation say:
-    /// limits, times, files, certificates. What the old ones share stays: the pool and who is
-    /// connected, with the new limits, and the disk for bodies.
-    fn apply_settings(&mut self, generation: u64) {
-        let Some(next) = self.next.take_if(|next| next.generation == generation) else {
+    /// Requests that come from now on are served as the settings of the new generation say: limits,
+    /// times, files, certificates. What the old ones share stays: the pool and who is connected, with
+    /// the new limits, and the disk for bodies.
+    fn apply_settings(&mut self, project: &str, generation: u64) {
+        let Some(news) = self
+            .project(project)
+            .and_then(|project| project.apply(generation))
+        else {
             return;
         };
-        next.edge
-            .pool
-            .set_limits(parts::pool_limits(&next.settings));
-        next.edge
-            .peers
-            .set_cap(parts::connections_per_address(&next.settings));
-        self.edge.replace(next.edge);
-        self.settings = next.settings;
+        if let Some(machine) = news {
+            let cap = parts::connections_per_address(&machine.settings);
+            self.shared.peers.set_cap(cap);
+            self.machine = machine;
+        }
+        match routes(&self.projects, self.threads.len()) {
+            Ok(routes) => self
+                .edge
+                .replace(parts::edge(&self.machine, routes, &self.shared)),
+            Err(error) => tracing::error!(%error, "the routes stay as they were"),
+        }
     }
 
     /// Stops accepting, lets requests end, then the workers.
@@ -287,24 +390,34 @@ impl Server {
         for thread in &self.threads {
             thread.thread.stopping.notify_waiters();
         }
-        let patience = graceful.then_some(self.settings.workers.graceful_timeout);
-        let (edge, handle) = (self.edge.now(), self.handle.clone());
+        let graceful_timeouts = self
+            .projects
+            .iter()
+            .map(|project| project.settings.workers.graceful_timeout);
+        let patience = graceful_timeouts.max().filter(|_| graceful);
+        let apps: Vec<_> = self
+            .projects
+            .iter()
+            .map(|project| (Arc::clone(&project.pool), project.handle.clone()))
+            .collect();
+        let shared = self.shared.clone();
         tokio::spawn(async move {
+            let farewell = || apps.iter().for_each(|(pool, _)| pool.say_farewell());
             let left = match patience {
-                Some(patience) => Some(let_end(&edge, patience).await),
+                Some(patience) => Some(let_end(&shared.peers, farewell, patience).await),
                 None => {
-                    edge.pool.say_farewell();
+                    farewell();
                     None
                 }
             };
-            handle.stop(left);
+            apps.iter().for_each(|(_, handle)| handle.stop(left));
         });
     }
 
     /// Ends the edge threads, then the logs: the last lines must be written.
     async fn end(&mut self) {
         // The workers are gone; their last answers may still be on their way.
-        let _ = timeout(LAST_BYTES, self.edge.now().peers.empty()).await;
+        let _ = timeout(LAST_BYTES, self.shared.peers.empty()).await;
         for thread in &mut self.threads {
             if let Some(stop) = thread.stop.take() {
                 let _ = stop.send(());
@@ -322,23 +435,23 @@ impl Server {
 
 /// Waits for requests, then for WebSockets, at most `patience` for both; returns what is left of it
 /// for the workers that served them.
-async fn let_end(edge: &Edge, patience: Duration) -> Duration {
+async fn let_end(peers: &Peers, farewell_all: impl Fn(), patience: Duration) -> Duration {
     let began = Instant::now();
     let (farewell, deadline) = (began + patience.mul_f64(pool::FAREWELL), began + patience);
     // What the kernel had accepted comes in now.
     sleep(2 * edge::LAST_ACCEPT).await;
-    let _ = timeout_at(farewell, edge.peers.quiet()).await;
-    match edge.peers.sockets() {
+    let _ = timeout_at(farewell, peers.quiet()).await;
+    match peers.sockets() {
         0 => {}
         count => tracing::info!(
             "stopping: {} told to come again",
             plural(count, "WebSocket")
         ),
     }
-    edge.pool.say_farewell();
+    farewell_all();
     let all_ended = async {
-        let _ = timeout(SOCKETS_CLOSE, edge.peers.empty()).await;
-        edge.peers.quiet().await;
+        let _ = timeout(SOCKETS_CLOSE, peers.empty()).await;
+        peers.quiet().await;
     };
     let _ = timeout_at(deadline, all_ended).await;
     deadline.saturating_duration_since(Instant::now())

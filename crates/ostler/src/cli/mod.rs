@@ -3,6 +3,7 @@
 mod options;
 mod python;
 pub mod run;
+pub mod serve;
 
 #[cfg(test)]
 mod reference;
@@ -11,12 +12,13 @@ mod tests;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::{ArgMatches, Command};
+use clap::Command;
 
 use crate::config::ConfigError;
 use crate::{keeper, server};
-use run::{RunPlan, Surroundings};
+use run::Surroundings;
 
 /// The exit code for a command line or settings that cannot be served.
 const USAGE: u8 = 2;
@@ -56,10 +58,18 @@ pub fn main() -> ExitCode {
         }
     };
     match matches.subcommand() {
-        Some(("run", matches)) => match plan(matches) {
-            Ok(plan) => keeper::run(plan),
-            Err(errors) => refuse(&errors),
-        },
+        Some(("run", matches)) => {
+            match surroundings().and_then(|around| run::plan(matches, &around)) {
+                Ok(plan) => keeper::run(keeper::Plan::Run(Arc::new(plan))),
+                Err(errors) => refuse(&errors),
+            }
+        }
+        Some(("serve", matches)) => {
+            match surroundings().and_then(|around| serve::plan(matches, &around)) {
+                Ok(plan) => keeper::run(keeper::Plan::Serve(Box::new(plan))),
+                Err(errors) => refuse(&errors),
+            }
+        }
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
@@ -75,10 +85,10 @@ fn command() -> Command {
         .help_template(SHORT_HELP)
         .disable_help_subcommand(true)
         .subcommand(options::command())
+        .subcommand(serve::command())
 }
 
-fn plan(matches: &ArgMatches) -> Result<RunPlan, Vec<ConfigError>> {
-    let variable = |name: &str| std::env::var(name).ok();
+fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {
     let directory = run::current_directory(variable("PWD").as_deref()).map_err(|error| {
         vec![ConfigError {
             what: "the current directory cannot be used".to_owned(),
@@ -86,15 +96,18 @@ fn plan(matches: &ArgMatches) -> Result<RunPlan, Vec<ConfigError>> {
             hint: "start ostler in a directory that exists".to_owned(),
         }]
     })?;
-    let around = Surroundings {
+    Ok(Surroundings {
         variable: &variable,
         names: std::env::vars_os()
             .filter_map(|(name, _)| name.into_string().ok())
             .collect(),
         directory,
         pid: std::process::id(),
-    };
-    run::plan(matches, &around)
+    })
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Says all that is wrong, each on a line of its own.

@@ -52,7 +52,7 @@ pub struct Surroundings<'a> {
 /// All that is wrong with it and can be known before the config file is evaluated.
 pub fn plan(matches: &ArgMatches, around: &Surroundings<'_>) -> Result<RunPlan, Vec<ConfigError>> {
     let mut errors = Vec::new();
-    let mut written = Written {
+    let written = Written {
         app: matches.get_one::<String>(options::APP).cloned(),
         directory: around.directory.clone(),
         set: around.names.clone(),
@@ -65,6 +65,18 @@ pub fn plan(matches: &ArgMatches, around: &Surroundings<'_>) -> Result<RunPlan, 
         command_line: options::layer(matches),
         ..Written::default()
     };
+    complete(written, errors, around)
+}
+
+/// Looks up what `written` names, and checks it as far as that is possible now.
+///
+/// # Errors
+/// `errors`, and all that is wrong besides.
+pub fn complete(
+    mut written: Written,
+    mut errors: Vec<ConfigError>,
+    around: &Surroundings<'_>,
+) -> Result<RunPlan, Vec<ConfigError>> {
     match env_file(&written) {
         Ok(pairs) => written.env_file = pairs,
         Err(error) => errors.push(error),

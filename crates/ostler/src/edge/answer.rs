@@ -25,12 +25,12 @@ const FILE_STEP: u64 = 512 * 1024;
 impl Connection {
     /// Sends a static file when the path lies below a static prefix; `None` when it does not.
     pub async fn serve_static(&mut self) -> Result<Option<After>, Reason> {
-        if self.edge.statics.is_empty() {
+        if self.site.statics.is_empty() {
             return Ok(None);
         }
         let plan = {
-            let mut cache = self.edge.files(&self.thread);
-            self.edge
+            let mut cache = self.site.files(&self.thread);
+            self.site
                 .statics
                 .plan(&mut cache, &self.file_request(), Instant::now())
         };
@@ -49,7 +49,7 @@ impl Connection {
     async fn wait_for(&mut self, lookup: Lookup) -> FileReply {
         match self.thread.disk.run(move || lookup.run()).await {
             Ok(found) => {
-                let mut cache = self.edge.files(&self.thread);
+                let mut cache = self.site.files(&self.thread);
                 files::reply(&mut cache, &self.file_request(), found, Instant::now())
             }
             Err(_late) => FileReply::Refused(Refusal::Slow),
@@ -59,8 +59,8 @@ impl Connection {
     /// Sends the file an app named in `X-Accel-Redirect` or `X-Sendfile`.
     pub async fn serve_internal(&mut self, private: Private) -> Result<After, Reason> {
         let named = match (&private.accel_redirect, &private.sendfile) {
-            (Some(uri), _) => self.edge.statics.accel_redirect(uri),
-            (None, Some(file)) => self.edge.statics.sendfile(file),
+            (Some(uri), _) => self.site.statics.accel_redirect(uri),
+            (None, Some(file)) => self.site.statics.sendfile(file),
             (None, None) => return Err(Reason::BadResponse),
         };
         let private = Arc::new(private);
@@ -163,7 +163,7 @@ impl Connection {
         for part in parts {
             self.out.bytes().extend_from_slice(&part.prefix);
             let (mut at, end) = (part.offset, part.offset + part.len);
-            if self.edge.sendfile && at < end {
+            if self.site.sendfile && at < end {
                 self.out.send_ahead(&mut self.io);
             }
             while at < end {
@@ -194,7 +194,7 @@ impl Connection {
     ) -> Option<usize> {
         loop {
             let step = self.thread.disk.fetch(file, at, step).await.ok()? as usize;
-            if !self.edge.sendfile || self.io.is_tls() {
+            if !self.site.sendfile || self.io.is_tls() {
                 return Some(self.read_step(file, at, step));
             }
             match self.io.send_file(file.as_fd(), at, step) {

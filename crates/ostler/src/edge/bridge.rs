@@ -21,6 +21,7 @@ use super::connection::Connection;
 use super::h1::response;
 use super::reason::Reason;
 use super::sending::After;
+use super::site::App;
 use super::websocket::{self, By, Closed, Event, Handshake, Outgoing, Refusal, Session};
 
 /// Message bytes in one frame to a worker: a quarter of what a stream may send without credit.
@@ -34,8 +35,8 @@ const SERVICE_RESTART: u16 = 1012;
 
 impl Connection {
     /// Checks an opening handshake before an app is asked; `None` for any other request.
-    pub fn check_handshake(&self) -> Result<Option<Handshake>, Reason> {
-        if !self.head.asks_websocket() || !self.edge.pool.streams() {
+    pub fn check_handshake(&self, app: &App) -> Result<Option<Handshake>, Reason> {
+        if !self.head.asks_websocket() || !app.pool.streams() {
             return Ok(None);
         }
         let joined = |name: &[u8]| {
@@ -59,7 +60,7 @@ impl Connection {
             "sec-websocket-protocol" => protocols.as_deref(),
             _ => None,
         };
-        let compression = self.edge.websocket.compression;
+        let compression = app.websocket.compression;
         match websocket::handshake(self.head.method(), field, compression) {
             Ok(handshake) => Ok(Some(handshake)),
             Err(Refusal::Version) => Err(Reason::WebSocketVersion),
@@ -72,6 +73,7 @@ impl Connection {
     /// Answers a handshake that the app has accepted, then carries messages until the end.
     pub async fn websocket(
         &mut self,
+        app: &App,
         mut lease: Lease,
         handshake: &Handshake,
         accept: &[u8],
@@ -92,7 +94,7 @@ impl Connection {
         self.log();
         let early = self.take_early();
         self.become_socket();
-        let settings = self.edge.websocket.clone();
+        let settings = app.websocket.clone();
         let max_message = settings.max_message;
         let session = Session::new(&mut self.io, early, handshake, settings);
         let (to_app, from_client) = mpsc::channel(1);

@@ -20,6 +20,7 @@ use super::peers::Place;
 use super::reason::Reason;
 use super::row::Row;
 use super::sending::After;
+use super::site::Site;
 use super::{Edge, Thread};
 
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
@@ -63,6 +64,8 @@ pub struct Connection {
     pub peer: Peer,
     pub edge: Arc<Edge>,
     pub thread: Arc<Thread>,
+    /// What the request under way is served by.
+    pub site: Arc<Site>,
     place: Place,
     pub buffer: Buffer,
     pub head: Head,
@@ -132,6 +135,7 @@ impl Connection {
         Self {
             io,
             peer,
+            site: Arc::clone(edge.routes.nowhere()),
             edge,
             thread,
             place,

@@ -93,14 +93,14 @@ impl Connection {
     }
 
     /// Names the request that took too long; the stacks of its worker follow in the error log.
-    pub fn log_timeout(&self, lease: &Lease) {
+    pub fn log_timeout(&self, lease: &Lease, limit: Duration) {
         tracing::error!(
             pid = lease.worker().pid,
             method = %String::from_utf8_lossy(self.head.method()),
             path = %String::from_utf8_lossy(self.head.path()),
             request = %crate::logs::request_id(self.row.id),
             "no response within {} s (--timeout)",
-            self.edge.times.response.as_secs()
+            limit.as_secs()
         );
     }
 
@@ -109,7 +109,7 @@ impl Connection {
         if rest.is_nothing() {
             return lease.give_back();
         }
-        let limit = self.edge.pool.unwanted();
+        let limit = lease.unwanted();
         let overdue = self.row.app_us == 0;
         tokio::spawn(lease.wait_out(rest, limit, overdue));
     }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use super::reason::Reason;
 use super::relay::{Failure, Relay, Relayed};
 use super::row::Row;
 use super::sending::After;
+use super::site::App;
 use super::upload::Upload;
 
 impl Connection {
@@ -51,34 +53,43 @@ impl Connection {
         }
     }
 
-    /// connection → head → forwarded → static file? → body → lease → worker → response.
+    /// connection → head → forwarded → site → static file? → body → lease → worker → response.
     async fn line(&mut self) -> Result<After, Reason> {
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
         self.row.remote = (self.access.is_some()).then(|| sender.address().to_vec());
+        self.find_site();
         if let Some(after) = self.serve_static().await? {
             return Ok(after);
         }
-        self.check_handshake()?;
+        let app = Arc::clone(self.site.app.as_ref().ok_or(Reason::NoRoute)?);
+        self.check_handshake(&app)?;
         let mut reader =
-            BodyReader::new(self.head.framing(), self.edge.body_limit, self.row.started)?;
+            BodyReader::new(self.head.framing(), self.site.body_limit, self.row.started)?;
         self.invite_body(&reader).await?;
-        if self.streams_body() {
-            return self.ask_streaming(&sender, reader).await;
+        if self.streams_body(&app) {
+            return self.ask_streaming(&app, &sender, reader).await;
         }
         let body = self.collect(&mut reader).await?;
-        self.ask(&sender, body).await
+        self.ask(&app, &sender, body).await
+    }
+
+    fn find_site(&mut self) {
+        let site = self.edge.routes.find(self.head.host(), self.head.path());
+        if !Arc::ptr_eq(site, &self.site) {
+            self.site = Arc::clone(site);
+        }
     }
 
     /// A body streams to an event loop, unless it is small and complete soon anyway.
-    fn streams_body(&self) -> bool {
+    fn streams_body(&self, app: &App) -> bool {
         let small = match self.head.framing() {
             Framing::None => true,
             Framing::Length(length) => length <= IN_MEMORY as u64,
             Framing::Chunked => false,
         };
         let none = matches!(self.head.framing(), Framing::None | Framing::Length(0));
-        !none && (!self.edge.request_buffering || (!small && self.edge.pool.streams()))
+        !none && (!app.request_buffering || (!small && app.pool.streams()))
     }
 
     /// Tells a client that asked first to send its body (RFC 9110 section 10.1.1).
@@ -114,21 +125,21 @@ impl Connection {
     }
 
     /// Asks a worker, once more when the first one died and nothing is lost by it.
-    async fn ask(&mut self, sender: &Sender, body: Body) -> Result<After, Reason> {
+    async fn ask(&mut self, app: &App, sender: &Sender, body: Body) -> Result<After, Reason> {
         let mut retried = false;
         loop {
             // Before the lease: a request that cannot be sent costs no slot.
             let file = body.readable()?;
-            let asks = self.asks(sender, &body);
-            let (mut lease, frame) = match self.lease(asks).await {
-                Err(Reason::WorkerDied) if !retried && self.may_ask_again() => {
+            let asks = self.asks(app, sender, &body);
+            let (mut lease, frame) = match self.lease(app, asks).await {
+                Err(Reason::WorkerDied) if !retried && self.may_ask_again(app) => {
                     retried = true;
                     continue;
                 }
                 leased => leased?,
             };
             let sent = self.send(&mut lease, frame, sender, &body, file).await;
-            let mut relay = Relay::new(self, None);
+            let mut relay = Relay::new(self, app, None);
             let relayed = match sent {
                 Err(_closed) => Relayed::Failed(Failure::Lost(Fault::Closed)),
                 Ok(()) => relay.run(&mut lease).await,
@@ -136,9 +147,9 @@ impl Connection {
             let (rest, _) = relay.into_rest();
             let failure = match relayed {
                 Relayed::Failed(failure) => failure,
-                relayed => return self.finish(relayed, lease, rest).await,
+                relayed => return self.finish(app, relayed, lease, rest).await,
             };
-            match self.after_failure(failure, lease, rest, retried).await {
+            match self.after_failure(app, failure, lease, rest, retried).await {
                 Some(reason) => return Err(reason),
                 None => retried = true,
             }
@@ -148,26 +159,27 @@ impl Connection {
     /// Asks a worker while the body is still coming in. Nothing can be sent twice.
     async fn ask_streaming(
         &mut self,
+        app: &App,
         sender: &Sender,
         reader: BodyReader,
     ) -> Result<After, Reason> {
-        let (mut lease, _no_frame) = self.lease(Asks::default()).await?;
+        let (mut lease, _no_frame) = self.lease(app, Asks::default()).await?;
         let stream = lease.grant().stream_id();
         let frame = self.request_frame(stream, sender, &Body::None, BodyKind::Stream);
         if lease.grant().send(&frame, None).await.is_err() {
             return Err(Reason::WorkerDied);
         }
-        let mut relay = Relay::new(self, Some(Upload::new(reader)));
+        let mut relay = Relay::new(self, app, Some(Upload::new(reader)));
         let relayed = relay.run(&mut lease).await;
         let (rest, body) = relay.into_rest();
         let after = match relayed {
             Relayed::Failed(failure) => {
                 return Err(self
-                    .after_failure(failure, lease, rest, true)
+                    .after_failure(app, failure, lease, rest, true)
                     .await
                     .unwrap_or(Reason::WorkerDied));
             }
-            relayed => self.finish(relayed, lease, rest).await?,
+            relayed => self.finish(app, relayed, lease, rest).await?,
         };
         match body {
             Some(body) if !body.is_done() && after == After::KeepAlive => {
@@ -183,12 +195,11 @@ impl Connection {
     }
 
     /// Waits for a slot.
-    async fn lease(&mut self, asks: Asks) -> Result<(Lease, Vec<u8>), Reason> {
+    async fn lease(&mut self, app: &App, asks: Asks) -> Result<(Lease, Vec<u8>), Reason> {
         let asked = Instant::now();
         let session = engineio::session(self.head.query());
-        let pool = &self.edge.pool;
-        let mut lease = pin!(pool.lease(self.thread.index, asks, session));
-        self.deadline.set(asked + self.edge.times.line);
+        let mut lease = pin!(app.pool.lease(self.thread.index, asks, session));
+        self.deadline.set(asked + app.line);
         let (io, buffer) = (&mut self.io, &mut self.buffer);
         let deadline = &mut self.deadline;
         // Who leaves the line is not served. A client that only closed its sending side is not told
@@ -220,10 +231,10 @@ impl Connection {
     /// A request whose body is here, as it waits in line. Its frame comes along when a worker may take
     /// it by itself: it has no descriptor and takes no connection over. (On event loops a frame carries
     /// the number of a stream, which is known later.)
-    fn asks(&mut self, sender: &Sender, body: &Body) -> Asks {
+    fn asks(&mut self, app: &App, sender: &Sender, body: &Body) -> Asks {
         let held = body.memory();
         let small = held <= BACKLOG_FRAME && body.kind() != BodyKind::File;
-        let may_be_taken = small && !self.head.is_websocket() && !self.edge.pool.streams();
+        let may_be_taken = small && !self.head.is_websocket() && !app.pool.streams();
         let mut frame = Vec::new();
         if may_be_taken {
             frame = self.request_frame(0, sender, body, body.kind());
@@ -257,8 +268,8 @@ impl Connection {
     }
 
     /// A request that was lost with its worker may be asked once more: nothing is lost by it.
-    fn may_ask_again(&self) -> bool {
-        self.head.is_idempotent() && self.edge.pool.may_retry()
+    fn may_ask_again(&self, app: &App) -> bool {
+        self.head.is_idempotent() && app.pool.may_retry()
     }
 
     /// Builds the request frame in the connection's spare buffer, for an event loop when `stream` is not 0.
@@ -311,7 +322,7 @@ impl Connection {
     /// `SCRIPT_NAME` and `PATH_INFO`: the path below the root when it lies there (as gunicorn).
     fn below_root(&self, sender: &Sender) -> (&[u8], &[u8]) {
         let said = sender.script_name(&self.head, self.edge.forwarding.script_name);
-        let root = said.unwrap_or(self.edge.root.as_bytes());
+        let root = said.unwrap_or(self.site.root.as_bytes());
         let path = self.head.path();
         match path.strip_prefix(root) {
             Some(below) if below.is_empty() || below[0] == b'/' => (root, below),
@@ -322,6 +333,7 @@ impl Connection {
     /// Ends an exchange whose response has begun or became something else.
     async fn finish(
         &mut self,
+        app: &App,
         relayed: Relayed,
         lease: Lease,
         rest: Rest,
@@ -340,9 +352,11 @@ impl Connection {
                 Box::pin(self.serve_internal(private)).await
             }
             // What few exchanges become is boxed: each one would keep room for it.
-            Relayed::Hijacked => Ok(Box::pin(self.tunnel(lease)).await),
-            Relayed::WebSocket(accept) => match self.check_handshake()? {
-                Some(handshake) => Ok(Box::pin(self.websocket(lease, &handshake, &accept)).await),
+            Relayed::Hijacked => Ok(Box::pin(self.tunnel(lease, app.response)).await),
+            Relayed::WebSocket(accept) => match self.check_handshake(app)? {
+                Some(handshake) => {
+                    Ok(Box::pin(self.websocket(app, lease, &handshake, &accept)).await)
+                }
                 None => {
                     self.release(lease, rest);
                     Err(Reason::BadResponse)
@@ -362,6 +376,7 @@ impl Connection {
     /// Decides what follows when a worker gave no response: `None` is to ask another one.
     async fn after_failure(
         &mut self,
+        app: &App,
         failure: Failure,
         lease: Lease,
         rest: Rest,
@@ -369,7 +384,7 @@ impl Connection {
     ) -> Option<Reason> {
         match failure {
             Failure::TimedOut => {
-                self.log_timeout(&lease);
+                self.log_timeout(&lease, app.response);
                 lease.timed_out();
                 Some(Reason::WorkerTimeout)
             }
@@ -397,7 +412,7 @@ impl Connection {
             Failure::Lost(fault) => {
                 let alone = lease.worker().in_flight() == 1;
                 let crashed = self.mourn(&lease, &fault).await;
-                let again = !(retried || crashed && alone) && self.may_ask_again();
+                let again = !(retried || crashed && alone) && self.may_ask_again(app);
                 if again {
                     None
                 } else {

@@ -28,6 +28,7 @@ mod relay;
 pub mod reply;
 mod row;
 mod sending;
+mod site;
 mod spool;
 pub mod tls;
 mod tunnel;
@@ -43,7 +44,7 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::logs::{AccessLog, AccessWriter};
-use crate::pool::Pool;
+use crate::routes::Table;
 use crate::sys;
 
 pub use connection::Peer;
@@ -51,6 +52,7 @@ pub use disk::THREADS as DISK_THREADS;
 pub use forwarded::Forwarding;
 pub use listen::{LAST_ACCEPT, Listener, run as accept};
 pub use peers::Peers;
+pub use site::{App, Site};
 pub use spool::Budget;
 pub use websocket::Settings as WebSocketSettings;
 
@@ -76,10 +78,6 @@ pub struct Times {
     pub write_stall: Duration,
     /// Reading what a client still sends when its answer is complete: 1 s.
     pub linger: Duration,
-    /// In line for a worker: 30 s.
-    pub line: Duration,
-    /// From dispatch to the response head: 30 s.
-    pub response: Duration,
 }
 
 impl Default for Times {
@@ -94,8 +92,6 @@ impl Default for Times {
             min_rate: 500,
             write_stall: Duration::from_secs(30),
             linger: Duration::from_secs(1),
-            line: Duration::from_secs(30),
-            response: Duration::from_secs(30),
         }
     }
 }
@@ -112,29 +108,15 @@ impl Times {
 
 /// Everything the edge threads share.
 pub struct Edge {
-    pub pool: Arc<Pool>,
+    /// What is served, and where.
+    pub routes: Table<Arc<Site>>,
     pub peers: Arc<Peers>,
-    pub statics: files::Statics,
-    /// Guards the files of `statics` in memory: a cache for each edge thread, by its number.
-    pub files: Vec<Mutex<files::FileCache>>,
     pub tls: Option<TlsAcceptor>,
     pub limits: h1::head::Limits,
     pub times: Times,
     pub forwarding: forwarded::Forwarding,
     /// Who speaks the PROXY protocol to us.
     pub proxies: Option<proxy_protocol::Proxies>,
-    /// Bytes a request body may have; 0 is no limit.
-    pub body_limit: u64,
-    /// Collect a request body before a synchronous app is called.
-    pub request_buffering: bool,
-    /// Take a response off its worker as fast as it comes.
-    pub response_buffering: bool,
-    /// Files go out by `sendfile(2)` where a connection allows it.
-    pub sendfile: bool,
-    /// Limits and clocks of WebSockets of ASGI apps.
-    pub websocket: websocket::Settings,
-    /// `SCRIPT_NAME` / `root_path` that every request carries.
-    pub root: String,
     pub spool: Arc<Budget>,
     /// True once no new connection is accepted.
     pub stopping: watch::Receiver<bool>,
@@ -165,11 +147,6 @@ impl Live {
 impl Edge {
     fn stopping(&self) -> watch::Receiver<bool> {
         self.stopping.clone()
-    }
-
-    /// The static files that an edge thread has in memory.
-    fn files(&self, thread: &Thread) -> MutexGuard<'_, files::FileCache> {
-        lock(&self.files[thread.index])
     }
 
     fn is_stopping(&self) -> bool {

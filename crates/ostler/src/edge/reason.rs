@@ -91,6 +91,7 @@ pub enum Reason {
     CrashLooping,
 
     // The operator.
+    NoRoute,
     LineFull,
     LineBytes,
     LineTimeout,
@@ -260,6 +261,7 @@ impl Reason {
             Self::WorkerTimeout => answer(504, "worker_timeout", "worker", "The app took too long to answer."),
             Self::CrashLooping => later(5, "crash_looping", "worker", "The app does not stay up; it is being restarted."),
 
+            Self::NoRoute => answer(404, "no_route", "edge", "Nothing is served under this name and path."),
             Self::LineFull => later(1, "line_full", "line", "Too many requests are waiting."),
             Self::LineBytes => later(1, "line_bytes", "line", "Too much data is waiting."),
             Self::LineTimeout => later(1, "line_timeout", "line", "No worker became free in time."),

@@ -19,6 +19,7 @@ use super::outgoing::{ClientGone, IN_MEMORY};
 use super::patience::Patience;
 use super::reason::Reason;
 use super::sending::{After, Sending};
+use super::site::App;
 use super::upload::{self, Upload};
 use super::worker_file::WorkerFile;
 
@@ -71,6 +72,7 @@ enum Turn {
 /// One exchange: the response so far.
 pub struct Relay<'c> {
     connection: &'c mut Connection,
+    app: &'c App,
     upload: Option<Upload>,
     /// The response's body, once its head is on the way.
     sending: Option<Sending>,
@@ -90,13 +92,14 @@ pub struct Relay<'c> {
 }
 
 impl<'c> Relay<'c> {
-    pub fn new(connection: &'c mut Connection, upload: Option<Upload>) -> Self {
-        let unbuffered = !connection.edge.response_buffering;
-        let watches = connection.edge.pool.streams();
-        let due = connection.row.dispatched + connection.edge.times.response;
+    pub fn new(connection: &'c mut Connection, app: &'c App, upload: Option<Upload>) -> Self {
+        let unbuffered = !app.response_buffering;
+        let watches = app.pool.streams();
+        let due = connection.row.dispatched + app.response;
         let opens_session = engineio::session(connection.head.query()) == Session::Opens;
         Self {
             connection,
+            app,
             upload,
             sending: None,
             done: false,
@@ -152,7 +155,7 @@ impl<'c> Relay<'c> {
         }
         self.opens_session = false;
         if let Some(session) = engineio::opened(body) {
-            self.connection.edge.pool.learn_session(session, worker);
+            self.app.pool.learn_session(session, worker);
         }
     }
 
@@ -160,7 +163,7 @@ impl<'c> Relay<'c> {
     /// body.
     pub fn into_rest(self) -> (Rest, Option<BodyReader>) {
         let connection = &self.connection;
-        let may_hijack = connection.head.is_websocket() && !connection.edge.pool.streams();
+        let may_hijack = connection.head.is_websocket() && !self.app.pool.streams();
         let (body, unsent) = self.upload.map(Upload::into_rest).unzip();
         let rest = Rest {
             answered: self.done,
@@ -270,7 +273,7 @@ impl<'c> Relay<'c> {
             let (io, buffer) = (&mut connection.io, &mut connection.buffer);
             match ready!(upload.poll_step(cx, lease, io, buffer)) {
                 // The app's time begins when it has the body.
-                upload::Step::Came => self.due = Instant::now() + connection.edge.times.response,
+                upload::Step::Came => self.due = Instant::now() + self.app.response,
                 upload::Step::Lost(fault) => return Poll::Ready(Turn::Lost(fault)),
                 upload::Step::Refused(reason) => return Poll::Ready(Turn::Upload(reason)),
             }

@@ -36,7 +36,7 @@ const PIECE: usize = 16 * 1024;
 impl Connection {
     /// Lets an app that has taken the raw connection answer the handshake, checks its 101, and
     /// carries bytes until either side closes.
-    pub async fn tunnel(&mut self, lease: Lease) -> After {
+    pub async fn tunnel(&mut self, lease: Lease, limit: Duration) -> After {
         let Some((held, socket, early)) = lease.into_tunnel() else {
             return After::Abort;
         };
@@ -47,7 +47,7 @@ impl Connection {
                 return After::Abort;
             }
         };
-        match self.switch(&mut app, early).await {
+        match self.switch(&mut app, early, limit).await {
             Ok(()) => {}
             Err(reason) => {
                 self.answer(reason).await;
@@ -67,9 +67,14 @@ impl Connection {
 
     /// Reads the app's own response head and sends it on when it switches protocols rightly: an
     /// upgrade that the app did not agree to must not become a tunnel (threats E-06).
-    async fn switch(&mut self, app: &mut UnixStream, early: Vec<u8>) -> Result<(), Reason> {
+    async fn switch(
+        &mut self,
+        app: &mut UnixStream,
+        early: Vec<u8>,
+        limit: Duration,
+    ) -> Result<(), Reason> {
         let mut head = early;
-        self.deadline.set(Instant::now() + self.edge.times.response);
+        self.deadline.set(Instant::now() + limit);
         let end = loop {
             if let Some(at) = memchr::memmem::find(&head, b"\r\n\r\n") {
                 break at + 4;

@@ -24,6 +24,7 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::cli::run::RunPlan;
+use crate::cli::serve::ServePlan;
 use crate::config::Settings;
 use crate::logs::Sink;
 use crate::sys::{self, Exit, User, process};
@@ -52,11 +53,20 @@ const STOP_SLACK: Duration = Duration::from_secs(45);
 /// A server that should stop at once has this long.
 const QUICK_STOP: Duration = Duration::from_secs(10);
 
+/// What to keep.
+#[derive(Debug)]
+pub enum Plan {
+    /// `ostler run`: one app, and its config file decides everything.
+    Run(Arc<RunPlan>),
+    /// `ostler serve`: the apps of a configuration.
+    Serve(Box<ServePlan>),
+}
+
 /// What the keeper holds, in the order it is made.
 struct Keeper {
-    plan: Arc<RunPlan>,
-    /// What the config says now.
-    settings: Settings,
+    plan: Plan,
+    /// What holds for all projects, as the config says now.
+    machine: Settings,
     /// What it said at the start.
     started: Settings,
     user: Option<User>,
@@ -85,9 +95,9 @@ struct Stop {
 type Ended = Result<u8, Trouble>;
 
 /// Runs the keeper to its end.
-pub fn run(plan: RunPlan) -> ExitCode {
+pub fn run(plan: Plan) -> ExitCode {
     sys::signal::unblock_all();
-    match prepare_and_keep(&Arc::new(plan)) {
+    match prepare_and_keep(plan) {
         Ok(code) => ExitCode::from(code),
         Err(trouble) => {
             eprintln!("{}", trouble.text.trim_end());
@@ -96,7 +106,7 @@ pub fn run(plan: RunPlan) -> ExitCode {
     }
 }
 
-fn prepare_and_keep(plan: &Arc<RunPlan>) -> Ended {
+fn prepare_and_keep(plan: Plan) -> Ended {
     let runtime = || {
         Builder::new_current_thread()
             .enable_all()
@@ -104,32 +114,30 @@ fn prepare_and_keep(plan: &Arc<RunPlan>) -> Ended {
             .map_err(Trouble::from)
     };
     let first = runtime()?;
-    let prepared = match first.block_on(start::prepare(plan))? {
+    let prepared = match first.block_on(start::prepare(&plan))? {
         start::Outcome::Prepared(prepared) => *prepared,
         start::Outcome::Done(code) => return Ok(code),
     };
-    if !prepared.settings.process.daemon {
+    if !prepared.machine.process.daemon {
         return first.block_on(start_and_keep(plan, prepared));
     }
     // A process forks safely only without a runtime, and a zygote dies with its parent: what could
     // go wrong has been seen by the user's terminal, and everything starts again behind it.
-    first.block_on(prepared.zygote.end());
+    if let Some(zygote) = prepared.zygote {
+        first.block_on(zygote.end());
+    }
     drop(first);
     process::daemonize()?;
-    let runtime = runtime()?;
-    let again = runtime.block_on(zygotes::start(plan))?;
-    runtime.block_on(start_and_keep(
-        plan,
-        Prepared {
-            zygote: again,
-            ..prepared
-        },
-    ))
+    let again = Prepared {
+        zygote: None,
+        ..prepared
+    };
+    runtime()?.block_on(start_and_keep(plan, again))
 }
 
-async fn start_and_keep(plan: &Arc<RunPlan>, prepared: Prepared) -> Ended {
+async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
     let Prepared {
-        settings,
+        machine,
         zygote,
         user,
         listening,
@@ -137,12 +145,12 @@ async fn start_and_keep(plan: &Arc<RunPlan>, prepared: Prepared) -> Ended {
     // Again: a daemon is a grandchild of the process that checked its settings.
     process::become_subreaper()?;
     let mut signals = Signals::new()?;
-    let log = log::start(&settings, user.as_ref())?;
-    let pidfile = PidFile::write(settings.process.pidfile.as_deref())?;
+    let log = log::start(&machine, user.as_ref())?;
+    let pidfile = PidFile::write(machine.process.pidfile.as_deref())?;
     let mut keeper = Keeper {
-        plan: Arc::clone(plan),
-        started: settings.clone(),
-        settings,
+        plan,
+        started: machine.clone(),
+        machine,
         user,
         listening,
         pidfile,
@@ -162,8 +170,7 @@ async fn start_and_keep(plan: &Arc<RunPlan>, prepared: Prepared) -> Ended {
 
 impl Keeper {
     /// One server after the other, until one ends on purpose.
-    async fn keep(&mut self, zygote: Configured, signals: &mut Signals) -> Ended {
-        let mut first = Some(zygote);
+    async fn keep(&mut self, mut first: Option<Configured>, signals: &mut Signals) -> Ended {
         loop {
             let mut server = match self.next_server(first.take(), signals).await {
                 Ok(Some(server)) => server,
@@ -193,27 +200,30 @@ impl Keeper {
         }
     }
 
-    /// Starts a server with a zygote; `None` when somebody stopped that.
+    /// Starts a server, under `ostler run` with a zygote; `None` when somebody stopped that.
     async fn next_server(
         &mut self,
         zygote: Option<Configured>,
         signals: &mut Signals,
     ) -> Result<Option<Server>, Trouble> {
+        let plan = match &self.plan {
+            Plan::Run(plan) => Arc::clone(plan),
+            Plan::Serve(_) => return Ok(Some(self.start_server(None, None)?)),
+        };
         let zygote = match zygote {
             Some(zygote) => zygote,
             None => {
-                let plan = Arc::clone(&self.plan);
                 let Some(zygote) = signals.unless_stopped(zygotes::start(&plan)).await else {
                     return Ok(None);
                 };
                 let zygote = zygote?;
-                self.settings = zygote.settings.clone();
+                self.machine = zygote.settings.clone();
                 zygote
             }
         };
-        let hooks = hooks::start(&zygote, &self.settings);
+        let hooks = hooks::start(&zygote, &self.machine);
         match signals.unless_stopped(hooks).await {
-            Some(hooks) => Ok(Some(self.start_server(zygote, hooks?)?)),
+            Some(hooks) => Ok(Some(self.start_server(Some(zygote), hooks?)?)),
             None => Ok(None),
         }
     }

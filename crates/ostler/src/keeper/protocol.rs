@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
+use crate::routes::Host;
 use crate::sys::{Exit, Pidfd, fds, process};
 
 /// Keeper → server.
@@ -17,17 +18,19 @@ pub enum FromKeeper {
     /// A zygote was started as asked. With it come its control socket, its pidfd and a file with
     /// what its config file asks for, see [`settings_from`].
     Zygote {
-        generation: u64,
+        zygote: ZygoteId,
         pid: u32,
+        /// The version of Python.
+        python: String,
     },
     /// It could not be started, or its config file is broken.
     ZygoteFailed {
-        generation: u64,
+        zygote: ZygoteId,
         exit: u8,
         text: String,
     },
     ZygoteExited {
-        generation: u64,
+        zygote: ZygoteId,
         exit: Exit,
     },
     Stop {
@@ -47,27 +50,79 @@ pub enum FromKeeper {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToKeeper {
     StartZygote {
-        generation: u64,
+        zygote: ZygoteId,
     },
     /// The app serves.
     Ready,
 }
 
+/// The zygote of one generation of a project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZygoteId {
+    pub project: String,
+    pub generation: u64,
+}
+
+/// The name of the one project of `ostler run`.
+pub const RUN: &str = "run";
+
 /// The first message to a server: what the descriptors behind it are.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handover {
-    pub settings: Settings,
+    /// What holds for all projects: addresses, limits of connections, logs.
+    pub machine: Settings,
+    pub projects: Vec<Project>,
     /// Listening sockets, by how they are written: descriptors 5 and on.
     pub listeners: Vec<String>,
-    /// Descriptor numbers of the first zygote's control socket and pidfd, and of the hook process.
-    pub zygote: (u32, i32, i32),
-    pub hooks: Option<i32>,
-    /// The version of Python.
-    pub python: String,
+    /// Descriptor numbers of the control socket and pidfd of the zygote that `ostler run` has begun with,
+    /// and of the hook process. Its pid and Python's version.
+    pub first: Option<First>,
     /// `pid` of the keeper: what people signal.
     pub keeper: u32,
-    /// The app served before, in a server that was lost.
-    pub resumed: bool,
+}
+
+/// What a server starts with of one app.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Project {
+    pub name: String,
+    /// Where it is found; empty: everywhere.
+    pub routes: Vec<Route>,
+    /// As far as they are known before its zygote has evaluated its config file.
+    pub settings: Settings,
+    /// Trouble with it is met with patience, and ends nothing: it served before, in a server that was
+    /// lost, or it is one of several.
+    pub patient: bool,
+}
+
+/// One place where a project is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub host: Host,
+    /// `/`, or a path that does not end with one.
+    pub prefix: String,
+    /// Its app is told the prefix and sees the path below it.
+    pub strip: bool,
+}
+
+impl Route {
+    /// Every request.
+    pub fn everywhere() -> Self {
+        Self {
+            host: Host::Any,
+            prefix: "/".to_owned(),
+            strip: false,
+        }
+    }
+}
+
+/// A zygote that was started before its server.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct First {
+    pub pid: u32,
+    pub control: i32,
+    pub pidfd: i32,
+    pub hooks: Option<i32>,
+    pub python: String,
 }
 
 /// Descriptor of the keeper's socket in a server.
@@ -97,16 +152,23 @@ fn from_file<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
 /// Everything a server starts with, as its own.
 #[derive(Debug)]
 pub struct ServerHandover {
-    pub settings: Settings,
+    pub machine: Settings,
+    pub projects: Vec<Project>,
     pub keeper: OwnedFd,
     pub keeper_pid: u32,
-    pub python: String,
     /// By how they are written: `127.0.0.1:8000`, `unix:/run/app.sock`.
     pub listeners: BTreeMap<String, OwnedFd>,
-    pub zygote: OwnedFd,
-    pub zygote_pidfd: Pidfd,
+    pub first: Option<FirstZygote>,
+}
+
+/// [`First`], with its descriptors.
+#[derive(Debug)]
+pub struct FirstZygote {
+    pub control: OwnedFd,
+    pub pidfd: Pidfd,
     pub hooks: Option<OwnedFd>,
-    pub resumed: bool,
+    /// The version of Python.
+    pub python: String,
 }
 
 impl ServerHandover {
@@ -121,17 +183,24 @@ impl ServerHandover {
         for (fd, name) in (HANDOVER_FD + 1..).zip(handover.listeners) {
             listeners.insert(name, fds::claim(fd)?);
         }
-        let (pid, control, pidfd) = handover.zygote;
         Ok(Self {
-            settings: handover.settings,
+            machine: handover.machine,
+            projects: handover.projects,
             keeper: fds::claim(KEEPER_FD)?,
             keeper_pid: handover.keeper,
-            python: handover.python,
             listeners,
-            zygote: fds::claim(control)?,
-            zygote_pidfd: Pidfd::from_fd(fds::claim(pidfd)?, pid)?,
-            hooks: handover.hooks.map(fds::claim).transpose()?,
-            resumed: handover.resumed,
+            first: handover.first.map(FirstZygote::claim).transpose()?,
+        })
+    }
+}
+
+impl FirstZygote {
+    fn claim(first: First) -> io::Result<Self> {
+        Ok(Self {
+            control: fds::claim(first.control)?,
+            pidfd: Pidfd::from_fd(fds::claim(first.pidfd)?, first.pid)?,
+            hooks: first.hooks.map(fds::claim).transpose()?,
+            python: first.python,
         })
     }
 }

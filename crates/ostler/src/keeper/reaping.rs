@@ -12,6 +12,7 @@ use crate::cli::run::RunPlan;
 use crate::sys::{Channel, Child, Exit, Pidfd, Signal, process, process::Children};
 
 use super::in_time;
+use super::protocol::ZygoteId;
 use super::signals::{Order, Signals};
 use super::zygotes::{self, Configured, Said, Trouble, Unfit};
 
@@ -37,12 +38,13 @@ pub struct Zygotes {
 
 struct Running {
     /// `None` once the server is gone that knows it by this number.
-    generation: Option<u64>,
+    id: Option<ZygoteId>,
     pidfd: Pidfd,
 }
 
 struct Asked {
-    generation: Option<u64>,
+    /// As above.
+    id: Option<ZygoteId>,
     child: Child,
     /// It ended while it was asked.
     exit: Option<Exit>,
@@ -52,7 +54,7 @@ struct Asked {
 
 /// A zygote that a server asked for.
 pub struct Started {
-    pub generation: u64,
+    pub id: ZygoteId,
     pub zygote: Result<Configured, Trouble>,
 }
 
@@ -60,7 +62,7 @@ pub struct Started {
 pub enum Reaped {
     /// Its server may want to know.
     Zygote {
-        generation: u64,
+        id: ZygoteId,
         exit: Exit,
     },
     /// It could not tell its settings.
@@ -73,22 +75,22 @@ pub enum Reaped {
 
 impl Zygotes {
     /// Keeps a zygote that a server gets.
-    pub fn keep(&mut self, pid: u32, generation: u64, pidfd: Pidfd) {
+    pub fn keep(&mut self, pid: u32, id: ZygoteId, pidfd: Pidfd) {
         self.running.insert(
             pid,
             Running {
-                generation: Some(generation),
+                id: Some(id),
                 pidfd,
             },
         );
     }
 
     /// Starts a zygote for the server; [`Zygotes::started`] gives it.
-    pub fn start(&mut self, plan: &Arc<RunPlan>, generation: u64) -> Result<(), Trouble> {
+    pub fn start(&mut self, plan: &Arc<RunPlan>, id: ZygoteId) -> Result<(), Trouble> {
         let (child, control) = zygotes::spawn(plan)?;
         let (pid, plan) = (child.pid, Arc::clone(plan));
         let asked = Asked {
-            generation: Some(generation),
+            id: Some(id),
             child,
             exit: None,
             unfit: None,
@@ -120,24 +122,24 @@ impl Zygotes {
 
     fn told(&mut self, pid: u32, said: Conversation) -> Option<Started> {
         let mut asked = self.asked.remove(&pid)?;
-        let Some(generation) = asked.generation else {
+        let Some(id) = asked.id.clone() else {
             self.asked.insert(pid, asked);
             return None;
         };
         match (said, asked.exit) {
             (Ok((said, control)), None) => {
                 let zygote = Ok(said.with(asked.child, control));
-                Some(Started { generation, zygote })
+                Some(Started { id, zygote })
             }
             (Ok(_), Some(exit)) => {
                 let text = format!("error: the zygote ended after it told its settings: {exit}");
                 Some(Started {
-                    generation,
+                    id,
                     zygote: Err(Trouble { exit: 1, text }),
                 })
             }
             (Err(unfit), Some(exit)) => Some(Started {
-                generation,
+                id,
                 zygote: Err(unfit.ended_by(exit)),
             }),
             (Err(unfit), None) => {
@@ -153,11 +155,11 @@ impl Zygotes {
     pub fn kill_all(&mut self) {
         self.conversations.abort_all();
         for zygote in self.running.values_mut() {
-            zygote.generation = None;
+            zygote.id = None;
             let _ = zygote.pidfd.send(Signal::Kill);
         }
         for zygote in self.asked.values_mut() {
-            zygote.generation = None;
+            zygote.id = None;
             let _ = zygote.child.pidfd.send(Signal::Kill);
         }
     }
@@ -186,24 +188,17 @@ impl Zygotes {
 
     fn reaped(&mut self, pid: u32, exit: Exit) -> Option<Reaped> {
         if let Some(zygote) = self.running.remove(&pid) {
-            return zygote
-                .generation
-                .map(|generation| Reaped::Zygote { generation, exit });
+            return zygote.id.map(|id| Reaped::Zygote { id, exit });
         }
         let asked = self.asked.get_mut(&pid)?;
         asked.exit = Some(exit);
-        if asked.generation.is_some() && asked.unfit.is_none() {
+        if asked.id.is_some() && asked.unfit.is_none() {
             // Its conversation is about to end as well, and tells.
             return None;
         }
-        let Asked {
-            generation, unfit, ..
-        } = self.asked.remove(&pid)?;
+        let Asked { id, unfit, .. } = self.asked.remove(&pid)?;
         let zygote = Err(unfit?.ended_by(exit));
-        Some(Reaped::Unfit(Box::new(Started {
-            generation: generation?,
-            zygote,
-        })))
+        Some(Reaped::Unfit(Box::new(Started { id: id?, zygote })))
     }
 
     /// Waits until all zygotes have ended, `gently` with some patience before they are killed. A

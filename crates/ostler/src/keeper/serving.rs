@@ -4,18 +4,22 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use crate::cli::run::RunPlan;
 use crate::config;
 use crate::sys::{self, Channel, Child, Exit, Signal, Spawn, fds, process};
 
-use super::protocol::{FromKeeper, HANDOVER_FD, Handover, ToKeeper, to_file};
+use super::protocol::{
+    First, FromKeeper, HANDOVER_FD, Handover, Project, RUN, ToKeeper, ZygoteId, to_file,
+};
 use super::reaping::{Reaped, Started};
 use super::signals::Order;
 use super::zygotes::{Configured, Trouble};
-use super::{Keeper, QUICK_STOP, STOP_SLACK, Stop};
+use super::{Keeper, Plan, QUICK_STOP, STOP_SLACK, Stop};
 
 /// A server whose socket has no room for this long does not read it any more.
 const SEND_LIMIT: Duration = Duration::from_secs(1);
@@ -65,21 +69,16 @@ impl Server {
 }
 
 impl Keeper {
-    /// Starts a server with a configured zygote.
+    /// Starts a server, under `ostler run` with a configured zygote.
     pub(super) fn start_server(
         &mut self,
-        zygote: Configured,
+        zygote: Option<Configured>,
         hooks: Option<Channel>,
     ) -> Result<Server, Trouble> {
         let (ours, theirs) = fds::seqpacket_pair()?;
-        let Configured {
-            child: zygote,
-            control,
-            python,
-            ..
-        } = zygote;
         self.zygotes.with_hooks |= hooks.is_some();
-        let (control, hooks) = (control.into_fd(), hooks.map(Channel::into_fd));
+        let hooks = hooks.map(Channel::into_fd);
+        let zygote = zygote.map(|zygote| (zygote.child, zygote.control.into_fd(), zygote.python));
         let listening = self
             .listening
             .iter()
@@ -87,25 +86,37 @@ impl Keeper {
         let listening: Vec<&OwnedFd> = listening.collect();
         let first = HANDOVER_FD + 1 + i32::try_from(listening.len()).unwrap_or(0);
         let handover = Handover {
-            settings: self.settings.clone(),
+            machine: self.machine.clone(),
+            projects: self.projects(),
             listeners: self
                 .listening
                 .iter()
                 .map(|listening| listening.name.clone())
                 .collect(),
-            zygote: (zygote.pid, first, first + 1),
-            hooks: hooks.as_ref().map(|_| first + 2),
-            python,
+            first: zygote.as_ref().map(|(child, _, python)| First {
+                pid: child.pid,
+                control: first,
+                pidfd: first + 1,
+                hooks: hooks.as_ref().map(|_| first + 2),
+                python: python.clone(),
+            }),
             keeper: process::own_pid(),
-            resumed: self.ever_ready,
         };
         let handover = to_file("ostler-handover", &handover)?;
         let mut passed = vec![theirs.as_fd(), handover.as_fd()];
         passed.extend(listening.into_iter().map(AsFd::as_fd));
-        passed.extend([control.as_fd(), zygote.pidfd.as_fd()]);
+        if let Some((child, control, _)) = &zygote {
+            passed.extend([control.as_fd(), child.pidfd.as_fd()]);
+        }
         passed.extend(hooks.as_ref().map(AsFd::as_fd));
         let child = spawn(passed, self.user.as_ref())?;
-        self.zygotes.keep(zygote.pid, 1, zygote.pidfd);
+        if let Some((zygote, ..)) = zygote {
+            let id = ZygoteId {
+                project: RUN.to_owned(),
+                generation: 1,
+            };
+            self.zygotes.keep(zygote.pid, id, zygote.pidfd);
+        }
         let channel = Channel::new(ours)?;
         Ok(Server {
             child,
@@ -113,6 +124,39 @@ impl Keeper {
             open: true,
             started: Instant::now(),
         })
+    }
+
+    /// What a server starts with of each app.
+    fn projects(&self) -> Vec<Project> {
+        match &self.plan {
+            Plan::Run(_) => vec![Project {
+                name: RUN.to_owned(),
+                routes: Vec::new(),
+                settings: self.machine.clone(),
+                patient: self.ever_ready,
+            }],
+            Plan::Serve(plan) => {
+                let projects = plan.projects.iter().map(|project| Project {
+                    name: project.name.clone(),
+                    routes: project.routes.clone(),
+                    settings: project.settings.clone(),
+                    patient: true,
+                });
+                projects.collect()
+            }
+        }
+    }
+
+    /// How the zygotes of a project are started.
+    fn plan_of(&self, project: &str) -> Option<Arc<RunPlan>> {
+        match &self.plan {
+            Plan::Run(plan) => Some(Arc::clone(plan)),
+            Plan::Serve(plan) => {
+                let mut projects = plan.projects.iter();
+                let found = projects.find(|known| known.name == project);
+                found.map(|project| Arc::clone(&project.run))
+            }
+        }
     }
 
     /// Passes an order on.
@@ -149,7 +193,7 @@ impl Keeper {
     /// Tells the server to stop; saying it again changes nothing, unless it is to be quicker.
     async fn begin_stop(&mut self, graceful: bool, server: &Server) {
         let patience = match graceful {
-            true => self.settings.workers.graceful_timeout + STOP_SLACK,
+            true => self.longest_graceful() + STOP_SLACK,
             false => QUICK_STOP,
         };
         let deadline = Instant::now() + patience;
@@ -172,13 +216,16 @@ impl Keeper {
     /// Does what the server asks for.
     pub(super) async fn obey(&mut self, said: Option<ToKeeper>, server: &Server) {
         match said {
-            Some(ToKeeper::StartZygote { generation }) => {
-                if let Err(trouble) = self.zygotes.start(&self.plan, generation) {
-                    let started = Started {
-                        generation,
-                        zygote: Err(trouble),
-                    };
-                    self.hand_over(started, server).await;
+            Some(ToKeeper::StartZygote { zygote: id }) => {
+                let Some(plan) = self.plan_of(&id.project) else {
+                    return tracing::error!(
+                        project = id.project,
+                        "the server asked for an unknown project"
+                    );
+                };
+                if let Err(trouble) = self.zygotes.start(&plan, id.clone()) {
+                    let zygote = Err(trouble);
+                    self.hand_over(Started { id, zygote }, server).await;
                 }
             }
             Some(ToKeeper::Ready) => {
@@ -191,9 +238,9 @@ impl Keeper {
 
     /// Gives the server the zygote it asked for, or the reason why there is none.
     pub(super) async fn hand_over(&mut self, started: Started, server: &Server) {
-        let Started { generation, zygote } = started;
+        let Started { id, zygote } = started;
         let failed = |Trouble { exit, text }| FromKeeper::ZygoteFailed {
-            generation,
+            zygote: id.clone(),
             exit,
             text: text.chars().take(TEXT_MAX).collect(),
         };
@@ -201,31 +248,65 @@ impl Keeper {
             Ok(zygote) => zygote,
             Err(trouble) => return server.tell(&failed(trouble), &[]).await,
         };
-        if let Some(tls) = &mut zygote.settings.listening.tls
-            && let Err(text) = tls.read()
-        {
-            zygote.end().await;
-            return server.tell(&failed(Trouble { exit: 1, text }), &[]).await;
-        }
         for warning in &zygote.warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!("{}{warning}", self.spoken_of(&id.project));
         }
-        if let Some(warning) = config::not_reloaded(&self.started, &zygote.settings) {
-            tracing::warn!("{warning}");
+        match &mut self.plan {
+            Plan::Run(_) => {
+                if let Some(tls) = &mut zygote.settings.listening.tls
+                    && let Err(text) = tls.read()
+                {
+                    zygote.end().await;
+                    return server.tell(&failed(Trouble { exit: 1, text }), &[]).await;
+                }
+                if let Some(warning) = config::not_reloaded(&self.started, &zygote.settings) {
+                    tracing::warn!("{warning}");
+                }
+                self.machine = zygote.settings.clone();
+            }
+            Plan::Serve(plan) => {
+                let mut projects = plan.projects.iter_mut();
+                if let Some(project) = projects.find(|known| known.name == id.project) {
+                    project.settings = zygote.settings.clone();
+                }
+            }
         }
-        self.settings = zygote.settings;
         let Child { pid, pidfd } = zygote.child;
-        match to_file("ostler-settings", &self.settings) {
+        match to_file("ostler-settings", &zygote.settings) {
             Ok(settings) => {
                 let control = zygote.control.into_fd();
                 let fds = [control.as_fd(), pidfd.as_fd(), settings.as_fd()];
-                server
-                    .tell(&FromKeeper::Zygote { generation, pid }, &fds)
-                    .await;
+                let message = FromKeeper::Zygote {
+                    zygote: id.clone(),
+                    pid,
+                    python: zygote.python,
+                };
+                server.tell(&message, &fds).await;
             }
             Err(error) => server.tell(&failed(error.into()), &[]).await,
         }
-        self.zygotes.keep(pid, generation, pidfd);
+        self.zygotes.keep(pid, id, pidfd);
+    }
+
+    /// How lines begin that are about one of several projects.
+    fn spoken_of(&self, project: &str) -> String {
+        match &self.plan {
+            Plan::Run(_) => String::new(),
+            Plan::Serve(_) => format!("{project}: "),
+        }
+    }
+
+    /// How long requests may take to end when the server stops.
+    fn longest_graceful(&self) -> Duration {
+        let own = self.machine.workers.graceful_timeout;
+        match &self.plan {
+            Plan::Run(_) => own,
+            Plan::Serve(plan) => {
+                let projects = plan.projects.iter();
+                let graceful = projects.map(|project| project.settings.workers.graceful_timeout);
+                graceful.max().unwrap_or(own)
+            }
+        }
     }
 
     /// Reaps every child that has ended, adopted ones too; gives the server's end.
@@ -233,10 +314,9 @@ impl Keeper {
         let mut end = None;
         while let Some(reaped) = self.zygotes.reap()? {
             match reaped {
-                Reaped::Zygote { generation, exit } => {
-                    server
-                        .tell(&FromKeeper::ZygoteExited { generation, exit }, &[])
-                        .await;
+                Reaped::Zygote { id, exit } => {
+                    let message = FromKeeper::ZygoteExited { zygote: id, exit };
+                    server.tell(&message, &[]).await;
                 }
                 Reaped::Unfit(started) => self.hand_over(*started, server).await,
                 Reaped::Other { pid, exit } if pid == server.child.pid => end = Some(exit),

@@ -6,14 +6,17 @@ use crate::cli::run::RunPlan;
 use crate::config::{self, Account, Settings};
 use crate::sys::{self, User, process};
 
+use super::Plan;
 use super::bind::{self, Listening};
 use super::signals::Signals;
 use super::zygotes::{self, Configured, Trouble};
 
 /// Everything a server needs that can fail.
 pub struct Prepared {
-    pub settings: Settings,
-    pub zygote: Configured,
+    /// What holds for all projects.
+    pub machine: Settings,
+    /// The first one of `ostler run`.
+    pub zygote: Option<Configured>,
     /// Who server and app run as, where that is not who the keeper is.
     pub user: Option<User>,
     pub listening: Vec<Listening>,
@@ -25,19 +28,26 @@ pub enum Outcome {
     Done(u8),
 }
 
-/// From a plan to bound addresses: starts a Python, has it evaluate the config file, checks the
-/// settings.
+/// From a plan to bound addresses.
 ///
 /// # Errors
 /// What the user has to correct.
-pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
+pub async fn prepare(plan: &Plan) -> Result<Outcome, Trouble> {
     process::become_subreaper()?;
+    match plan {
+        Plan::Run(plan) => prepare_run(plan).await,
+        Plan::Serve(plan) => bind(plan.machine.clone(), None),
+    }
+}
+
+/// Starts a Python, has it evaluate the config file, checks the settings.
+async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
     let mut signals = Signals::new()?;
     let Some(zygote) = signals.unless_stopped(zygotes::start(plan)).await else {
         return Ok(Outcome::Done(0));
     };
     let zygote = zygote?;
-    let mut settings = zygote.settings.clone();
+    let settings = zygote.settings.clone();
     for warning in &zygote.warnings {
         eprintln!("warning: {warning}");
     }
@@ -50,19 +60,24 @@ pub async fn prepare(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
         zygote.end().await;
         return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
     }
-    if let Some(tls) = &mut settings.listening.tls {
+    bind(settings, Some(zygote))
+}
+
+/// Reads what only the one who starts ostler may read, and binds the addresses.
+fn bind(mut machine: Settings, zygote: Option<Configured>) -> Result<Outcome, Trouble> {
+    if let Some(tls) = &mut machine.listening.tls {
         tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
-    let user = user_of(&settings)?;
+    let user = user_of(&machine)?;
     if user.is_none() && process::is_root() {
         eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
     }
-    let listening = bind::all(&settings, user.as_ref()).map_err(|error| Trouble {
+    let listening = bind::all(&machine, user.as_ref()).map_err(|error| Trouble {
         exit: 1,
         text: format!("error: {error}"),
     })?;
     Ok(Outcome::Prepared(Box::new(Prepared {
-        settings,
+        machine,
         zygote,
         user,
         listening,

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Pool;
 use super::channel;
@@ -22,6 +23,11 @@ impl Lease {
             .as_ref()
             .expect("a lease holds its grant until it is dropped")
             .worker()
+    }
+
+    /// How long its answer may take when nobody waits for it any more.
+    pub fn unwanted(&self) -> Duration {
+        self.pool.unwanted()
     }
 
     /// The slot or stream.

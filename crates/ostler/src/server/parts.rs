@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 
-use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings};
+use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings, Tls};
 use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
-use crate::edge::{self, Edge, Peers, Thread, Times};
+use crate::edge::{self, App, Edge, Peers, Site, Thread, Times};
 use crate::keeper;
+use crate::keeper::protocol::Route;
 use crate::logs::{self, AccessLog};
 use crate::pool::{self, Pool};
+use crate::routes::Table;
 use crate::supervise;
 
 /// Disk that spooled bodies may take together, in bytes: 1 GiB.
@@ -144,89 +147,62 @@ pub(super) fn connections_per_address(settings: &Settings) -> usize {
 }
 
 /// What edges have in common, one after the other.
+#[derive(Clone)]
 pub(super) struct Shared {
-    pool: Arc<Pool>,
-    peers: Arc<Peers>,
+    pub(super) peers: Arc<Peers>,
     spool: Arc<edge::Budget>,
     stopping: watch::Receiver<bool>,
     next_id: Arc<AtomicU64>,
-    /// How many edge threads there are.
-    threads: usize,
+}
+
+/// What holds for all projects, checked.
+pub(super) struct Machine {
+    pub(super) settings: Settings,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Machine {
+    /// # Errors
+    /// Certificate and key cannot be used.
+    pub(super) fn new(settings: Settings) -> anyhow::Result<Self> {
+        let tls = settings.listening.tls.as_ref().map(tls).transpose()?;
+        Ok(Self { settings, tls })
+    }
 }
 
 impl Shared {
     pub(super) fn new(
         settings: &Settings,
-        pool: &Arc<Pool>,
         stopping: watch::Receiver<bool>,
-        threads: usize,
     ) -> anyhow::Result<Self> {
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
         let folder = settings.http.tmp_upload_dir.clone();
         let folder = folder.unwrap_or_else(std::env::temp_dir);
         Ok(Self {
-            pool: Arc::clone(pool),
             peers: Peers::new(connections_per_address(settings)),
             spool: Arc::new(edge::Budget::new(folder, SPOOL)),
             stopping,
             next_id: Arc::new(AtomicU64::new(u64::from_le_bytes(seed))),
-            threads,
         })
-    }
-
-    pub(super) fn of(edge: &Edge) -> Self {
-        Self {
-            pool: Arc::clone(&edge.pool),
-            peers: Arc::clone(&edge.peers),
-            spool: Arc::clone(&edge.spool),
-            stopping: edge.stopping.clone(),
-            next_id: Arc::clone(&edge.next_id),
-            threads: edge.files.len(),
-        }
     }
 }
 
-pub(super) fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> {
+/// What connections are served by from now on.
+pub(super) fn edge(machine: &Machine, routes: Table<Arc<Site>>, shared: &Shared) -> Edge {
+    let Machine { settings, tls } = machine;
     let times = Times {
         head: settings.http.header_timeout.unwrap_or(FOREVER),
         idle: settings.http.keepalive.unwrap_or(Duration::ZERO),
         body_silence: settings.http.body_timeout.unwrap_or(FOREVER),
         min_rate: settings.http.minimum_rate.unwrap_or(0),
         write_stall: settings.http.write_timeout.unwrap_or(FOREVER),
-        line: settings.workers.line_timeout,
-        response: settings.workers.timeout.unwrap_or(FOREVER),
         ..Times::default()
     };
-    let tls = match &settings.listening.tls {
-        None => None,
-        Some(tls) => {
-            let pem = |path: &PathBuf, text: &str| edge::tls::Pem {
-                path: path.clone(),
-                text: text.to_owned(),
-            };
-            let (client_ca, client_required) = match &tls.clients {
-                ClientCertificates::NotAsked => (None, false),
-                ClientCertificates::Optional(path) => (Some(pem(path, &tls.texts.clients)), false),
-                ClientCertificates::Required(path) => (Some(pem(path, &tls.texts.clients)), true),
-            };
-            let files = edge::tls::Files {
-                certificate: pem(&tls.certfile, &tls.texts.certificate),
-                key: pem(&tls.keyfile, &tls.texts.key),
-                client_ca,
-                client_required,
-            };
-            Some(edge::tls::config(&files)?.into())
-        }
-    };
-    Ok(Edge {
-        pool: shared.pool,
-        peers: shared.peers,
-        statics: edge::files::Statics::open(file_routes(settings))?,
-        files: (0..shared.threads)
-            .map(|_| Mutex::new(FileCache::new(TOTAL_BYTES / shared.threads)))
-            .collect(),
-        tls,
+    Edge {
+        routes,
+        peers: Arc::clone(&shared.peers),
+        tls: tls.clone(),
         limits: head_limits(settings),
         times,
         forwarding: edge::Forwarding::new(
@@ -245,28 +221,88 @@ pub(super) fn edge(settings: &Settings, shared: Shared) -> anyhow::Result<Edge> 
                 protocol,
                 peers: settings.listening.proxy_allow_ips.clone(),
             }),
-        body_limit: settings.http.limit_request_body.unwrap_or(0),
+        spool: Arc::clone(&shared.spool),
+        stopping: shared.stopping.clone(),
+        next_id: Arc::clone(&shared.next_id),
+    }
+}
+
+fn tls(tls: &Tls) -> anyhow::Result<TlsAcceptor> {
+    let pem = |path: &PathBuf, text: &str| edge::tls::Pem {
+        path: path.clone(),
+        text: text.to_owned(),
+    };
+    let (client_ca, client_required) = match &tls.clients {
+        ClientCertificates::NotAsked => (None, false),
+        ClientCertificates::Optional(path) => (Some(pem(path, &tls.texts.clients)), false),
+        ClientCertificates::Required(path) => (Some(pem(path, &tls.texts.clients)), true),
+    };
+    let files = edge::tls::Files {
+        certificate: pem(&tls.certfile, &tls.texts.certificate),
+        key: pem(&tls.keyfile, &tls.texts.key),
+        client_ca,
+        client_required,
+    };
+    Ok(edge::tls::config(&files)?.into())
+}
+
+pub(super) fn app(settings: &Settings, pool: &Arc<Pool>) -> App {
+    let max_message = settings.http.websocket_max_message_size;
+    App {
+        pool: Arc::clone(pool),
         request_buffering: settings.http.request_buffering,
         response_buffering: settings.http.response_buffering,
-        sendfile: settings.http.sendfile,
+        line: settings.workers.line_timeout,
+        response: settings.workers.timeout.unwrap_or(FOREVER),
         websocket: edge::WebSocketSettings {
-            max_message: settings
-                .http
-                .websocket_max_message_size
-                .map_or(usize::MAX, |size| size as usize),
+            max_message: max_message.map_or(usize::MAX, |size| size as usize),
             ..edge::WebSocketSettings::default()
         },
-        root: settings.app.root_path.clone(),
-        spool: shared.spool,
-        stopping: shared.stopping,
-        next_id: shared.next_id,
+    }
+}
+
+/// An app and the files beside it, as they are found on one route.
+pub(super) fn site(
+    settings: &Settings,
+    route: &Route,
+    app: &Arc<App>,
+    threads: usize,
+) -> anyhow::Result<Site> {
+    let stripped = match route.strip {
+        true => route.prefix.trim_end_matches('/'),
+        false => "",
+    };
+    Ok(Site {
+        statics: edge::files::Statics::open(file_routes(settings, stripped))?,
+        files: file_caches(threads),
+        sendfile: settings.http.sendfile,
+        body_limit: settings.http.limit_request_body.unwrap_or(0),
+        root: format!("{stripped}{}", settings.app.root_path),
+        app: Some(Arc::clone(app)),
     })
 }
 
-/// Every directory that files may come from.
-fn file_routes(settings: &Settings) -> Vec<edge::files::Route> {
+/// For requests that belong to no project.
+pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
+    Ok(Site {
+        statics: edge::files::Statics::open(Vec::new())?,
+        files: file_caches(threads),
+        sendfile: false,
+        body_limit: 0,
+        root: String::new(),
+        app: None,
+    })
+}
+
+fn file_caches(threads: usize) -> Vec<Mutex<FileCache>> {
+    let cache = |_| Mutex::new(FileCache::new(TOTAL_BYTES / threads));
+    (0..threads).map(cache).collect()
+}
+
+/// Every directory that files may come from; `root` goes before the paths they are found under.
+fn file_routes(settings: &Settings, root: &str) -> Vec<edge::files::Route> {
     let route = |prefix: Option<&String>, directory: &PathBuf, public| edge::files::Route {
-        prefix: prefix.cloned(),
+        prefix: prefix.map(|prefix| format!("{root}{prefix}")),
         directory: directory.clone(),
         public,
     };

@@ -1,0 +1,46 @@
+//! What a request is served by, once its host and path are known.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::pool::Pool;
+
+use super::files::{FileCache, Statics};
+use super::{Thread, lock, websocket};
+
+/// What lies below one path of some hosts.
+pub struct Site {
+    pub statics: Statics,
+    /// Guards the files of `statics` in memory: a cache for each edge thread, by its number.
+    pub files: Vec<Mutex<FileCache>>,
+    /// Files go out by `sendfile(2)` where a connection allows it.
+    pub sendfile: bool,
+    /// Bytes a request body may have; 0 is no limit.
+    pub body_limit: u64,
+    /// `SCRIPT_NAME` / `root_path` that every request carries: what is taken off its path.
+    pub root: String,
+    /// Who answers what no file answers; `None` is 404.
+    pub app: Option<Arc<App>>,
+}
+
+impl Site {
+    /// The static files that an edge thread has in memory.
+    pub(super) fn files(&self, thread: &Thread) -> MutexGuard<'_, FileCache> {
+        lock(&self.files[thread.index])
+    }
+}
+
+/// A Python app, and how its requests are handled.
+pub struct App {
+    pub pool: Arc<Pool>,
+    /// Collect a request body before a synchronous app is called.
+    pub request_buffering: bool,
+    /// Take a response off its worker as fast as it comes.
+    pub response_buffering: bool,
+    /// In line for a worker.
+    pub line: Duration,
+    /// From dispatch to the response head.
+    pub response: Duration,
+    /// Limits and clocks of WebSockets of ASGI apps.
+    pub websocket: websocket::Settings,
+}
