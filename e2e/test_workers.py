@@ -535,7 +535,7 @@ def test_100_reloads_then_200_kills_under_load_fail_nothing(host):
 
 
 def test_reload_brings_the_settings_of_the_edge_too(host, tmp_path):
-    """Limits, folders and files of the configuration; connections that are open keep theirs."""
+    """Limits, folders and files of the configuration; connections that are open take them with their next request."""
     config = tmp_path / "gunicorn.conf.py"
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
@@ -553,7 +553,8 @@ def test_reload_brings_the_settings_of_the_edge_too(host, tmp_path):
         assert running.request("POST", "/", {"Content-Length": "50"}, body).status == 200
         assert running.get("/files/file.txt").body == b"new"
         head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n"
-        assert open_before.send(head + body).answer().status == 413
+        assert open_before.send(head + body).answer().status == 200
+        assert open_before.send(b"GET /files/file.txt HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == b"new"
 
 
 def test_reload_brings_the_limits_of_line_connections_and_workers(host, tmp_path):
@@ -596,25 +597,6 @@ def test_reload_says_what_needs_a_new_start(host, tmp_path):
     running.kill(signal.SIGHUP)
     running.log.wait("reload complete", count=2)
     assert len(running.log.matches("started anew")) == 1
-
-
-def test_open_connection_keeps_its_folder_to_itself_after_a_reload(host, tmp_path):
-    """What it has read from the old folder is not what others get."""
-    config = tmp_path / "gunicorn.conf.py"
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file.txt").write_text(name)
-    config.write_text(f"static_files = ['/files={tmp_path / 'old'}']\n")
-    running = host("app:app", "-c", config, "--edge-threads", "1", source=TROUBLE)
-    get = b"GET /files/file.txt HTTP/1.1\r\nHost: a\r\n\r\n"
-    with running.raw() as open_before:
-        assert open_before.send(get).answer().body == b"old"
-        config.write_text(f"static_files = ['/files={tmp_path / 'new'}']\n")
-        running.kill(signal.SIGHUP)
-        running.log.wait("reload complete")
-        assert open_before.send(get).answer().body == b"old"
-        assert running.get("/files/file.txt").body == b"new"
-        assert open_before.send(get).answer().body == b"old"
 
 
 def test_reload_takes_a_renewed_certificate(host, tls, tmp_path):

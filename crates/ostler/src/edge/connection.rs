@@ -181,6 +181,9 @@ impl Connection {
             return Next::End;
         }
         self.place.busy();
+        while let Some(successor) = self.edge.successor.get() {
+            self.edge = Arc::clone(successor);
+        }
         let mut limit_set = false;
         loop {
             match parse(self.buffer.data(), &self.edge.limits, &mut self.head) {

@@ -37,7 +37,7 @@ mod websocket;
 mod worker_file;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, watch};
@@ -122,10 +122,12 @@ pub struct Edge {
     pub stopping: watch::Receiver<bool>,
     /// Numbers requests; starts at a random place so that ids differ between runs.
     pub next_id: Arc<AtomicU64>,
+    /// What has taken its place.
+    pub successor: OnceLock<Arc<Edge>>,
 }
 
-/// The edge as it is set now. A reload puts another one in its place; connections that are open keep
-/// theirs.
+/// The edge as it is set now. A reload puts another one in its place, which connections that are open take
+/// with their next request.
 pub struct Live(RwLock<Arc<Edge>>);
 
 impl Live {
@@ -140,7 +142,11 @@ impl Live {
     }
 
     pub fn replace(&self, edge: Edge) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(edge);
+        let edge = Arc::new(edge);
+        let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // Only ever set here, where it is replaced for good.
+        let _ = now.successor.set(Arc::clone(&edge));
+        *now = edge;
     }
 }
 

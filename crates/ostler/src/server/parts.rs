@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -224,6 +224,7 @@ pub(super) fn edge(machine: &Machine, routes: Table<Arc<Site>>, shared: &Shared)
         spool: Arc::clone(&shared.spool),
         stopping: shared.stopping.clone(),
         next_id: Arc::clone(&shared.next_id),
+        successor: OnceLock::new(),
     }
 }
 
