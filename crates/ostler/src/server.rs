@@ -73,7 +73,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let keeper = Channel::new(handover.keeper)?;
     let mut listeners = Vec::new();
     for (name, fd) in handover.listeners {
-        listeners.push((name, Listener::from_fd(fd)?));
+        let listener = Listener::from_fd(fd, name.tls)?;
+        listeners.push((name.text, listener));
     }
     let mut server = Server {
         machine,

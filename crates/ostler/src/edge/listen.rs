@@ -23,30 +23,41 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 pub const LAST_ACCEPT: Duration = Duration::from_millis(50);
 
 /// A listening socket, already bound by the keeper.
-pub enum Listener {
+pub struct Listener {
+    socket: Socket,
+    /// Its connections begin with a TLS handshake, where there is a certificate.
+    tls: bool,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
 }
 
 impl Listener {
     /// Tells the two kinds apart by the socket's own address.
-    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+    pub fn from_fd(fd: OwnedFd, tls: bool) -> io::Result<Self> {
         let family = rustix::net::getsockname(&fd)?.address_family();
-        let listener = match family {
-            rustix::net::AddressFamily::UNIX => Self::Unix(fd.into()),
-            _ => Self::Tcp(fd.into()),
+        let socket = match family {
+            rustix::net::AddressFamily::UNIX => Socket::Unix(fd.into()),
+            _ => Socket::Tcp(fd.into()),
         };
-        match &listener {
-            Self::Tcp(listener) => listener.set_nonblocking(true)?,
-            Self::Unix(listener) => listener.set_nonblocking(true)?,
+        match &socket {
+            Socket::Tcp(listener) => listener.set_nonblocking(true)?,
+            Socket::Unix(listener) => listener.set_nonblocking(true)?,
         }
-        Ok(listener)
+        Ok(Self { socket, tls })
     }
 
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(match self {
-            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
-            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+        let socket = match &self.socket {
+            Socket::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
+            Socket::Unix(listener) => Socket::Unix(listener.try_clone()?),
+        };
+        Ok(Self {
+            socket,
+            tls: self.tls,
         })
     }
 }
@@ -55,18 +66,19 @@ impl Listener {
 pub async fn run(listener: Listener, edge: Arc<Live>, thread: Arc<Thread>) -> io::Result<()> {
     let mut stopping = edge.now().stopping();
     let accepting = async {
-        match listener {
-            Listener::Tcp(listener) => {
+        let tls = listener.tls;
+        match listener.socket {
+            Socket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 let local = listener.local_addr()?;
                 loop {
                     match listener.accept().await {
-                        Ok((stream, peer)) => tcp(stream, peer, local, &edge.now(), &thread),
+                        Ok((stream, peer)) => tcp(stream, (peer, local), tls, &edge.now(), &thread),
                         Err(error) => refused(&error).await,
                     }
                 }
             }
-            Listener::Unix(listener) => {
+            Socket::Unix(listener) => {
                 let listener = UnixListener::from_std(listener)?;
                 loop {
                     match listener.accept().await {
@@ -102,8 +114,8 @@ async fn refused(error: &io::Error) {
 
 fn tcp(
     stream: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
+    (peer, local): (SocketAddr, SocketAddr),
+    tls: bool,
     edge: &Arc<Edge>,
     thread: &Arc<Thread>,
 ) {
@@ -121,10 +133,10 @@ fn tcp(
         Some(proxies) if proxies.expect(&peer) => drop(tokio::spawn(async move {
             let mut stream = stream;
             if let Some(peer) = introduced(&mut stream, peer, &edge).await {
-                admit(stream, peer, edge, thread);
+                admit(stream, peer, tls, edge, thread);
             }
         })),
-        _ => admit(stream, peer, edge, thread),
+        _ => admit(stream, peer, tls, edge, thread),
     }
 }
 
@@ -149,11 +161,12 @@ async fn introduced(
 }
 
 /// Gives a connection its place among those of its address, and serves it.
-fn admit(stream: TcpStream, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>) {
+fn admit(stream: TcpStream, peer: Peer, tls: bool, edge: Arc<Edge>, thread: Arc<Thread>) {
+    let acceptor = edge.tls.clone().filter(|_| tls);
     let counted = peer.address.filter(|_| !edge.trusts(&peer));
     let Some(place) = edge.peers.seat(counted) else {
         // Under TLS the answer would cost a handshake, which is what the cap keeps a stranger from.
-        if edge.tls.is_none()
+        if acceptor.is_none()
             && let Some(place) = edge.peers.seat(None)
         {
             let io = Io::Tcp(stream.into());
@@ -163,7 +176,7 @@ fn admit(stream: TcpStream, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>) {
         }
         return;
     };
-    match edge.tls.clone() {
+    match acceptor {
         None => drop(tokio::spawn(connection::serve(
             Io::Tcp(stream.into()),
             peer,

@@ -16,11 +16,12 @@ use rustix::net::{
 use crate::config::{Bind, Settings};
 use crate::sys::{User, fds};
 
+use super::protocol::ListenerName;
+
 /// One listening socket.
 #[derive(Debug)]
 pub struct Listening {
-    /// As it is shown: `http://127.0.0.1:8000`, `unix:/run/app.sock`.
-    pub name: String,
+    pub name: ListenerName,
     /// `None` once the server has been told to stop.
     pub fd: Option<OwnedFd>,
     file: Option<SocketFile>,
@@ -95,9 +96,9 @@ pub fn all(settings: &Settings, user: Option<&User>) -> Result<Vec<Listening>, B
             }
             Bind::Fd(number) => {
                 let fd = fds::claim_listener(*number).map_err(named)?;
-                let name = format!("fd://{number}");
+                let text = format!("fd://{number}");
                 listening.push(Listening {
-                    name,
+                    name: ListenerName { text, tls: true },
                     fd: Some(fd),
                     file: None,
                 });
@@ -129,13 +130,13 @@ fn tcp(address: SocketAddr, settings: &Settings) -> io::Result<Listening> {
     bind(&fd, &address)?;
     listen(&fd, backlog(settings))?;
     let bound = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
-    let scheme = if settings.listening.tls.is_some() {
-        "https"
-    } else {
-        "http"
+    let scheme = match &settings.listening.tls {
+        Some(_) => "https",
+        None => "http",
     };
+    let text = format!("{scheme}://{bound}");
     Ok(Listening {
-        name: format!("{scheme}://{bound}"),
+        name: ListenerName { text, tls: true },
         fd: Some(fd),
         file: None,
     })
@@ -180,8 +181,9 @@ fn unix(path: &Path, settings: &Settings, user: Option<&User>) -> io::Result<Lis
         path: path.to_owned(),
         identity,
     });
+    let text = format!("unix:{}", path.display());
     let listening = Listening {
-        name: format!("unix:{}", path.display()),
+        name: ListenerName { text, tls: false },
         fd: None,
         file,
     };

@@ -1,6 +1,5 @@
 //! What keeper and server say to each other, and what a server starts with.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -72,13 +71,22 @@ pub struct Handover {
     /// What holds for all projects: addresses, limits of connections, logs.
     pub machine: Settings,
     pub projects: Vec<Project>,
-    /// Listening sockets, by how they are written: descriptors 5 and on.
-    pub listeners: Vec<String>,
+    /// Listening sockets: descriptors 5 and on.
+    pub listeners: Vec<ListenerName>,
     /// Descriptor numbers of the control socket and pidfd of the zygote that `ostler run` has begun with,
     /// and of the hook process. Its pid and Python's version.
     pub first: Option<First>,
     /// `pid` of the keeper: what people signal.
     pub keeper: u32,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListenerName {
+    /// As it is shown: `http://127.0.0.1:8000`, `unix:/run/app.sock`.
+    pub text: String,
+    /// Its connections begin with a TLS handshake, where there is a certificate.
+    pub tls: bool,
 }
 
 /// What a server starts with of one app.
@@ -156,8 +164,7 @@ pub struct ServerHandover {
     pub projects: Vec<Project>,
     pub keeper: OwnedFd,
     pub keeper_pid: u32,
-    /// By how they are written: `127.0.0.1:8000`, `unix:/run/app.sock`.
-    pub listeners: BTreeMap<String, OwnedFd>,
+    pub listeners: Vec<(ListenerName, OwnedFd)>,
     pub first: Option<FirstZygote>,
 }
 
@@ -179,9 +186,9 @@ impl ServerHandover {
     pub fn from_inherited() -> io::Result<Self> {
         let handover: Handover = from_file(fds::claim(HANDOVER_FD)?)?;
         process::set_name(c"ostler: server");
-        let mut listeners = BTreeMap::new();
+        let mut listeners = Vec::new();
         for (fd, name) in (HANDOVER_FD + 1..).zip(handover.listeners) {
-            listeners.insert(name, fds::claim(fd)?);
+            listeners.push((name, fds::claim(fd)?));
         }
         Ok(Self {
             machine: handover.machine,
