@@ -55,11 +55,11 @@ pub fn run() -> ExitCode {
 
 async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let machine = Machine::new(handover.machine)?;
-    let logs = Logs::open(&machine.settings)?;
-    let threads = parts::edge_threads(&machine.settings, logs.access.as_ref())?;
+    let logs = Logs::open(&machine.said.settings)?;
+    let threads = parts::edge_threads(&machine.said.settings, logs.access.as_ref())?;
     let handles: Vec<Handle> = threads.iter().map(|thread| thread.handle.clone()).collect();
     let (stop, stopping) = watch::channel(false);
-    let shared = Shared::new(&machine.settings, stopping)?;
+    let shared = Shared::new(&machine.said.settings, stopping)?;
     let (requests, mut asked) = mpsc::unbounded_channel();
     let mut first = handover.first;
     let mut projects = Vec::new();
@@ -69,7 +69,11 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         let project = Project::start(project, hooks, handles.clone(), requests.clone())?;
         projects.push(project);
     }
-    let edge = parts::edge(&machine, routes(&projects, threads.len())?, &shared);
+    let edge = parts::edge(
+        &machine,
+        routes(&machine, &projects, threads.len())?,
+        &shared,
+    );
     let keeper = Channel::new(handover.keeper)?;
     let mut listeners = Vec::new();
     for (name, fd) in handover.listeners {
@@ -95,7 +99,11 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
 }
 
 /// What is served where.
-fn routes(projects: &[Project], threads: usize) -> anyhow::Result<Table<Arc<Site>>> {
+fn routes(
+    machine: &Machine,
+    projects: &[Project],
+    threads: usize,
+) -> anyhow::Result<Table<Arc<Site>>> {
     // `ostler run` serves everything there is, and also what has no path (`OPTIONS *`).
     let mut table = match projects {
         [Project { name, .. }] if name == RUN => match projects[0].places().next() {
@@ -107,6 +115,9 @@ fn routes(projects: &[Project], threads: usize) -> anyhow::Result<Table<Arc<Site
     for (route, site) in projects.iter().flat_map(Project::places) {
         let added = table.add(route.host.clone(), &route.prefix, Arc::clone(site));
         added.map_err(|taken| anyhow::anyhow!("{taken:?} goes to two projects"))?;
+    }
+    if let Some(host) = &machine.said.default_host {
+        table.set_default(host);
     }
     Ok(table)
 }
@@ -341,9 +352,10 @@ impl Server {
         };
         let settings = protocol::settings_from(settings).context("no settings of a zygote")?;
         let machine = match project.name.as_str() {
-            RUN => {
-                Some(Machine::new(settings.clone()).context("the new settings cannot be served")?)
-            }
+            RUN => Some(
+                Machine::new(protocol::Machine::of(settings.clone()))
+                    .context("the new settings cannot be served")?,
+            ),
             _ => None,
         };
         project.take_zygote(zygote, settings, python, machine, threads)
@@ -360,11 +372,11 @@ impl Server {
             return;
         };
         if let Some(machine) = news {
-            let cap = parts::connections_per_address(&machine.settings);
+            let cap = parts::connections_per_address(&machine.said.settings);
             self.shared.peers.set_cap(cap);
             self.machine = machine;
         }
-        match routes(&self.projects, self.threads.len()) {
+        match routes(&self.machine, &self.projects, self.threads.len()) {
             Ok(routes) => self
                 .edge
                 .replace(parts::edge(&self.machine, routes, &self.shared)),

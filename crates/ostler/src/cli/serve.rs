@@ -10,14 +10,13 @@ use serde_json::{Map, Value};
 use super::run::{self, RunPlan, Surroundings};
 use crate::config::written::Layer;
 use crate::config::{self, ConfigError, Settings, Written};
-use crate::keeper::protocol::Route;
+use crate::keeper::protocol::{Machine, Route};
 use crate::routes::Host;
 
 /// Everything the keeper needs to serve several projects.
 #[derive(Debug)]
 pub struct ServePlan {
-    /// What holds for all projects: addresses, limits of connections, logs.
-    pub machine: Settings,
+    pub machine: Machine,
     pub projects: Vec<ProjectPlan>,
 }
 
@@ -89,7 +88,7 @@ pub fn plan(
         around,
     )?;
     Ok(ServePlan {
-        machine: settings(&written(&around.directory, machine, around))?,
+        machine: Machine::of(settings(&written(&around.directory, machine, around))?),
         projects: vec![project],
     })
 }

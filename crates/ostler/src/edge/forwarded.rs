@@ -17,10 +17,19 @@ use super::h1::names;
 use super::reason::Reason;
 use crate::config::Trust;
 
+/// Which proxies stand before us.
+#[derive(Debug, Clone)]
+pub enum TrustedProxies {
+    /// Those with these addresses.
+    At(Trust),
+    /// So many, whatever their addresses: nobody reaches us but through all of them.
+    Hops(u32),
+}
+
 /// Whom to believe, and what a trusted proxy says when the client spoke TLS to it.
 #[derive(Debug, Clone)]
 pub struct Forwarding {
-    trust: Trust,
+    proxies: TrustedProxies,
     /// Lower-case header name and the value that means https.
     secure: Vec<(Vec<u8>, Vec<u8>)>,
     /// `SCRIPT_NAME` of a trusted proxy counts.
@@ -40,13 +49,13 @@ pub struct Sender {
 
 impl Forwarding {
     pub fn new(
-        trust: Trust,
+        proxies: TrustedProxies,
         secure: impl IntoIterator<Item = (String, String)>,
         script_name: bool,
     ) -> Self {
         let lower = |name: String| name.to_ascii_lowercase().replace('_', "-").into_bytes();
         Self {
-            trust,
+            proxies,
             secure: secure
                 .into_iter()
                 .map(|(name, value)| (lower(name), value.into_bytes()))
@@ -57,7 +66,10 @@ impl Forwarding {
 
     /// Whether a peer's word counts.
     pub fn trusts(&self, address: Option<IpAddr>) -> bool {
-        self.trust.includes(address)
+        match &self.proxies {
+            TrustedProxies::At(trust) => trust.includes(address),
+            TrustedProxies::Hops(count) => *count > 0,
+        }
     }
 
     /// Finds the client that `peer` speaks for.
@@ -92,12 +104,13 @@ impl Forwarding {
         Ok(sender)
     }
 
-    /// The last address in the chain that is no trusted proxy; the first one when all are. The chain
-    /// may be spread over several fields.
+    /// The last address in the chain that is no trusted proxy; the first one when all are. Each proxy has
+    /// added who came to it: of three hops, the third from the end is the client. The chain may be spread
+    /// over several fields.
     fn client<'h>(&self, chain: impl DoubleEndedIterator<Item = &'h [u8]>) -> Option<IpAddr> {
         let mut client = None;
         let addresses = chain.flat_map(|part| part.split(|&byte| byte == b','));
-        for text in addresses.rev() {
+        for (place, text) in (1..).zip(addresses.rev()) {
             let text = std::str::from_utf8(trim(text)).ok()?;
             let text = text
                 .strip_prefix('[')
@@ -108,7 +121,11 @@ impl Forwarding {
                 return client;
             };
             client = Some(address.to_canonical());
-            if !self.trusts(client) {
+            let is_proxy = match &self.proxies {
+                TrustedProxies::At(trust) => trust.includes(client),
+                TrustedProxies::Hops(count) => place < *count,
+            };
+            if !is_proxy {
                 return client;
             }
         }
@@ -287,15 +304,16 @@ mod tests {
         head
     }
 
-    fn resolved(peer: &str, trust: Trust, head: &Head) -> Result<Sender, Reason> {
-        let peer = Peer::tcp(
-            peer.parse().expect("an address"),
-            5,
-            ([127, 0, 0, 1], 80).into(),
-        );
+    fn peer(address: &str) -> Peer {
+        let local = ([127, 0, 0, 1], 80).into();
+        Peer::tcp(address.parse().expect("an address"), 5, local)
+    }
+
+    fn resolved(address: &str, trust: Trust, head: &Head) -> Result<Sender, Reason> {
+        let peer = peer(address);
         let secure = [("X-FORWARDED-PROTO", "https"), ("X-FORWARDED-SSL", "on")];
         let secure = secure.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Forwarding::new(trust, secure, false).resolve(&peer, head)
+        Forwarding::new(TrustedProxies::At(trust), secure, false).resolve(&peer, head)
     }
 
     fn sent(peer: &str, trust: Trust, fields: &str) -> (String, bool, Vec<(String, String)>) {
@@ -378,6 +396,24 @@ mod tests {
     }
 
     #[test]
+    fn so_many_hops_are_counted_from_the_end() {
+        let chain = "X-Forwarded-For: 6.6.6.6, 9.9.9.9, 8.8.8.8\r\n";
+        for (hops, client) in [
+            (0, "5.5.5.5"),
+            (1, "8.8.8.8"),
+            (2, "9.9.9.9"),
+            (3, "6.6.6.6"),
+            (4, "6.6.6.6"),
+        ] {
+            let forwarding = Forwarding::new(TrustedProxies::Hops(hops), [], false);
+            let peer = peer("5.5.5.5");
+            let head = head(chain);
+            let sender = forwarding.resolve(&peer, &head).expect("no contradiction");
+            assert_eq!(sender.address(), client.as_bytes(), "{hops} hops");
+        }
+    }
+
+    #[test]
     fn every_line_about_the_scheme_must_say_the_same() {
         for (fields, expected) in [
             ("", Ok(false)),
@@ -429,7 +465,7 @@ mod tests {
         ] {
             let mut head = Head::default();
             parse(input.as_bytes(), &Limits::default(), &mut head).expect("a good head");
-            let forwarding = Forwarding::new(only("127.0.0.1"), [], false);
+            let forwarding = Forwarding::new(TrustedProxies::At(only("127.0.0.1")), [], false);
             let sender = forwarding.resolve(peer, &head).expect("no conflict");
             let (name, port) = sender.server(&head, peer, false);
             assert_eq!(

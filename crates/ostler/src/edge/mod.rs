@@ -49,7 +49,7 @@ use crate::sys;
 
 pub use connection::Peer;
 pub use disk::THREADS as DISK_THREADS;
-pub use forwarded::Forwarding;
+pub use forwarded::{Forwarding, TrustedProxies};
 pub use listen::{LAST_ACCEPT, Listener, run as accept};
 pub use peers::Peers;
 pub use site::{App, Site};

@@ -32,6 +32,7 @@ use crate::sys::{self, Exit, User, process};
 use bind::Listening;
 use notify::Notify;
 use pidfile::PidFile;
+use protocol::Machine;
 use reaping::Zygotes;
 use serving::Server;
 use signals::Signals;
@@ -66,7 +67,7 @@ pub enum Plan {
 struct Keeper {
     plan: Plan,
     /// What holds for all projects, as the config says now.
-    machine: Settings,
+    machine: Machine,
     /// What it said at the start.
     started: Settings,
     user: Option<User>,
@@ -118,7 +119,7 @@ fn prepare_and_keep(plan: Plan) -> Ended {
         start::Outcome::Prepared(prepared) => *prepared,
         start::Outcome::Done(code) => return Ok(code),
     };
-    if !prepared.machine.process.daemon {
+    if !prepared.machine.settings.process.daemon {
         return first.block_on(start_and_keep(plan, prepared));
     }
     // A process forks safely only without a runtime, and a zygote dies with its parent: what could
@@ -145,11 +146,11 @@ async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
     // Again: a daemon is a grandchild of the process that checked its settings.
     process::become_subreaper()?;
     let mut signals = Signals::new()?;
-    let log = log::start(&machine, user.as_ref())?;
-    let pidfile = PidFile::write(machine.process.pidfile.as_deref())?;
+    let log = log::start(&machine.settings, user.as_ref())?;
+    let pidfile = PidFile::write(machine.settings.process.pidfile.as_deref())?;
     let mut keeper = Keeper {
         plan,
-        started: machine.clone(),
+        started: machine.settings.clone(),
         machine,
         user,
         listening,
@@ -217,11 +218,11 @@ impl Keeper {
                     return Ok(None);
                 };
                 let zygote = zygote?;
-                self.machine = zygote.settings.clone();
+                self.machine = Machine::of(zygote.settings.clone());
                 zygote
             }
         };
-        let hooks = hooks::start(&zygote, &self.machine);
+        let hooks = hooks::start(&zygote, &self.machine.settings);
         match signals.unless_stopped(hooks).await {
             Some(hooks) => Ok(Some(self.start_server(Some(zygote), hooks?)?)),
             None => Ok(None),

@@ -68,8 +68,7 @@ pub const RUN: &str = "run";
 /// The first message to a server: what the descriptors behind it are.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handover {
-    /// What holds for all projects: addresses, limits of connections, logs.
-    pub machine: Settings,
+    pub machine: Machine,
     pub projects: Vec<Project>,
     /// Listening sockets: descriptors 5 and on.
     pub listeners: Vec<ListenerName>,
@@ -78,6 +77,28 @@ pub struct Handover {
     pub first: Option<First>,
     /// `pid` of the keeper: what people signal.
     pub keeper: u32,
+}
+
+/// What holds for all projects.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Addresses, limits of connections, logs.
+    pub settings: Settings,
+    /// So many proxies stand before ostler; `None`: the settings say which addresses they have.
+    pub trusted_hops: Option<u32>,
+    /// A host of a project, where requests for unknown hosts go.
+    pub default_host: Option<String>,
+}
+
+impl Machine {
+    /// `ostler run`: the one app's settings are the machine's.
+    pub fn of(settings: Settings) -> Self {
+        Self {
+            settings,
+            trusted_hops: None,
+            default_host: None,
+        }
+    }
 }
 
 /// One listening socket.
@@ -160,7 +181,7 @@ fn from_file<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
 /// Everything a server starts with, as its own.
 #[derive(Debug)]
 pub struct ServerHandover {
-    pub machine: Settings,
+    pub machine: Machine,
     pub projects: Vec<Project>,
     pub keeper: OwnedFd,
     pub keeper_pid: u32,

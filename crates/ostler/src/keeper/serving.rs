@@ -14,7 +14,7 @@ use crate::config;
 use crate::sys::{self, Channel, Child, Exit, Signal, Spawn, fds, process};
 
 use super::protocol::{
-    First, FromKeeper, HANDOVER_FD, Handover, Project, RUN, ToKeeper, ZygoteId, to_file,
+    First, FromKeeper, HANDOVER_FD, Handover, Machine, Project, RUN, ToKeeper, ZygoteId, to_file,
 };
 use super::reaping::{Reaped, Started};
 use super::signals::Order;
@@ -132,7 +132,7 @@ impl Keeper {
             Plan::Run(_) => vec![Project {
                 name: RUN.to_owned(),
                 routes: Vec::new(),
-                settings: self.machine.clone(),
+                settings: self.machine.settings.clone(),
                 patient: self.ever_ready,
             }],
             Plan::Serve(plan) => {
@@ -262,7 +262,7 @@ impl Keeper {
                 if let Some(warning) = config::not_reloaded(&self.started, &zygote.settings) {
                     tracing::warn!("{warning}");
                 }
-                self.machine = zygote.settings.clone();
+                self.machine = Machine::of(zygote.settings.clone());
             }
             Plan::Serve(plan) => {
                 let mut projects = plan.projects.iter_mut();
@@ -298,7 +298,7 @@ impl Keeper {
 
     /// How long requests may take to end when the server stops.
     fn longest_graceful(&self) -> Duration {
-        let own = self.machine.workers.graceful_timeout;
+        let own = self.machine.settings.workers.graceful_timeout;
         match &self.plan {
             Plan::Run(_) => own,
             Plan::Serve(plan) => {

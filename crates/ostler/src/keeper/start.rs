@@ -8,13 +8,14 @@ use crate::sys::{self, User, process};
 
 use super::Plan;
 use super::bind::{self, Listening};
+use super::protocol::Machine;
 use super::signals::Signals;
 use super::zygotes::{self, Configured, Trouble};
 
 /// Everything a server needs that can fail.
 pub struct Prepared {
     /// What holds for all projects.
-    pub machine: Settings,
+    pub machine: Machine,
     /// The first one of `ostler run`.
     pub zygote: Option<Configured>,
     /// Who server and app run as, where that is not who the keeper is.
@@ -60,19 +61,19 @@ async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
         zygote.end().await;
         return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
     }
-    bind(settings, Some(zygote))
+    bind(Machine::of(settings), Some(zygote))
 }
 
 /// Reads what only the one who starts ostler may read, and binds the addresses.
-fn bind(mut machine: Settings, zygote: Option<Configured>) -> Result<Outcome, Trouble> {
-    if let Some(tls) = &mut machine.listening.tls {
+fn bind(mut machine: Machine, zygote: Option<Configured>) -> Result<Outcome, Trouble> {
+    if let Some(tls) = &mut machine.settings.listening.tls {
         tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
-    let user = user_of(&machine)?;
+    let user = user_of(&machine.settings)?;
     if user.is_none() && process::is_root() {
         eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
     }
-    let listening = bind::all(&machine, user.as_ref()).map_err(|error| Trouble {
+    let listening = bind::all(&machine.settings, user.as_ref()).map_err(|error| Trouble {
         exit: 1,
         text: format!("error: {error}"),
     })?;

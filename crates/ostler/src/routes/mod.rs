@@ -31,7 +31,7 @@ pub struct Table<T> {
 }
 
 /// Path prefixes of one host.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Prefixes<T> {
     targets: HashMap<Box<[u8]>, T>,
     /// Bytes of the longest prefix: what lies behind them in a path decides nothing.
@@ -74,6 +74,16 @@ impl<T> Table<T> {
         prefixes.longest = prefixes.longest.max(prefix.len());
         prefixes.targets.insert(prefix.as_bytes().into(), target);
         Ok(())
+    }
+
+    /// Requests for hosts that are not in the table go where those for this one go.
+    pub fn set_default(&mut self, host: &str)
+    where
+        T: Clone,
+    {
+        if let Some(prefixes) = self.host(host.as_bytes()) {
+            self.any = prefixes.clone();
+        }
     }
 
     /// Where a request goes. `host` is as the client wrote it, without its port; empty when it named none.
@@ -180,8 +190,13 @@ mod tests {
             let found = table.find(host.as_bytes(), path.as_bytes());
             assert_eq!(*found, target, "{host} {path}");
         }
+        let mut table = table;
+        table.set_default("new.example");
+        assert_eq!(*table.find(b"other", b"/x"), "wild");
+        assert_eq!(*table.find(b"a.example", b"/x"), "a");
+        table.set_default("other");
         let long = [b'a'; 300];
-        assert_eq!(*table.find(&long, b"/"), "any");
+        assert_eq!(*table.find(&long, b"/"), "wild");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
 use crate::edge::{self, App, Edge, Peers, Site, Thread, Times};
 use crate::keeper;
-use crate::keeper::protocol::Route;
+use crate::keeper::protocol::{self, Route};
 use crate::logs::{self, AccessLog};
 use crate::pool::{self, Pool};
 use crate::routes::Table;
@@ -157,16 +157,16 @@ pub(super) struct Shared {
 
 /// What holds for all projects, checked.
 pub(super) struct Machine {
-    pub(super) settings: Settings,
+    pub(super) said: protocol::Machine,
     tls: Option<TlsAcceptor>,
 }
 
 impl Machine {
     /// # Errors
     /// Certificate and key cannot be used.
-    pub(super) fn new(settings: Settings) -> anyhow::Result<Self> {
-        let tls = settings.listening.tls.as_ref().map(tls).transpose()?;
-        Ok(Self { settings, tls })
+    pub(super) fn new(said: protocol::Machine) -> anyhow::Result<Self> {
+        let tls = said.settings.listening.tls.as_ref().map(tls).transpose()?;
+        Ok(Self { said, tls })
     }
 }
 
@@ -190,7 +190,8 @@ impl Shared {
 
 /// What connections are served by from now on.
 pub(super) fn edge(machine: &Machine, routes: Table<Arc<Site>>, shared: &Shared) -> Edge {
-    let Machine { settings, tls } = machine;
+    let Machine { said, tls } = machine;
+    let settings = &said.settings;
     let times = Times {
         head: settings.http.header_timeout.unwrap_or(FOREVER),
         idle: settings.http.keepalive.unwrap_or(Duration::ZERO),
@@ -206,7 +207,10 @@ pub(super) fn edge(machine: &Machine, routes: Table<Arc<Site>>, shared: &Shared)
         limits: head_limits(settings),
         times,
         forwarding: edge::Forwarding::new(
-            settings.listening.forwarded_allow_ips.clone(),
+            match said.trusted_hops {
+                Some(hops) => edge::TrustedProxies::Hops(hops),
+                None => edge::TrustedProxies::At(settings.listening.forwarded_allow_ips.clone()),
+            },
             settings.listening.secure_scheme_headers.clone(),
             settings
                 .listening
