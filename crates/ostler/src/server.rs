@@ -1,5 +1,6 @@
 //! The server process: what it holds, built in order, stopped in reverse.
 
+mod configure;
 mod parts;
 mod project;
 
@@ -9,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::edge::{self, Listener, Live, Peers, Site};
 use crate::keeper::protocol::{
-    self, FirstZygote, FromKeeper, RUN, ServerHandover, ToKeeper, ZygoteId,
+    self, Configuration, FirstZygote, FromKeeper, ProjectId, ServerHandover, ToKeeper, ZygoteId,
 };
 use crate::pool;
 use crate::routes::Table;
@@ -54,26 +55,23 @@ pub fn run() -> ExitCode {
 }
 
 async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
-    let machine = Machine::new(handover.machine)?;
+    let Configuration { machine, projects } = handover.configuration;
+    let machine = Machine::new(machine)?;
     let logs = Logs::open(&machine.said.settings)?;
     let threads = parts::edge_threads(&machine.said.settings, logs.access.as_ref())?;
-    let handles: Vec<Handle> = threads.iter().map(|thread| thread.handle.clone()).collect();
     let (stop, stopping) = watch::channel(false);
     let shared = Shared::new(&machine.said.settings, stopping)?;
     let (requests, mut asked) = mpsc::unbounded_channel();
+    let handles = || threads.iter().map(|thread| thread.handle.clone()).collect();
     let mut first = handover.first;
-    let mut projects = Vec::new();
-    for project in handover.projects {
+    let mut started = Vec::new();
+    for project in projects {
         let hooks = first.as_mut().and_then(|first| first.hooks.take());
         let hooks = Hooks::new(hooks.map(Channel::new).transpose()?);
-        let project = Project::start(project, hooks, handles.clone(), requests.clone())?;
-        projects.push(project);
+        started.push(Project::start(project, hooks, handles(), requests.clone())?);
     }
-    let edge = parts::edge(
-        &machine,
-        routes(&machine, &projects, threads.len())?,
-        &shared,
-    );
+    let routes = routes(&machine, &started, threads.len())?;
+    let edge = Live::new(parts::edge(&machine, routes, &shared));
     let keeper = Channel::new(handover.keeper)?;
     let mut listeners = Vec::new();
     for (name, fd) in handover.listeners {
@@ -83,8 +81,9 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let mut server = Server {
         machine,
         shared,
-        projects,
-        edge: Live::new(edge),
+        projects: started,
+        requests,
+        edge,
         stopping: false,
         threads,
         keeper,
@@ -106,7 +105,11 @@ fn routes(
 ) -> anyhow::Result<Table<Arc<Site>>> {
     // `ostler run` serves everything there is, and also what has no path (`OPTIONS *`).
     let mut table = match projects {
-        [Project { name, .. }] if name == RUN => match projects[0].places().next() {
+        [
+            Project {
+                id: ProjectId::RUN, ..
+            },
+        ] => match projects[0].places().next() {
             Some((_, site)) => return Ok(Table::new(Arc::clone(site))),
             None => Table::new(Arc::new(parts::nowhere(threads)?)),
         },
@@ -127,6 +130,8 @@ struct Server {
     machine: Machine,
     shared: Shared,
     projects: Vec<Project>,
+    /// What supervisors ask for; for those of projects to come.
+    requests: mpsc::UnboundedSender<(ProjectId, Request)>,
     edge: Arc<Live>,
     stopping: bool,
     threads: Vec<EdgeThread>,
@@ -141,7 +146,7 @@ impl Server {
     async fn run(
         &mut self,
         first: Option<FirstZygote>,
-        asked: &mut mpsc::UnboundedReceiver<(String, Request)>,
+        asked: &mut mpsc::UnboundedReceiver<(ProjectId, Request)>,
     ) -> u8 {
         if let Err(error) = self.listen() {
             tracing::error!(%error, "cannot accept connections");
@@ -187,16 +192,19 @@ impl Server {
             _ => {
                 self.announce_listeners();
                 self.tell_keeper(ToKeeper::Ready).await;
-                let names = self.projects.iter().map(|project| project.name.clone());
-                for project in names.collect::<Vec<_>>() {
-                    let zygote = ZygoteId {
-                        project,
-                        generation: 1,
-                    };
-                    self.tell_keeper(ToKeeper::StartZygote { zygote }).await;
+                for project in &self.projects {
+                    self.ask_for_zygote(project.id, 1).await;
                 }
             }
         }
+    }
+
+    async fn ask_for_zygote(&self, project: ProjectId, generation: u64) {
+        let zygote = ZygoteId {
+            project,
+            generation,
+        };
+        self.tell_keeper(ToKeeper::StartZygote { zygote }).await;
     }
 
     async fn tell_keeper(&self, message: ToKeeper) {
@@ -205,41 +213,58 @@ impl Server {
     }
 
     /// Does what a supervisor asks for; the exit code when that was the last thing.
-    async fn answer(&mut self, project: String, request: Request) -> Option<u8> {
+    async fn answer(&mut self, project: ProjectId, request: Request) -> Option<u8> {
         match request {
             Request::StartZygote { generation } => {
-                let zygote = ZygoteId {
-                    project,
-                    generation,
-                };
-                self.tell_keeper(ToKeeper::StartZygote { zygote }).await;
+                self.ask_for_zygote(project, generation).await;
             }
             Request::Ready { interface } => {
-                if project == RUN {
+                if project == ProjectId::RUN {
                     self.announce_listeners();
                 }
-                self.announce(&project, interface);
+                self.announce(project, interface);
                 self.tell_keeper(ToKeeper::Ready).await;
             }
             Request::Switched {
                 generation,
                 applied,
             } => {
-                self.apply_settings(&project, generation);
+                self.apply_settings(project, generation);
                 let _ = applied.send(());
             }
             Request::Finish { code } => {
-                self.project(&project)?.ended = Some(code);
-                let codes: Option<Vec<u8>> =
-                    self.projects.iter().map(|known| known.ended).collect();
-                return codes.and_then(|codes| codes.into_iter().max());
+                if let Some(project) = self.project(project) {
+                    project.ended = Some(code);
+                }
+                self.projects.retain(|project| {
+                    let gone = project.retired && project.ended.is_some();
+                    if gone {
+                        tracing::info!("{}all of it has ended", project.spoken_of());
+                    }
+                    !gone
+                });
+                return self.exit_code();
             }
         }
         None
     }
 
-    fn project(&mut self, name: &str) -> Option<&mut Project> {
-        self.projects.iter_mut().find(|known| known.name == name)
+    /// That of the whole server, when everything that was to end has ended.
+    fn exit_code(&self) -> Option<u8> {
+        if !self.stopping
+            && self
+                .projects
+                .iter()
+                .all(|project| project.id != ProjectId::RUN)
+        {
+            return None;
+        }
+        let codes: Option<Vec<u8>> = self.projects.iter().map(|known| known.ended).collect();
+        codes.map(|codes| codes.into_iter().max().unwrap_or(0))
+    }
+
+    fn project(&mut self, id: ProjectId) -> Option<&mut Project> {
+        self.projects.iter_mut().find(|known| known.id == id)
     }
 
     /// Starts accepting on every edge thread.
@@ -265,8 +290,8 @@ impl Server {
     }
 
     /// The lines people wait for.
-    fn announce(&mut self, name: &str, interface: Interface) {
-        let Some(project) = self.project(name) else {
+    fn announce(&mut self, id: ProjectId, interface: Interface) {
+        let Some(project) = self.project(id) else {
             return;
         };
         let (settings, python) = (&project.settings, &project.python);
@@ -275,15 +300,12 @@ impl Server {
             Interface::Asgi => ("ASGI", 1),
         };
         let hint = match (settings.workers.count, interface) {
-            (1, _) if settings.workers.threads == 1 && name == RUN => {
+            (1, _) if settings.workers.threads == 1 && id == ProjectId::RUN => {
                 "; more: --workers N, --threads N"
             }
             _ => "",
         };
-        let about = match name {
-            RUN => String::new(),
-            name => format!("{name}: "),
-        };
+        let about = project.spoken_of();
         tracing::info!(
             "{about}{kind} app {} on Python {python} ({}): {} × {}{hint}",
             settings.app.name,
@@ -306,14 +328,15 @@ impl Server {
                     .iter()
                     .for_each(|project| project.handle.adjust(by));
             }
+            FromKeeper::Configure => self.configure(fds).await,
             FromKeeper::ReopenLogs => self.logs.reopen(),
             FromKeeper::ZygoteFailed { zygote, exit, text } => {
-                if let Some(project) = self.project(&zygote.project) {
+                if let Some(project) = self.project(zygote.project) {
                     project.handle.zygote_failed(zygote.generation, exit, text);
                 }
             }
             FromKeeper::ZygoteExited { zygote, exit } => {
-                if let Some(project) = self.project(&zygote.project) {
+                if let Some(project) = self.project(zygote.project) {
                     project.handle.zygote_gone(zygote.generation, exit);
                 }
             }
@@ -323,7 +346,7 @@ impl Server {
                 python,
             } => {
                 if let Err(error) = self.take_zygote(&zygote, pid, python, fds)
-                    && let Some(project) = self.project(&zygote.project)
+                    && let Some(project) = self.project(zygote.project)
                 {
                     let text = format!("error: {error:#}");
                     project.handle.zygote_failed(zygote.generation, 1, text);
@@ -341,7 +364,7 @@ impl Server {
         fds: Vec<OwnedFd>,
     ) -> anyhow::Result<()> {
         let threads = self.threads.len();
-        let project = self.project(&id.project).context("its project is gone")?;
+        let project = self.project(id.project).context("its project is gone")?;
         let [control, pidfd, settings] = fds
             .try_into()
             .map_err(|_| anyhow::anyhow!("a zygote came without its descriptors"))?;
@@ -351,8 +374,8 @@ impl Server {
             pidfd: Pidfd::from_fd(pidfd, pid).context("no handle on a zygote")?,
         };
         let settings = protocol::settings_from(settings).context("no settings of a zygote")?;
-        let machine = match project.name.as_str() {
-            RUN => Some(
+        let machine = match project.id {
+            ProjectId::RUN => Some(
                 Machine::new(protocol::Machine::of(settings.clone()))
                     .context("the new settings cannot be served")?,
             ),
@@ -364,7 +387,7 @@ impl Server {
     /// Requests that come from now on are served as the settings of the new generation say: limits,
     /// times, files, certificates. What the old ones share stays: the pool and who is connected, with
     /// the new limits, and the disk for bodies.
-    fn apply_settings(&mut self, project: &str, generation: u64) {
+    fn apply_settings(&mut self, project: ProjectId, generation: u64) {
         let Some(news) = self
             .project(project)
             .and_then(|project| project.apply(generation))
@@ -372,10 +395,18 @@ impl Server {
             return;
         };
         if let Some(machine) = news {
-            let cap = parts::connections_per_address(&machine.said.settings);
-            self.shared.peers.set_cap(cap);
-            self.machine = machine;
+            self.take_machine(machine);
         }
+        self.replace_edge();
+    }
+
+    fn take_machine(&mut self, machine: Machine) {
+        let cap = parts::connections_per_address(&machine.said.settings);
+        self.shared.peers.set_cap(cap);
+        self.machine = machine;
+    }
+
+    fn replace_edge(&self) {
         match routes(&self.machine, &self.projects, self.threads.len()) {
             Ok(routes) => self
                 .edge
@@ -413,7 +444,7 @@ impl Server {
             .iter()
             .map(|project| (Arc::clone(&project.pool), project.handle.clone()))
             .collect();
-        let shared = self.shared.clone();
+        let (shared, requests) = (self.shared.clone(), self.requests.clone());
         tokio::spawn(async move {
             let farewell = || apps.iter().for_each(|(pool, _)| pool.say_farewell());
             let left = match patience {
@@ -424,6 +455,10 @@ impl Server {
                 }
             };
             apps.iter().for_each(|(_, handle)| handle.stop(left));
+            if apps.is_empty() {
+                // Nobody else will say so.
+                let _ = requests.send((ProjectId::RUN, Request::Finish { code: 0 }));
+            }
         });
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::run::{self, RunPlan, Surroundings};
 use crate::config::written::Layer;
 use crate::config::{self, ConfigError, Settings, Written};
-use crate::keeper::protocol::{Machine, Route};
+use crate::keeper::protocol::{Machine, ProjectId, Route};
 use crate::routes::Host;
 
 /// Everything the keeper needs to serve several projects.
@@ -18,11 +18,24 @@ use crate::routes::Host;
 pub struct ServePlan {
     pub machine: Machine,
     pub projects: Vec<ProjectPlan>,
+    pub warnings: Vec<String>,
+    /// What it was made of.
+    asked: Asked,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+struct Asked {
+    app: Option<String>,
+    hosts: Vec<String>,
+    listen: Vec<String>,
 }
 
 /// One app, and where it is found.
 #[derive(Debug)]
 pub struct ProjectPlan {
+    /// [`ProjectId::RUN`] until it has a number.
+    pub id: ProjectId,
     pub name: String,
     pub routes: Vec<Route>,
     pub run: Arc<RunPlan>,
@@ -68,28 +81,50 @@ pub fn plan(
         let values = matches.get_many::<String>(name).into_iter().flatten();
         values.cloned().collect()
     };
-    let mut listen = all("listen");
+    let asked = Asked {
+        app: matches.get_one::<String>("app").cloned(),
+        hosts: all("host"),
+        listen: all("listen"),
+    };
+    make(asked, around)
+}
+
+/// Makes the plan anew, of what is there now.
+///
+/// # Errors
+/// Each a line, or several about one thing.
+pub fn again(before: &ServePlan) -> Result<ServePlan, Vec<String>> {
+    let made = super::surroundings().and_then(|around| make(before.asked.clone(), &around));
+    made.map_err(|errors| {
+        errors
+            .iter()
+            .map(|error| format!("error: {error}"))
+            .collect()
+    })
+}
+
+fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Vec<ConfigError>> {
+    let mut listen = asked.listen.clone();
     if listen.is_empty() {
         listen.push(":80".to_owned());
     }
-    let app = Value::from(matches.get_one::<String>("app").cloned());
+    let app = Value::from(asked.app.clone());
     let web = Layer::from_iter([("wsgi_app".to_owned(), app)]);
     let mut machine = web.clone();
     machine.insert("bind".to_owned(), Value::from(listen));
-    let routes = all("host")
+    let routes = asked
+        .hosts
         .iter()
         .map(|host| host_of(host))
         .collect::<Result<Vec<_>, _>>();
-    let project = ProjectPlan::new(
-        "app",
-        &around.directory,
-        routes.map_err(|error| vec![error])?,
-        web,
-        around,
-    )?;
+    let routes = routes.map_err(|error| vec![error])?;
+    let project = ProjectPlan::new("app", &around.directory, routes, web, around)?;
+    let machine = settings(&written(&around.directory, machine, around))?;
     Ok(ServePlan {
-        machine: Machine::of(settings(&written(&around.directory, machine, around))?),
+        machine: Machine::of(machine),
         projects: vec![project],
+        warnings: Vec::new(),
+        asked,
     })
 }
 
@@ -103,6 +138,7 @@ impl ProjectPlan {
     ) -> Result<Self, Vec<ConfigError>> {
         let run = run::complete(written(source, web, around), Vec::new(), around)?;
         Ok(Self {
+            id: ProjectId::RUN,
             name: name.to_owned(),
             routes,
             settings: settings(&run.written)?,

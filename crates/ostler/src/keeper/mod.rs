@@ -3,6 +3,7 @@
 //! pid, which may be 1.
 
 mod bind;
+mod configuring;
 mod hooks;
 mod load;
 mod log;
@@ -15,6 +16,7 @@ mod signals;
 mod start;
 mod zygotes;
 
+use std::collections::VecDeque;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -77,6 +79,10 @@ struct Keeper {
     pidfile: Option<PidFile>,
     log: Sink,
     zygotes: Zygotes,
+    /// Configurations that the server has been told and has not answered for yet.
+    told: VecDeque<ServePlan>,
+    /// The number of the last project there was.
+    last_project: u64,
     notify: Notify,
     /// A server said once that the app serves.
     ever_ready: bool,
@@ -157,11 +163,14 @@ async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
         pidfile,
         log,
         zygotes: Zygotes::default(),
+        told: VecDeque::new(),
+        last_project: 0,
         notify: Notify::from_env(),
         ever_ready: false,
         stop: None,
         restart: FIRST_RESTART,
     };
+    keeper.number_projects();
     let code = keeper.keep(zygote, &mut signals).await;
     keeper
         .end(&mut signals, code.as_ref().map_or(1, |code| *code))
@@ -187,6 +196,7 @@ impl Keeper {
             };
             let exit = self.watch(&mut server, signals).await?;
             self.zygotes.kill_all();
+            self.told.clear();
             if let Some(code) = self.meant_to_end(exit) {
                 return Ok(code);
             }

@@ -35,7 +35,11 @@ pub enum FromKeeper {
     Stop {
         graceful: bool,
     },
+    /// `ostler run`: the app is to be loaded anew.
     Reload,
+    /// `ostler serve`: another configuration. With it comes a file with a [`Configuration`], see
+    /// [`configuration_from`].
+    Configure,
     /// TTIN and TTOU.
     Workers {
         by: i32,
@@ -53,23 +57,33 @@ pub enum ToKeeper {
     },
     /// The app serves.
     Ready,
+    /// The answer to [`FromKeeper::Configure`]: the configuration is in force, or nothing has changed.
+    Configured {
+        taken: bool,
+    },
 }
 
 /// The zygote of one generation of a project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZygoteId {
-    pub project: String,
+    pub project: ProjectId,
     pub generation: u64,
 }
 
-/// The name of the one project of `ostler run`.
-pub const RUN: &str = "run";
+/// A project as long as it is in the configuration. One that went and came again has another number: the
+/// first may still be ending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProjectId(pub u64);
+
+impl ProjectId {
+    /// The one project of `ostler run`.
+    pub const RUN: Self = Self(0);
+}
 
 /// The first message to a server: what the descriptors behind it are.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handover {
-    pub machine: Machine,
-    pub projects: Vec<Project>,
+    pub configuration: Configuration,
     /// Listening sockets: descriptors 5 and on.
     pub listeners: Vec<ListenerName>,
     /// Descriptor numbers of the control socket and pidfd of the zygote that `ostler run` has begun with,
@@ -77,6 +91,13 @@ pub struct Handover {
     pub first: Option<First>,
     /// `pid` of the keeper: what people signal.
     pub keeper: u32,
+}
+
+/// Everything that a server is to serve.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Configuration {
+    pub machine: Machine,
+    pub projects: Vec<Project>,
 }
 
 /// What holds for all projects.
@@ -113,6 +134,8 @@ pub struct ListenerName {
 /// What a server starts with of one app.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Project {
+    pub id: ProjectId,
+    /// Empty for that of `ostler run`.
     pub name: String,
     /// Where it is found; empty: everywhere.
     pub routes: Vec<Route>,
@@ -174,6 +197,11 @@ pub fn settings_from(file: OwnedFd) -> io::Result<Settings> {
     from_file(file)
 }
 
+/// What [`FromKeeper::Configure`] brings.
+pub fn configuration_from(file: OwnedFd) -> io::Result<Configuration> {
+    from_file(file)
+}
+
 fn from_file<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
     Ok(serde_json::from_slice(&fds::read_all(file, FILE_MAX)?)?)
 }
@@ -181,8 +209,7 @@ fn from_file<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
 /// Everything a server starts with, as its own.
 #[derive(Debug)]
 pub struct ServerHandover {
-    pub machine: Machine,
-    pub projects: Vec<Project>,
+    pub configuration: Configuration,
     pub keeper: OwnedFd,
     pub keeper_pid: u32,
     pub listeners: Vec<(ListenerName, OwnedFd)>,
@@ -212,8 +239,7 @@ impl ServerHandover {
             listeners.push((name, fds::claim(fd)?));
         }
         Ok(Self {
-            machine: handover.machine,
-            projects: handover.projects,
+            configuration: handover.configuration,
             keeper: fds::claim(KEEPER_FD)?,
             keeper_pid: handover.keeper,
             listeners,

@@ -4,17 +4,15 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::cli::run::RunPlan;
 use crate::config;
 use crate::sys::{self, Channel, Child, Exit, Signal, Spawn, fds, process};
 
 use super::protocol::{
-    First, FromKeeper, HANDOVER_FD, Handover, Machine, Project, RUN, ToKeeper, ZygoteId, to_file,
+    First, FromKeeper, HANDOVER_FD, Handover, Machine, ProjectId, ToKeeper, ZygoteId, to_file,
 };
 use super::reaping::{Reaped, Started};
 use super::signals::Order;
@@ -60,7 +58,7 @@ impl Server {
         }
     }
 
-    async fn tell(&self, message: &FromKeeper, fds: &[BorrowedFd<'_>]) {
+    pub(super) async fn tell(&self, message: &FromKeeper, fds: &[BorrowedFd<'_>]) {
         let told = timeout(SEND_LIMIT, self.channel.send_json(message, fds)).await;
         if !matches!(told, Ok(Ok(()))) && self.open {
             tracing::error!("the server does not listen");
@@ -86,8 +84,7 @@ impl Keeper {
         let listening: Vec<&OwnedFd> = listening.collect();
         let first = HANDOVER_FD + 1 + i32::try_from(listening.len()).unwrap_or(0);
         let handover = Handover {
-            machine: self.machine.clone(),
-            projects: self.projects(),
+            configuration: self.configuration(),
             listeners: self
                 .listening
                 .iter()
@@ -112,7 +109,7 @@ impl Keeper {
         let child = spawn(passed, self.user.as_ref())?;
         if let Some((zygote, ..)) = zygote {
             let id = ZygoteId {
-                project: RUN.to_owned(),
+                project: ProjectId::RUN,
                 generation: 1,
             };
             self.zygotes.keep(zygote.pid, id, zygote.pidfd);
@@ -124,39 +121,6 @@ impl Keeper {
             open: true,
             started: Instant::now(),
         })
-    }
-
-    /// What a server starts with of each app.
-    fn projects(&self) -> Vec<Project> {
-        match &self.plan {
-            Plan::Run(_) => vec![Project {
-                name: RUN.to_owned(),
-                routes: Vec::new(),
-                settings: self.machine.settings.clone(),
-                patient: self.ever_ready,
-            }],
-            Plan::Serve(plan) => {
-                let projects = plan.projects.iter().map(|project| Project {
-                    name: project.name.clone(),
-                    routes: project.routes.clone(),
-                    settings: project.settings.clone(),
-                    patient: true,
-                });
-                projects.collect()
-            }
-        }
-    }
-
-    /// How the zygotes of a project are started.
-    fn plan_of(&self, project: &str) -> Option<Arc<RunPlan>> {
-        match &self.plan {
-            Plan::Run(plan) => Some(Arc::clone(plan)),
-            Plan::Serve(plan) => {
-                let mut projects = plan.projects.iter();
-                let found = projects.find(|known| known.name == project);
-                found.map(|project| Arc::clone(&project.run))
-            }
-        }
     }
 
     /// Passes an order on.
@@ -175,7 +139,10 @@ impl Keeper {
             Order::Reload => {
                 // gunicorn opens its logs anew on HUP, and rotation scripts count on it.
                 self.reopen_logs(server).await;
-                server.tell(&FromKeeper::Reload, &[]).await;
+                match self.plan {
+                    Plan::Run(_) => server.tell(&FromKeeper::Reload, &[]).await,
+                    Plan::Serve(_) => self.configure_anew(server).await,
+                }
             }
             Order::ReopenLogs => self.reopen_logs(server).await,
             Order::Workers { by } => server.tell(&FromKeeper::Workers { by }, &[]).await,
@@ -217,17 +184,16 @@ impl Keeper {
     pub(super) async fn obey(&mut self, said: Option<ToKeeper>, server: &Server) {
         match said {
             Some(ToKeeper::StartZygote { zygote: id }) => {
-                let Some(plan) = self.plan_of(&id.project) else {
-                    return tracing::error!(
-                        project = id.project,
-                        "the server asked for an unknown project"
-                    );
+                let Some(plan) = self.plan_of(id.project) else {
+                    // It went with a configuration that has come into force meanwhile.
+                    return;
                 };
                 if let Err(trouble) = self.zygotes.start(&plan, id.clone()) {
                     let zygote = Err(trouble);
                     self.hand_over(Started { id, zygote }, server).await;
                 }
             }
+            Some(ToKeeper::Configured { taken }) => self.configured(taken),
             Some(ToKeeper::Ready) => {
                 self.ever_ready = true;
                 self.notify.ready();
@@ -249,7 +215,7 @@ impl Keeper {
             Err(trouble) => return server.tell(&failed(trouble), &[]).await,
         };
         for warning in &zygote.warnings {
-            tracing::warn!("{}{warning}", self.spoken_of(&id.project));
+            tracing::warn!("{}{warning}", self.spoken_of(id.project));
         }
         match &mut self.plan {
             Plan::Run(_) => {
@@ -266,7 +232,7 @@ impl Keeper {
             }
             Plan::Serve(plan) => {
                 let mut projects = plan.projects.iter_mut();
-                if let Some(project) = projects.find(|known| known.name == id.project) {
+                if let Some(project) = projects.find(|known| known.id == id.project) {
                     project.settings = zygote.settings.clone();
                 }
             }
@@ -286,27 +252,6 @@ impl Keeper {
             Err(error) => server.tell(&failed(error.into()), &[]).await,
         }
         self.zygotes.keep(pid, id, pidfd);
-    }
-
-    /// How lines begin that are about one of several projects.
-    fn spoken_of(&self, project: &str) -> String {
-        match &self.plan {
-            Plan::Run(_) => String::new(),
-            Plan::Serve(_) => format!("{project}: "),
-        }
-    }
-
-    /// How long requests may take to end when the server stops.
-    fn longest_graceful(&self) -> Duration {
-        let own = self.machine.settings.workers.graceful_timeout;
-        match &self.plan {
-            Plan::Run(_) => own,
-            Plan::Serve(plan) => {
-                let projects = plan.projects.iter();
-                let graceful = projects.map(|project| project.settings.workers.graceful_timeout);
-                graceful.max().unwrap_or(own)
-            }
-        }
     }
 
     /// Reaps every child that has ended, adopted ones too; gives the server's end.

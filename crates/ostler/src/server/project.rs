@@ -8,15 +8,20 @@ use tokio::sync::mpsc;
 
 use crate::config::Settings;
 use crate::edge::Site;
-use crate::keeper::protocol::{self, Route};
-use crate::pool::Pool;
+use crate::keeper::protocol::{self, ProjectId, Route};
+use crate::pool::{Asks, Pool, Session};
 use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
 
 use super::parts::{self, Machine};
 
 /// A running app.
 pub(super) struct Project {
+    pub(super) id: ProjectId,
+    /// Empty for that of `ostler run`.
     pub(super) name: String,
+    /// As the configuration has them.
+    said: Settings,
+    /// As they are once its config file was evaluated.
     pub(super) settings: Settings,
     routes: Vec<Route>,
     pub(super) pool: Arc<Pool>,
@@ -27,6 +32,18 @@ pub(super) struct Project {
     pub(super) python: String,
     /// Everything of it has ended, with this exit code.
     pub(super) ended: Option<u8>,
+    /// It is no longer in the configuration: its last requests are ending.
+    pub(super) retired: bool,
+}
+
+/// What a configuration changes about a project that goes on.
+pub(super) struct Change {
+    said: Settings,
+    routes: Vec<Route>,
+    settings: Settings,
+    sites: Vec<(Route, Arc<Site>)>,
+    /// Its workers are replaced.
+    pub(super) restarts: bool,
 }
 
 /// What is to be in force when a generation that is starting begins to serve.
@@ -46,9 +63,10 @@ impl Project {
         project: protocol::Project,
         hooks: Hooks,
         threads: Vec<Handle>,
-        requests: mpsc::UnboundedSender<(String, Request)>,
+        requests: mpsc::UnboundedSender<(ProjectId, Request)>,
     ) -> anyhow::Result<Self> {
         let protocol::Project {
+            id,
             name,
             routes,
             settings,
@@ -62,15 +80,16 @@ impl Project {
         let sites = sites(&settings, &routes, &pool, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());
-        let own = name.clone();
         tokio::spawn(async move {
             while let Some(request) = asked.recv().await {
                 // Closed when the server ends, and then nobody needs to know.
-                let _ = requests.send((own.clone(), request));
+                let _ = requests.send((id, request));
             }
         });
         Ok(Self {
+            id,
             name,
+            said: settings.clone(),
             settings,
             routes,
             pool,
@@ -79,7 +98,71 @@ impl Project {
             next: None,
             python: String::new(),
             ended: None,
+            retired: false,
         })
+    }
+
+    /// How lines begin that are about this project.
+    pub(super) fn spoken_of(&self) -> String {
+        match self.name.as_str() {
+            "" => String::new(),
+            name => format!("{name}: "),
+        }
+    }
+
+    /// What another configuration means for it; `None` when that says the same as the one before.
+    ///
+    /// # Errors
+    /// A folder of it cannot be opened.
+    pub(super) fn compare(
+        &self,
+        next: &protocol::Project,
+        threads: usize,
+    ) -> anyhow::Result<Option<Change>> {
+        if next.settings == self.said && next.routes == self.routes {
+            return Ok(None);
+        }
+        let restarts = needs_restart(&self.said, &next.settings);
+        let mut settings = self.settings.clone();
+        settings.listening.static_files = next.settings.listening.static_files.clone();
+        let sites = sites(&settings, &next.routes, &self.pool, threads)
+            .with_context(|| format!("{}its new settings cannot be served", self.spoken_of()))?;
+        Ok(Some(Change {
+            said: next.settings.clone(),
+            routes: next.routes.clone(),
+            settings,
+            sites,
+            restarts,
+        }))
+    }
+
+    /// Takes a change. Its workers are replaced where that needs them.
+    pub(super) fn change(&mut self, change: Change) {
+        self.said = change.said;
+        self.routes = change.routes;
+        self.settings = change.settings;
+        self.sites = change.sites;
+        // One on its way was begun with the routes from before.
+        let begun = self.next.take().is_some();
+        if change.restarts || begun {
+            self.handle.reload();
+        }
+    }
+
+    /// Ends it when its last request has been served: it is no longer in the configuration.
+    pub(super) fn retire(&mut self, thread: &Handle) {
+        self.retired = true;
+        self.sites.clear();
+        let (pool, handle) = (Arc::clone(&self.pool), self.handle.clone());
+        let patience = self.settings.workers.graceful_timeout;
+        thread.spawn(async move {
+            // Nobody comes behind this one, and all who wait in line come before it.
+            let last = pool.lease(0, Asks::default(), Session::None);
+            if let Ok(Ok((lease, _))) = tokio::time::timeout(patience, last).await {
+                lease.give_back();
+            }
+            handle.stop(Some(patience));
+        });
     }
 
     /// Where it is found, and what requests are served by there.
@@ -124,6 +207,19 @@ impl Project {
         self.python = next.python;
         Some(next.machine)
     }
+}
+
+/// Whether workers must be replaced for what has changed.
+fn needs_restart(before: &Settings, after: &Settings) -> bool {
+    const FILES: &str = "static_files";
+    let without_files = |settings: &Settings| {
+        let mut settings = settings.clone();
+        settings.listening.static_files.clear();
+        settings.values.remove(FILES);
+        settings.origins.remove(FILES);
+        settings
+    };
+    without_files(before) != without_files(after)
 }
 
 /// One site for each route.

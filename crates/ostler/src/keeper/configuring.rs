@@ -1,0 +1,160 @@
+//! What is to be served, and another configuration in its place.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::run::RunPlan;
+use crate::cli::serve::{self, ServePlan};
+use crate::config;
+
+use super::protocol::{Configuration, FromKeeper, Project, ProjectId, to_file};
+use super::serving::Server;
+use super::{Keeper, Plan};
+
+impl Keeper {
+    /// What a server is to serve.
+    pub(super) fn configuration(&self) -> Configuration {
+        let projects = match &self.plan {
+            Plan::Run(_) => vec![Project {
+                id: ProjectId::RUN,
+                name: String::new(),
+                routes: Vec::new(),
+                settings: self.machine.settings.clone(),
+                patient: self.ever_ready,
+            }],
+            Plan::Serve(plan) => projects(plan),
+        };
+        Configuration {
+            machine: self.machine.clone(),
+            projects,
+        }
+    }
+
+    /// How the zygotes of a project are started.
+    pub(super) fn plan_of(&self, id: ProjectId) -> Option<Arc<RunPlan>> {
+        match &self.plan {
+            Plan::Run(plan) => Some(Arc::clone(plan)),
+            Plan::Serve(plan) => {
+                let found = plan.projects.iter().find(|known| known.id == id);
+                found.map(|project| Arc::clone(&project.run))
+            }
+        }
+    }
+
+    /// How lines begin that are about one of several projects.
+    pub(super) fn spoken_of(&self, id: ProjectId) -> String {
+        match &self.plan {
+            Plan::Run(_) => String::new(),
+            Plan::Serve(plan) => {
+                let found = plan.projects.iter().find(|known| known.id == id);
+                found.map_or_else(String::new, |project| format!("{}: ", project.name))
+            }
+        }
+    }
+
+    /// How long requests may take to end when the server stops.
+    pub(super) fn longest_graceful(&self) -> Duration {
+        let own = self.machine.settings.workers.graceful_timeout;
+        match &self.plan {
+            Plan::Run(_) => own,
+            Plan::Serve(plan) => {
+                let projects = plan.projects.iter();
+                let graceful = projects.map(|project| project.settings.workers.graceful_timeout);
+                graceful.max().unwrap_or(own)
+            }
+        }
+    }
+
+    /// Reads the configuration anew and has the server take it. What is wrong with it is said, and then
+    /// nothing changes.
+    pub(super) async fn configure_anew(&mut self, server: &Server) {
+        let Plan::Serve(now) = &self.plan else {
+            return;
+        };
+        let next = serve::again(now).and_then(|next| self.next_configuration(next));
+        match next {
+            Ok((next, file)) => {
+                self.told.push_back(next);
+                server.tell(&FromKeeper::Configure, &[file.as_fd()]).await;
+            }
+            Err(errors) => {
+                for error in errors {
+                    tracing::error!("{error}");
+                }
+                tracing::error!("reload failed: the configuration stays as it was");
+            }
+        }
+    }
+
+    /// Completes a plan, and makes a file of it for the server.
+    fn next_configuration(
+        &mut self,
+        mut next: ServePlan,
+    ) -> Result<(ServePlan, OwnedFd), Vec<String>> {
+        if let Some(tls) = &mut next.machine.settings.listening.tls {
+            tls.read().map_err(|error| vec![error])?;
+        }
+        for warning in &next.warnings {
+            tracing::warn!("{warning}");
+        }
+        if let Some(warning) = config::not_reloaded(&self.started, &next.machine.settings) {
+            tracing::warn!("{warning}");
+        }
+        let before = match (self.told.back(), &self.plan) {
+            (Some(told), _) => Some(told),
+            (None, Plan::Serve(now)) => Some(&**now),
+            (None, Plan::Run(_)) => None,
+        };
+        for project in &mut next.projects {
+            let mut known = before.iter().flat_map(|before| &before.projects);
+            if let Some(same) = known.find(|known| known.name == project.name) {
+                project.id = same.id;
+            }
+        }
+        number(&mut self.last_project, &mut next);
+        let configuration = Configuration {
+            machine: next.machine.clone(),
+            projects: projects(&next),
+        };
+        let file = to_file("ostler-configuration", &configuration);
+        let file = file.map_err(|error| vec![format!("error: {error}")])?;
+        Ok((next, file))
+    }
+
+    /// The server has answered for the oldest configuration it was told.
+    pub(super) fn configured(&mut self, taken: bool) {
+        if let Some(plan) = self.told.pop_front().filter(|_| taken) {
+            self.machine = plan.machine.clone();
+            self.plan = Plan::Serve(Box::new(plan));
+        }
+    }
+
+    /// Gives each project of the first configuration its number.
+    pub(super) fn number_projects(&mut self) {
+        if let Plan::Serve(plan) = &mut self.plan {
+            number(&mut self.last_project, plan);
+        }
+    }
+}
+
+/// Numbers the projects that have no number yet.
+fn number(last: &mut u64, plan: &mut ServePlan) {
+    for project in &mut plan.projects {
+        if project.id == ProjectId::RUN {
+            *last += 1;
+            project.id = ProjectId(*last);
+        }
+    }
+}
+
+fn projects(plan: &ServePlan) -> Vec<Project> {
+    let projects = plan.projects.iter().map(|project| Project {
+        id: project.id,
+        name: project.name.clone(),
+        routes: project.routes.clone(),
+        settings: project.settings.clone(),
+        patient: true,
+    });
+    projects.collect()
+}
