@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand; no logic of its own.
 
+mod check;
 mod options;
 mod python;
 pub mod run;
@@ -60,6 +61,7 @@ pub fn main() -> ExitCode {
             Ok(plan) => keeper::run(plan),
             Err(errors) => refuse(&errors),
         },
+        Some(("check", matches)) => check::check(matches),
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
@@ -75,6 +77,7 @@ fn command() -> Command {
         .help_template(SHORT_HELP)
         .disable_help_subcommand(true)
         .subcommand(options::command())
+        .subcommand(check::command())
 }
 
 fn plan(matches: &ArgMatches) -> Result<RunPlan, Vec<ConfigError>> {

@@ -9,6 +9,7 @@ pub mod bind;
 pub mod dotenv;
 pub mod flags;
 pub mod network;
+pub mod serve;
 pub mod settings;
 pub mod table;
 pub mod units;
@@ -23,7 +24,7 @@ mod unknown;
 mod value;
 mod worker_class;
 
-pub use assemble::finish;
+pub use assemble::{callable, finish};
 pub use bind::Bind;
 pub use error::ConfigError;
 pub use layers::check_early;
