@@ -322,11 +322,11 @@ class Client(threading.Thread):
 
     `path` may hold `{n}`, which is the number of the request."""
 
-    def __init__(self, host: Host, path="/", keep=True, method="GET") -> None:
+    def __init__(self, host: Host, path="/", keep=True, method="GET", name="a") -> None:
         super().__init__(daemon=True)
         self.host, self.keep = host, keep
         body = "Content-Length: 2\r\n\r\nab" if method == "POST" else "\r\n"
-        self.request = f"{method} {path} HTTP/1.1\r\nHost: a\r\n{body}"
+        self.request = f"{method} {path} HTTP/1.1\r\nHost: {name}\r\n{body}"
         self.count, self.failures, self._stop_asked = 0, [], threading.Event()
         self.start()
 

@@ -1,6 +1,11 @@
 """`ostler serve`: several projects on one machine, each found under its own hosts and paths."""
 
 import json
+import signal
+import subprocess
+import sys
+
+import pytest
 
 import harness
 
@@ -30,3 +35,142 @@ def test_one_app_is_served_under_its_hosts_without_a_file(host, tmp_path):
     assert seen(running, "a.shop.test") == ["a.shop.test", "", "/"]
     for stranger in ["b.a.shop.test", "shop.test", "other.test", "127.0.0.1"]:
         assert seen(running, stranger) == (404, "no_route")
+
+
+TWO = """
+[server]
+listen = ["127.0.0.1:{port}"]
+default_host = "shop.test"
+
+[projects.shop]
+source = "shop"
+hosts = ["shop.test", "*.shop.test"]
+[projects.shop.web]
+app = "app:app"
+python = "{python}"
+workers = 2
+
+[projects.blog]
+source = "blog"
+hosts = ["blog.test"]
+[[projects.blog.routes]]
+prefix = "/blog"
+[projects.blog.web]
+app = "app:app"
+python = "{python}"
+[projects.blog.static]
+"/static" = "static"
+"""
+
+
+class Machine:
+    """Two projects in a folder, and `ostler serve` for them."""
+
+    def __init__(self, host, folder):
+        self.file = folder / "ostler.toml"
+        for name in ("shop", "blog"):
+            (folder / name / "static").mkdir(parents=True)
+            (folder / name / "app.py").write_text(APP)
+        (folder / "blog" / "static" / "a.txt").write_text("a file")
+        self.port = harness.free_port()
+        self.write(TWO)
+        self.host = host.serve(port=self.port, ready="blog: ready")
+        self.host.log.wait("shop: ready")
+
+    def write(self, text):
+        self.file.write_text(text.replace("{port}", str(self.port)).replace("{python}", sys.executable))
+
+    def reload(self, text, outcome="reload complete: the configuration"):
+        before = len(self.host.log.matches(outcome))
+        self.write(text)
+        self.host.kill(signal.SIGHUP)
+        self.host.log.wait(outcome, count=before + 1)
+
+    def workers(self, name):
+        folder = str(self.file.parent / name)
+        return {worker.pid for worker in self.host.workers() if worker.cwd() == folder}
+
+
+@pytest.fixture
+def machine(host, tmp_path):
+    return Machine(host, tmp_path)
+
+
+def test_each_project_is_found_under_its_hosts_and_paths(machine):
+    running = machine.host
+    assert seen(running, "shop.test", "/x") == ["shop.test", "", "/x"]
+    assert seen(running, "a.shop.test", "/x") == ["a.shop.test", "", "/x"]
+    assert seen(running, "blog.test", "/blog") == ["blog.test", "/blog", ""]
+    assert seen(running, "blog.test", "/blog/x%20y") == ["blog.test", "/blog", "/x y"]
+    assert seen(running, "blog.test", "/blogs") == (404, "no_route")
+    assert seen(running, "unknown.test", "/x") == ["unknown.test", "", "/x"], "the default host"
+    assert running.get("/blog/static/a.txt", {"Host": "blog.test"}).body == b"a file"
+    assert running.get("/static/a.txt", {"Host": "blog.test"}).status == 404
+
+
+def test_reload_ends_only_what_vanished_and_starts_only_what_is_new(machine):
+    running, shop, blog = machine.host, machine.workers("shop"), machine.workers("blog")
+    assert len(shop) == 2 and len(blog) == 1
+    client = harness.Client(running, name="shop.test")
+    try:
+        machine.reload(TWO.replace('hosts = ["blog.test"]', 'hosts = ["news.test"]'))
+        assert seen(running, "news.test", "/blog/x") == ["news.test", "/blog", "/x"]
+        assert machine.workers("blog") == blog, "another host is no reason for another worker"
+        machine.reload(TWO[: TWO.index("[projects.blog]")])
+        running.log.wait("blog: all of it has ended")
+        assert seen(running, "blog.test", "/blog/x") == ["blog.test", "", "/blog/x"], "the default host"
+        machine.reload(TWO)
+        running.log.wait("blog: ready", count=2)
+        assert seen(running, "blog.test", "/blog/x") == ["blog.test", "/blog", "/x"]
+        assert machine.workers("blog").isdisjoint(blog)
+    finally:
+        client.finish()
+    assert machine.workers("shop") == shop, "nobody touched them"
+    assert client.failures == [] and client.count > 0
+
+
+def test_changed_app_settings_are_a_new_generation_of_that_project_alone(machine):
+    running, shop, blog = machine.host, machine.workers("shop"), machine.workers("blog")
+    machine.reload(TWO.replace("workers = 2", "workers = 3"))
+    running.log.wait("shop: reload complete: generation 2 serves")
+    harness.eventually(lambda: len(machine.workers("shop")) == 3 and machine.workers("shop").isdisjoint(shop))
+    assert machine.workers("blog") == blog
+
+
+def test_static_folder_changes_without_a_touch_of_a_worker(machine):
+    running, before = machine.host, machine.workers("blog")
+    machine.reload(TWO.replace('"/static" = "static"', '"/files" = "static"'))
+    assert running.get("/blog/files/a.txt", {"Host": "blog.test"}).body == b"a file"
+    assert seen(running, "blog.test", "/blog/static/a.txt") == ["blog.test", "/blog", "/static/a.txt"]
+    assert machine.workers("blog") == before
+
+
+def test_wrong_file_changes_nothing_and_says_where_it_is_wrong(machine):
+    running, before = machine.host, machine.workers("shop")
+    machine.reload(TWO.replace("workers = 2", "workesr = 2"), "reload failed: the configuration stays as it was")
+    running.log.wait("unknown key `workesr`")
+    running.log.wait("did you mean `workers`")
+    assert seen(running, "shop.test", "/x") == ["shop.test", "", "/x"]
+    assert machine.workers("shop") == before
+
+
+def test_project_that_cannot_start_leaves_the_others_alone(host, tmp_path):
+    for name in ("shop", "blog"):
+        (tmp_path / name / "static").mkdir(parents=True)
+        (tmp_path / name / "app.py").write_text(APP if name == "shop" else "import missing_module\n")
+    port = harness.free_port()
+    (tmp_path / "ostler.toml").write_text(TWO.replace("{port}", str(port)).replace("{python}", sys.executable))
+    running = host.serve(port=port, ready="shop: ready")
+    running.log.wait("No module named 'missing_module'")
+    assert seen(running, "shop.test", "/x") == ["shop.test", "", "/x"]
+    assert running.get("/blog/", {"Host": "blog.test"}).status == 503
+    (tmp_path / "blog" / "app.py").write_text(APP)
+    running.log.wait("blog: ready", 30)
+    assert seen(running, "blog.test", "/blog/x") == ["blog.test", "/blog", "/x"]
+
+
+def test_wrong_file_stops_a_start_with_its_place(tmp_path):
+    (tmp_path / "ostler.toml").write_text("[server]\nlisten = [\":80\"]\n[projects.shop]\nsource = \"nowhere\"\nhosts = []\n")
+    done = subprocess.run([harness.OSTLER, "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    assert "ostler.toml:4" in done.stderr and "nowhere" in done.stderr and "ostler.toml:5" in done.stderr

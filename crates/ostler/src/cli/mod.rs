@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand; no logic of its own.
 
+mod check;
 mod options;
 mod python;
 pub mod run;
@@ -19,6 +20,7 @@ use clap::Command;
 use crate::config::ConfigError;
 use crate::{keeper, server};
 use run::Surroundings;
+use serve::Refused;
 
 /// The exit code for a command line or settings that cannot be served.
 const USAGE: u8 = 2;
@@ -65,11 +67,15 @@ pub fn main() -> ExitCode {
             }
         }
         Some(("serve", matches)) => {
-            match surroundings().and_then(|around| serve::plan(matches, &around)) {
+            match surroundings()
+                .map_err(Refused::from)
+                .and_then(|around| serve::plan(matches, &around))
+            {
                 Ok(plan) => keeper::run(keeper::Plan::Serve(Box::new(plan))),
-                Err(errors) => refuse(&errors),
+                Err(refused) => refused.tell(),
             }
         }
+        Some(("check", matches)) => check::check(matches),
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
@@ -86,6 +92,7 @@ fn command() -> Command {
         .disable_help_subcommand(true)
         .subcommand(options::command())
         .subcommand(serve::command())
+        .subcommand(check::command())
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {

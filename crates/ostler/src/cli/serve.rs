@@ -1,17 +1,20 @@
-//! `ostler serve`: from a configuration to a plan that the keeper carries out. Evaluates no Python and opens no
+//! `ostler serve`: from `ostler.toml` to a plan that the keeper carries out. Evaluates no Python and opens no
 //! socket.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value};
 
+use super::check;
 use super::run::{self, RunPlan, Surroundings};
+use crate::config::serve::{self, Host, Problems, Serve};
+use crate::config::table::Kind;
 use crate::config::written::Layer;
-use crate::config::{self, ConfigError, Settings, Written};
+use crate::config::{self, Complaint, ConfigError, Settings, Written, value};
 use crate::keeper::protocol::{Machine, ProjectId, Route};
-use crate::routes::Host;
 
 /// Everything the keeper needs to serve several projects.
 #[derive(Debug)]
@@ -25,10 +28,15 @@ pub struct ServePlan {
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
-struct Asked {
-    app: Option<String>,
-    hosts: Vec<String>,
-    listen: Vec<String>,
+enum Asked {
+    /// An app of the current directory.
+    App {
+        name: String,
+        hosts: Vec<String>,
+        listen: Vec<String>,
+    },
+    /// A file, or the one that is there.
+    File(Option<PathBuf>),
 }
 
 /// One app, and where it is found.
@@ -43,21 +51,76 @@ pub struct ProjectPlan {
     pub settings: Settings,
 }
 
+/// Why there is no plan.
+pub enum Refused {
+    Errors(Vec<ConfigError>),
+    Problems(Problems),
+}
+
+impl From<Vec<ConfigError>> for Refused {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        Self::Errors(errors)
+    }
+}
+
+impl From<ConfigError> for Refused {
+    fn from(error: ConfigError) -> Self {
+        Self::Errors(vec![error])
+    }
+}
+
+impl Refused {
+    /// Says it to who has typed the command.
+    pub fn tell(&self) -> ExitCode {
+        match self {
+            Self::Errors(errors) => super::refuse(errors),
+            Self::Problems(problems) => check::tell(problems),
+        }
+    }
+
+    /// Says it in a log.
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Errors(errors) => errors
+                .iter()
+                .map(|error| format!("error: {error}"))
+                .collect(),
+            Self::Problems(problems) => {
+                let text = problems.render(false);
+                text.lines()
+                    .filter(|line| !line.is_empty())
+                    .map(str::to_owned)
+                    .collect()
+            }
+        }
+    }
+}
+
 /// The command `serve`.
 pub fn command() -> Command {
     Command::new("serve")
-        .about("Serve the projects of a machine, each under its own hosts")
+        .display_name("ostler")
+        .override_usage("ostler serve [OPTIONS]\n       ostler serve --host NAME [OPTIONS] APP")
+        .about("Serve the projects of ostler.toml, or one app under its host")
+        .after_help(EXAMPLES)
+        .disable_version_flag(true)
         .args([
+            Arg::new("config")
+                .short('c')
+                .long("config")
+                .value_name("FILE")
+                .conflicts_with_all(["app", "host", "listen"])
+                .help("The operator's file [default: ./ostler.toml, else /etc/ostler/ostler.toml]"),
             Arg::new("app")
                 .value_name("APP")
                 .requires("host")
-                .help("Serve this app of the current directory, without a configuration"),
+                .help("Without a file: module:callable, module:factory() or module"),
             Arg::new("host")
                 .long("host")
                 .value_name("NAME")
                 .action(ArgAction::Append)
                 .requires("app")
-                .help("A host of APP: example.com, *.example.com; repeatable"),
+                .help("A host of APP: example.com, *.example.com, * for any; repeatable"),
             Arg::new("listen")
                 .long("listen")
                 .value_name("ADDRESS")
@@ -69,22 +132,28 @@ pub fn command() -> Command {
         ])
 }
 
+const EXAMPLES: &str = "\
+ostler serve                                   what ./ostler.toml says
+ostler serve --host example.com app:app        one app on port 80, without a file
+ostler check                                   is the file good?
+docs/reference/ostler-toml.md has all keys; HUP takes a changed file.";
+
 /// Makes the plan.
 ///
 /// # Errors
 /// All that is wrong with it and can be known before config files are evaluated.
-pub fn plan(
-    matches: &ArgMatches,
-    around: &Surroundings<'_>,
-) -> Result<ServePlan, Vec<ConfigError>> {
+pub fn plan(matches: &ArgMatches, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
     let all = |name: &str| -> Vec<String> {
         let values = matches.get_many::<String>(name).into_iter().flatten();
         values.cloned().collect()
     };
-    let asked = Asked {
-        app: matches.get_one::<String>("app").cloned(),
-        hosts: all("host"),
-        listen: all("listen"),
+    let asked = match matches.get_one::<String>("app") {
+        Some(app) => Asked::App {
+            name: app.clone(),
+            hosts: all("host"),
+            listen: all("listen"),
+        },
+        None => Asked::File(matches.get_one::<String>("config").map(PathBuf::from)),
     };
     make(asked, around)
 }
@@ -92,86 +161,153 @@ pub fn plan(
 /// Makes the plan anew, of what is there now.
 ///
 /// # Errors
-/// Each a line, or several about one thing.
+/// What is wrong, as lines for the log.
 pub fn again(before: &ServePlan) -> Result<ServePlan, Vec<String>> {
-    let made = super::surroundings().and_then(|around| make(before.asked.clone(), &around));
-    made.map_err(|errors| {
-        errors
-            .iter()
-            .map(|error| format!("error: {error}"))
-            .collect()
+    let around = super::surroundings().map_err(Refused::from);
+    let made = around.and_then(|around| make(before.asked.clone(), &around));
+    made.map_err(|refused| refused.lines())
+}
+
+fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
+    let (serve, warnings) = match &asked {
+        Asked::App {
+            name,
+            hosts,
+            listen,
+        } => (without_file(name, hosts, listen, around)?, Vec::new()),
+        Asked::File(file) => {
+            let (_, outcome) = check::load(file.as_deref(), around)?;
+            let checked = outcome.map_err(Refused::Problems)?;
+            (checked.serve, checked.warnings)
+        }
+    };
+    let mut errors = Vec::new();
+    let mut projects = Vec::new();
+    for project in &serve.projects {
+        match ProjectPlan::new(project, &serve.machine, around) {
+            Ok(plan) => projects.push(plan),
+            Err(wrong) => errors.extend(wrong),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors.into());
+    }
+    Ok(ServePlan {
+        machine: Machine {
+            settings: serve.machine,
+            trusted_hops: serve.trusted_hops,
+            default_host: serve.default_host,
+        },
+        projects,
+        warnings: warnings.iter().map(ToString::to_string).collect(),
+        asked,
     })
 }
 
-fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Vec<ConfigError>> {
-    let mut listen = asked.listen.clone();
-    if listen.is_empty() {
-        listen.push(":80".to_owned());
-    }
-    let app = Value::from(asked.app.clone());
-    let web = Layer::from_iter([("wsgi_app".to_owned(), app)]);
-    let mut machine = web.clone();
-    machine.insert("bind".to_owned(), Value::from(listen));
-    let routes = asked
-        .hosts
+/// One app of the current directory, as a file would have it.
+fn without_file(
+    app: &str,
+    hosts: &[String],
+    listen: &[String],
+    around: &Surroundings<'_>,
+) -> Result<Serve, Refused> {
+    let port = [":80".to_owned()];
+    let listen = if listen.is_empty() { &port[..] } else { listen };
+    let wrong = |flag: &str, text: &str, complaint: Complaint| ConfigError {
+        what: format!("{flag} {}", complaint.what),
+        seen: format!("`{flag} {text}` on the command line"),
+        hint: complaint.hint,
+    };
+    let hosts = hosts
         .iter()
-        .map(|host| host_of(host))
-        .collect::<Result<Vec<_>, _>>();
-    let routes = routes.map_err(|error| vec![error])?;
-    let project = ProjectPlan::new("app", &around.directory, routes, web, around)?;
-    let machine = settings(&written(&around.directory, machine, around))?;
-    Ok(ServePlan {
-        machine: Machine::of(machine),
-        projects: vec![project],
-        warnings: Vec::new(),
-        asked,
+        .map(|text| Host::parse(text).map_err(|complaint| wrong("--host", text, complaint)));
+    let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+    let binds = value::check(Kind::Binds, &Value::from(listen))
+        .map_err(|complaint| wrong("--listen", &listen.join(" "), complaint))?;
+    let given = Layer::from_iter([("bind".to_owned(), binds)]);
+    let machine = config::machine(&given, &[], &around.directory, &mut Vec::new());
+    let machine = machine.map_err(|complaints| -> Vec<ConfigError> {
+        let complaints = complaints.into_iter();
+        complaints
+            .map(|(_, complaint)| wrong("--listen", &listen.join(" "), complaint))
+            .collect()
+    })?;
+    Ok(Serve {
+        machine,
+        trusted_hops: None,
+        state: PathBuf::new(),
+        default_host: None,
+        projects: vec![serve::Project {
+            name: "app".to_owned(),
+            source: around.directory.clone(),
+            hosts,
+            routes: vec![serve::Route {
+                prefix: "/".to_owned(),
+                strip: true,
+                hosts: Vec::new(),
+            }],
+            web: Layer::from_iter([("wsgi_app".to_owned(), Value::from(app))]),
+            statics: Vec::new(),
+        }],
     })
 }
 
 impl ProjectPlan {
     fn new(
-        name: &str,
-        source: &Path,
-        routes: Vec<Route>,
-        web: Layer,
+        project: &serve::Project,
+        machine: &Settings,
         around: &Surroundings<'_>,
     ) -> Result<Self, Vec<ConfigError>> {
-        let run = run::complete(written(source, web, around), Vec::new(), around)?;
+        let run = run::complete(written(project, machine, around), Vec::new(), around)?;
+        // Before a config file is evaluated.
+        let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
         Ok(Self {
             id: ProjectId::RUN,
-            name: name.to_owned(),
-            routes,
-            settings: settings(&run.written)?,
+            name: project.name.clone(),
+            routes: routes(project),
+            settings,
             run: Arc::new(run),
         })
     }
 }
 
-/// What is written for one part of the configuration; the environment and `GUNICORN_CMD_ARGS` speak to `ostler
-/// run` alone.
-fn written(directory: &Path, layer: Layer, around: &Surroundings<'_>) -> Written {
+/// What is written for one project. The environment and `GUNICORN_CMD_ARGS` speak to `ostler run` alone; who
+/// the apps run as is the machine's affair.
+fn written(project: &serve::Project, machine: &Settings, around: &Surroundings<'_>) -> Written {
+    let mut toml = project.web.clone();
+    if !project.statics.is_empty() {
+        let statics = project.statics.iter().map(|files| {
+            let directory = files.directory.to_string_lossy().into_owned();
+            (files.prefix.clone(), Value::from(directory))
+        });
+        toml.insert("static_files".to_owned(), statics.collect());
+    }
+    for name in ["user", "group"] {
+        if let Some(value) = machine.values.get(name).filter(|value| !value.is_null()) {
+            toml.insert(name.to_owned(), value.clone());
+        }
+    }
     Written {
-        directory: PathBuf::from(directory),
+        directory: project.source.clone(),
         set: around.names.clone(),
-        command_line: layer,
+        toml,
         ..Written::default()
     }
 }
 
-/// The settings before a config file is evaluated.
-fn settings(written: &Written) -> Result<Settings, Vec<ConfigError>> {
-    config::finish(written, &Map::new(), &[]).map(|(settings, _)| settings)
-}
-
-fn host_of(text: &str) -> Result<Route, ConfigError> {
-    let name = text.to_ascii_lowercase();
-    let host = match name.strip_prefix("*.") {
-        _ if name == "*" => Host::Any,
-        Some(below) => Host::Below(below.to_owned()),
-        None => Host::Name(name),
-    };
-    Ok(Route {
-        host,
-        ..Route::everywhere()
-    })
+/// One for each host and prefix.
+fn routes(project: &serve::Project) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for route in &project.routes {
+        let hosts = match route.hosts.is_empty() {
+            true => &project.hosts,
+            false => &route.hosts,
+        };
+        routes.extend(hosts.iter().map(|host| Route {
+            host: host.clone(),
+            prefix: route.prefix.clone(),
+            strip: route.strip,
+        }));
+    }
+    routes
 }

@@ -38,6 +38,7 @@ pub fn merge(written: &Written, file: &Layer, errors: &mut Vec<ConfigError>) -> 
             Origin::CommandLine,
             unalias(Origin::CommandLine, &written.command_line, errors),
         ),
+        (Origin::Toml, written.toml.clone()),
     ];
     let mut merged = Merged::default();
     for row in flags::rows() {

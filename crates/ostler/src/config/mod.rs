@@ -9,6 +9,7 @@ pub mod bind;
 pub mod dotenv;
 pub mod flags;
 pub mod network;
+pub mod serve;
 pub mod settings;
 pub mod table;
 pub mod units;
@@ -20,12 +21,12 @@ mod error;
 mod layers;
 mod report;
 mod unknown;
-mod value;
+pub mod value;
 mod worker_class;
 
-pub use assemble::finish;
+pub use assemble::{callable, finish, machine};
 pub use bind::Bind;
-pub use error::ConfigError;
+pub use error::{Complaint, ConfigError};
 pub use layers::check_early;
 #[cfg(test)]
 pub use network::Network;

@@ -90,6 +90,7 @@ pub fn print(settings: &Settings) -> String {
             Origin::File => "  # config file",
             Origin::Arguments => "  # GUNICORN_CMD_ARGS",
             Origin::CommandLine => "  # command line",
+            Origin::Toml => "  # ostler.toml",
         };
         out.push_str(&format!("{name:width$} = {shown}{source}\n"));
     }

@@ -68,8 +68,10 @@ pub struct App {
 /// Where connections and files come from, and who is believed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listening {
-    /// Never empty.
+    /// Never empty in `ostler run`, where they speak TLS when `tls` is set. In `ostler serve` they never do.
     pub binds: Vec<Bind>,
+    /// Those that speak TLS in `ostler serve`; empty in `ostler run`.
+    pub tls_binds: Vec<Bind>,
     /// Connections that wait in the kernel for each address.
     pub backlog: u32,
     pub tls: Option<Tls>,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::table::{Kind, Setting, Whose};
+use super::table::{Kind, Place, Setting, Whose};
 use super::{flags, settings};
 
 /// What one source says: setting name → value as text, list of texts, or true/false.
@@ -31,6 +31,8 @@ pub struct Written {
     /// From `GUNICORN_CMD_ARGS`.
     pub arguments: Layer,
     pub command_line: Layer,
+    /// From `ostler.toml`: the `web` section of a project.
+    pub toml: Layer,
 }
 
 /// Where a value comes from; a later one wins.
@@ -42,6 +44,8 @@ pub enum Origin {
     File,
     Arguments,
     CommandLine,
+    /// `ostler.toml`.
+    Toml,
 }
 
 /// Environment variables and the settings they give. An empty variable counts as not set.
@@ -76,9 +80,9 @@ pub fn environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
 impl Written {
     /// The value of a setting that is only needed before the config file is read, such as `config` or `chdir`.
     pub fn early(&self, name: &str) -> Option<&str> {
-        self.command_line
-            .get(name)
-            .or_else(|| self.arguments.get(name))
+        [&self.toml, &self.command_line, &self.arguments]
+            .into_iter()
+            .find_map(|layer| layer.get(name))
             .and_then(Value::as_str)
     }
 
@@ -111,6 +115,13 @@ impl Written {
             Origin::File => format!("`{name} = {}` in {}", short(value), self.config_name()),
             Origin::Arguments => format!("`{}` in GUNICORN_CMD_ARGS", typed(setting, value)),
             Origin::CommandLine => format!("`{}` on the command line", typed(setting, value)),
+            Origin::Toml => {
+                let named = match setting.place {
+                    Place::Server(named) | Place::Web(named) => named,
+                    Place::Nowhere => name,
+                };
+                format!("`{named} = {}` in ostler.toml", cut(&value.to_string()))
+            }
         }
     }
 
@@ -170,7 +181,7 @@ fn short(value: &Value) -> String {
 }
 
 /// One line of at most [`LONGEST_SEEN`] characters, without control characters.
-fn cut(text: &str) -> String {
+pub fn cut(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut out: String = clean.take(LONGEST_SEEN).collect();
     if text.chars().nth(LONGEST_SEEN).is_some() {

@@ -13,7 +13,7 @@ use rustix::net::{
     sockopt,
 };
 
-use crate::config::{Bind, Settings};
+use crate::config::{Bind, Listening as Addresses, Settings};
 use crate::sys::{User, fds};
 
 use super::protocol::ListenerName;
@@ -73,10 +73,20 @@ impl Listening {
     }
 }
 
-/// Binds everything, or nothing. Socket files belong to `user`.
-pub fn all(settings: &Settings, user: Option<&User>) -> Result<Vec<Listening>, BindError> {
+/// Binds everything, or nothing. Socket files belong to `user`. Connections to the settings' `binds` begin with
+/// TLS where there is a certificate, unless they are `plain`.
+pub fn all(
+    settings: &Settings,
+    plain: bool,
+    user: Option<&User>,
+) -> Result<Vec<Listening>, BindError> {
     let mut listening = Vec::new();
-    let bound = settings.listening.binds.iter().try_for_each(|wanted| {
+    let Addresses {
+        binds, tls_binds, ..
+    } = &settings.listening;
+    let binds = binds.iter().map(|bind| (bind, !plain));
+    let mut binds = binds.chain(tls_binds.iter().map(|bind| (bind, true)));
+    let bound = binds.try_for_each(|(wanted, tls)| {
         let named = |cause| BindError {
             address: wanted.to_string(),
             cause,
@@ -87,7 +97,7 @@ pub fn all(settings: &Settings, user: Option<&User>) -> Result<Vec<Listening>, B
                     address: address.to_string(),
                     cause,
                 };
-                listening.push(tcp(address, settings).map_err(named)?);
+                listening.push(tcp(address, tls, settings).map_err(named)?);
                 Ok(())
             }),
             Bind::Unix(path) => {
@@ -98,7 +108,7 @@ pub fn all(settings: &Settings, user: Option<&User>) -> Result<Vec<Listening>, B
                 let fd = fds::claim_listener(*number).map_err(named)?;
                 let text = format!("fd://{number}");
                 listening.push(Listening {
-                    name: ListenerName { text, tls: true },
+                    name: ListenerName { text, tls },
                     fd: Some(fd),
                     file: None,
                 });
@@ -114,7 +124,7 @@ pub fn all(settings: &Settings, user: Option<&User>) -> Result<Vec<Listening>, B
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
-fn tcp(address: SocketAddr, settings: &Settings) -> io::Result<Listening> {
+fn tcp(address: SocketAddr, tls: bool, settings: &Settings) -> io::Result<Listening> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -131,12 +141,12 @@ fn tcp(address: SocketAddr, settings: &Settings) -> io::Result<Listening> {
     listen(&fd, backlog(settings))?;
     let bound = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
     let scheme = match &settings.listening.tls {
-        Some(_) => "https",
-        None => "http",
+        Some(_) if tls => "https",
+        _ => "http",
     };
     let text = format!("{scheme}://{bound}");
     Ok(Listening {
-        name: ListenerName { text, tls: true },
+        name: ListenerName { text, tls },
         fd: Some(fd),
         file: None,
     })
@@ -147,7 +157,10 @@ fn has_ipv4(settings: &Settings, port: u16) -> bool {
     let all_of_it = |address: &SocketAddr| {
         address.is_ipv4() && address.ip().is_unspecified() && address.port() == port
     };
-    settings.listening.binds.iter().any(|bind| match bind {
+    let Addresses {
+        binds, tls_binds, ..
+    } = &settings.listening;
+    binds.iter().chain(tls_binds).any(|bind| match bind {
         Bind::Tcp { addresses, .. } => addresses.iter().any(all_of_it),
         Bind::Unix(_) | Bind::Fd(_) => false,
     })

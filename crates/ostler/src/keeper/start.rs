@@ -37,7 +37,12 @@ pub async fn prepare(plan: &Plan) -> Result<Outcome, Trouble> {
     process::become_subreaper()?;
     match plan {
         Plan::Run(plan) => prepare_run(plan).await,
-        Plan::Serve(plan) => bind(plan.machine.clone(), None),
+        Plan::Serve(plan) => {
+            for warning in &plan.warnings {
+                eprintln!("warning: {warning}");
+            }
+            bind(plan.machine.clone(), true, None)
+        }
     }
 }
 
@@ -61,11 +66,11 @@ async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
         zygote.end().await;
         return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
     }
-    bind(Machine::of(settings), Some(zygote))
+    bind(Machine::of(settings), false, Some(zygote))
 }
 
 /// Reads what only the one who starts ostler may read, and binds the addresses.
-fn bind(mut machine: Machine, zygote: Option<Configured>) -> Result<Outcome, Trouble> {
+fn bind(mut machine: Machine, plain: bool, zygote: Option<Configured>) -> Result<Outcome, Trouble> {
     if let Some(tls) = &mut machine.settings.listening.tls {
         tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
@@ -73,10 +78,11 @@ fn bind(mut machine: Machine, zygote: Option<Configured>) -> Result<Outcome, Tro
     if user.is_none() && process::is_root() {
         eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
     }
-    let listening = bind::all(&machine.settings, user.as_ref()).map_err(|error| Trouble {
-        exit: 1,
-        text: format!("error: {error}"),
-    })?;
+    let listening =
+        bind::all(&machine.settings, plain, user.as_ref()).map_err(|error| Trouble {
+            exit: 1,
+            text: format!("error: {error}"),
+        })?;
     Ok(Outcome::Prepared(Box::new(Prepared {
         machine,
         zygote,

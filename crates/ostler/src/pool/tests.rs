@@ -58,7 +58,8 @@ impl Scene {
             memory_hard: None,
         };
         let (requests, _asked) = mpsc::unbounded_channel();
-        let (supervisor, handle, _slots) = Supervisor::new(plan, Hooks::new(None), requests, false);
+        let (supervisor, handle, _slots) =
+            Supervisor::new(String::new(), plan, Hooks::new(None), requests, false);
         let pool = Pool::new(limits, handle, vec![Handle::current()]);
         Self { pool, supervisor }
     }

@@ -3,22 +3,10 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
+pub use crate::config::serve::Host;
 
 /// The longest host name, in bytes (RFC 1035 section 2.3.4); an IPv6 address in brackets is shorter.
 const LONGEST_HOST: usize = 255;
-
-/// Which requests go to a target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Host {
-    /// Those for this name or address, in lower case, without a port or a dot at its end.
-    Name(String),
-    /// Those for a name with exactly one label more than this one: `*.example.com` is `example.com` here.
-    Below(String),
-    /// Those for which no other host stands in the table.
-    Any,
-}
 
 /// What lies where. The most exact host that matches decides, then the longest prefix below it: a path that
 /// a host does not have is not looked for below a wildcard.

@@ -75,7 +75,8 @@ impl Project {
         let count = threads.len();
         let plan = parts::plan(&settings, count);
         let (asks, mut asked) = mpsc::unbounded_channel();
-        let (supervisor, handle, slots) = Supervisor::new(plan, hooks, asks, patient);
+        let (supervisor, handle, slots) =
+            Supervisor::new(spoken_of(&name), plan, hooks, asks, patient);
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
         let sites = sites(&settings, &routes, &pool, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
@@ -104,10 +105,7 @@ impl Project {
 
     /// How lines begin that are about this project.
     pub(super) fn spoken_of(&self) -> String {
-        match self.name.as_str() {
-            "" => String::new(),
-            name => format!("{name}: "),
-        }
+        spoken_of(&self.name)
     }
 
     /// What another configuration means for it; `None` when that says the same as the one before.
@@ -206,6 +204,13 @@ impl Project {
         self.sites = next.sites;
         self.python = next.python;
         Some(next.machine)
+    }
+}
+
+fn spoken_of(name: &str) -> String {
+    match name {
+        "" => String::new(),
+        name => format!("{name}: "),
     }
 }
 

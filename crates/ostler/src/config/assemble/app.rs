@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Desk, nonzero, pick};
+use super::{Desk, Fault, nonzero, pick};
 use crate::config::dotenv;
-use crate::config::error::{ConfigError, Warning};
+use crate::config::error::{Complaint, ConfigError, Warning};
 use crate::config::settings::{App, EventLoop, Interface, Lifespan, Preload, Process, Workers};
 use crate::config::worker_class::{self, Mapped, WorkerClass};
 
@@ -36,6 +36,22 @@ impl Desk<'_> {
                 Lifespan::Auto,
             ),
             event_loop: self.event_loop(class),
+        }
+    }
+
+    /// What stands in the place of an app where there is none.
+    pub(super) fn no_app(&self) -> App {
+        App {
+            name: String::new(),
+            interface: Interface::Auto,
+            python: PathBuf::new(),
+            chdir: self.directory.clone(),
+            pythonpath: Vec::new(),
+            env: Vec::new(),
+            root_path: String::new(),
+            preload: Preload::Auto,
+            lifespan: Lifespan::Auto,
+            event_loop: EventLoop::Auto,
         }
     }
 
@@ -99,48 +115,32 @@ impl Desk<'_> {
             .clone()
             .or_else(|| self.text("wsgi_app").map(str::to_owned))
         else {
-            self.errors.push(ConfigError {
+            self.faults.push(Fault::Other(ConfigError {
                 what: "no app is named".to_owned(),
                 seen: format!(
                     "neither an argument nor wsgi_app in {}",
                     self.written.config_name()
                 ),
                 hint: "ostler run module:callable, as in: ostler run app:app".to_owned(),
-            });
+            }));
             return String::new();
         };
-        let module = app.split(':').next().unwrap_or_default();
-        if app.ends_with(':') {
-            self.errors.push(ConfigError {
-                what: "the app has no name behind the \":\"".to_owned(),
+        if let Err(complaint) = callable(&app) {
+            self.faults.push(Fault::Other(ConfigError {
+                what: format!("the app {}", complaint.what),
                 seen: format!("`{app}`"),
-                hint: format!("write {app}app, or {module} alone for its `application`"),
-            });
-        } else if module.is_empty() || module.contains('/') || module.ends_with(".py") {
-            let stem = module
-                .trim_end_matches(".py")
-                .trim_start_matches("./")
-                .replace('/', ".");
-            let stem = if stem.is_empty() {
-                "app".to_owned()
-            } else {
-                stem
-            };
-            self.errors.push(ConfigError {
-                what: "the app is no module:callable".to_owned(),
-                seen: format!("`{app}`"),
-                hint: format!("give the module as Python imports it, as in {stem}:app (with --chdir for another directory)"),
-            });
+                hint: complaint.hint,
+            }));
         }
         let factory = [&self.written.arguments, &self.written.command_line]
             .iter()
             .any(|layer| layer.get("factory") == Some(&Value::Bool(true)));
         if factory && !app.contains(':') {
-            self.errors.push(ConfigError {
+            self.faults.push(Fault::Other(ConfigError {
                 what: "--factory needs the name of the callable".to_owned(),
                 seen: format!("`{app}`"),
                 hint: format!("write {app}:create_app"),
-            });
+            }));
         }
         if factory && !app.ends_with(')') {
             return format!("{app}()");
@@ -218,11 +218,11 @@ impl Desk<'_> {
             }
         }
         for key in bad {
-            self.errors.push(ConfigError {
+            self.faults.push(Fault::Other(ConfigError {
                 what: "raw_env needs KEY=VALUE".to_owned(),
                 seen: format!("an entry that begins with `{key}`"),
                 hint: "write --env KEY=VALUE, in Python raw_env = [\"KEY=VALUE\"]".to_owned(),
-            });
+            }));
         }
         env
     }
@@ -304,6 +304,34 @@ impl Desk<'_> {
             .map(|file| file.to_string_lossy().into_owned())
             .collect()
     }
+}
+
+/// Whether `app` has the form `module:callable`, `module:factory()` or `module`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn callable(app: &str) -> Result<(), Complaint> {
+    let module = app.split(':').next().unwrap_or_default();
+    if app.ends_with(':') {
+        return Err(Complaint::new(
+            "has no name behind the \":\"",
+            format!("write {app}app, or {module} alone for its `application`"),
+        ));
+    }
+    if !module.is_empty() && !module.contains('/') && !module.ends_with(".py") {
+        return Ok(());
+    }
+    let stem = module
+        .trim_end_matches(".py")
+        .trim_start_matches("./")
+        .replace('/', ".");
+    let stem = if stem.is_empty() { "app" } else { &stem };
+    Err(Complaint::new(
+        "is no module:callable",
+        format!(
+            "give the module as Python imports it, as in {stem}:app (with chdir for another directory)"
+        ),
+    ))
 }
 
 fn is_pattern(path: &Path) -> bool {

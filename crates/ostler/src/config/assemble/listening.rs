@@ -15,6 +15,7 @@ impl Desk<'_> {
     pub(super) fn listening(&mut self) -> Listening {
         Listening {
             binds: self.binds(),
+            tls_binds: Vec::new(),
             backlog: self.number("backlog"),
             tls: self.tls(),
             static_files: self.static_files(),
@@ -38,12 +39,17 @@ impl Desk<'_> {
                 .map(|n| Bind::Fd(FIRST_INHERITED + i32::from(n)))
                 .collect();
         }
+        self.resolved("bind", &self.texts("bind"))
+    }
+
+    /// The addresses `texts` of `name`, their names looked up.
+    pub(super) fn resolved(&mut self, name: &str, texts: &[String]) -> Vec<Bind> {
         let mut binds = Vec::new();
-        for text in self.texts("bind") {
-            let address = bind::parse(&text).expect("checked when the layers were merged");
+        for text in texts {
+            let address = bind::parse(text).expect("its form was checked");
             match address.resolve(&self.directory) {
                 Ok(bind) => binds.push(bind),
-                Err(complaint) => self.complain("bind", complaint),
+                Err(complaint) => self.complain(name, complaint),
             }
         }
         binds

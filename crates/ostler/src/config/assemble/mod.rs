@@ -5,18 +5,23 @@ mod app;
 mod listening;
 mod readings;
 
-use std::path::PathBuf;
+pub use app::callable;
+
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::error::{ConfigError, Warning};
+use super::error::{Complaint, ConfigError, Warning};
 use super::layers::{self, Merged};
 use super::settings::{
-    AccessLogFormat, Http, LogLevel, LogTarget, Logs, MOST_FIELD_SIZE, MOST_REQUEST_FIELDS,
+    AccessLogFormat, App, Http, LogLevel, LogTarget, Logs, MOST_FIELD_SIZE, MOST_REQUEST_FIELDS,
     MOST_REQUEST_LINE, Settings,
 };
+use super::table::Setting;
 use super::unknown;
-use super::written::Written;
+use super::worker_class::Mapped;
+use super::written::{Layer, Written};
+use super::{flags, value};
 
 /// Makes the settings of one generation from what was written, what the config file sets (`file`: name → value as
 /// JSON) and the names in it that its reader took for no settings (`unknown`).
@@ -34,17 +39,64 @@ pub fn finish(
         written,
         merged: &merged,
         directory: PathBuf::new(),
-        errors,
+        faults: errors.into_iter().map(Fault::Other).collect(),
         warnings: Vec::new(),
     };
     desk.warnings.extend(unknown::names(written, file, unknown));
     desk.warnings.extend(unknown::moot(&merged));
     desk.directory = desk.chdir();
-    let settings = desk.settings();
-    if desk.errors.is_empty() {
-        Ok((settings, desk.warnings))
+    let class = desk.worker_class();
+    let app = desk.app(&class);
+    let settings = desk.settings(&class, app);
+    if desk.faults.is_empty() {
+        return Ok((settings, desk.warnings));
+    }
+    let faults = std::mem::take(&mut desk.faults);
+    Err(faults.into_iter().map(|fault| desk.told(fault)).collect())
+}
+
+/// Makes the settings that a machine has without any app: what is listened on, limits of connections, logs, process.
+/// The rest of them means nothing. `given` is by setting name and in checked form, `tls` are addresses as they are
+/// written, paths start at `directory`.
+///
+/// # Errors
+/// Everything that is wrong, by setting; addresses of `tls` as `listen_tls`.
+pub fn machine(
+    given: &Layer,
+    tls: &[String],
+    directory: &Path,
+    warnings: &mut Vec<Warning>,
+) -> Result<Settings, Vec<(String, Complaint)>> {
+    let value = |row: &'static Setting| match given.get(row.name) {
+        Some(value) => (row.name.to_owned(), value.clone()),
+        None => (row.name.to_owned(), value::preset(row.preset)),
+    };
+    let merged = Merged {
+        values: flags::rows().map(value).collect(),
+        ..Merged::default()
+    };
+    let written = Written::default();
+    let mut desk = Desk {
+        written: &written,
+        merged: &merged,
+        directory: directory.to_owned(),
+        faults: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let class = desk.worker_class();
+    let app = desk.no_app();
+    let mut settings = desk.settings(&class, app);
+    settings.listening.tls_binds = desk.resolved("listen_tls", tls);
+    let complaint = |fault| match fault {
+        Fault::Setting(name, complaint) => Some((name, complaint)),
+        Fault::Other(_) => None,
+    };
+    warnings.extend(desk.warnings);
+    let complaints: Vec<_> = desk.faults.into_iter().filter_map(complaint).collect();
+    if complaints.is_empty() {
+        Ok(settings)
     } else {
-        Err(desk.errors)
+        Err(complaints)
     }
 }
 
@@ -54,17 +106,22 @@ struct Desk<'a> {
     merged: &'a Merged,
     /// Where the app runs: other relative paths start here.
     directory: PathBuf,
-    errors: Vec<ConfigError>,
+    faults: Vec<Fault>,
     warnings: Vec<Warning>,
 }
 
+/// Something wrong.
+enum Fault {
+    /// The value of the setting of this name.
+    Setting(String, Complaint),
+    Other(ConfigError),
+}
+
 impl Desk<'_> {
-    fn settings(&mut self) -> Settings {
-        let class = self.worker_class();
-        let app = self.app(&class);
+    fn settings(&mut self, class: &Mapped, app: App) -> Settings {
         Settings {
             listening: self.listening(),
-            workers: self.workers(&class),
+            workers: self.workers(class),
             http: self.http(),
             logs: self.logs(),
             process: self.process(&app),

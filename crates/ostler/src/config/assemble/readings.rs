@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Desk;
+use super::{Desk, Fault};
 use crate::config::error::{Complaint, ConfigError};
 use crate::config::flags;
 use crate::config::settings::Account;
@@ -94,15 +94,22 @@ impl Desk<'_> {
 
     /// Notes an error about the value of `name`.
     pub(super) fn fail(&mut self, name: &str, what: impl Into<String>, hint: impl Into<String>) {
-        let error = ConfigError {
-            what: format!("{name} {}", what.into()),
-            seen: self.seen(name),
-            hint: hint.into(),
-        };
-        self.errors.push(error);
+        self.complain(name, Complaint::new(what, hint));
     }
 
     pub(super) fn complain(&mut self, name: &str, complaint: Complaint) {
-        self.fail(name, complaint.what, complaint.hint);
+        self.faults.push(Fault::Setting(name.to_owned(), complaint));
+    }
+
+    /// What to tell the operator of `ostler run`.
+    pub(super) fn told(&self, fault: Fault) -> ConfigError {
+        match fault {
+            Fault::Other(error) => error,
+            Fault::Setting(name, complaint) => ConfigError {
+                what: format!("{name} {}", complaint.what),
+                seen: self.seen(&name),
+                hint: complaint.hint,
+            },
+        }
     }
 }

@@ -81,6 +81,8 @@ struct RunningZygote {
 
 /// All zygotes and workers of a server.
 pub struct Supervisor {
+    /// How its lines in the log begin.
+    about: String,
     fleet: Fleet,
     /// What the generation asks for whose limits hold.
     plan: Plan,
@@ -102,8 +104,9 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor whose first zygote (generation 1) is on its way, and the handle to speak to it.
     /// `requests` is what it asks of others; slots of workers go to the pool by the receiver.
-    /// `resumed`: the app ran before, in a server that was lost.
+    /// `resumed`: the app ran before, in a server that was lost. Its lines in the log begin with `about`.
     pub fn new(
+        about: String,
         plan: Plan,
         hooks: Hooks,
         requests: mpsc::UnboundedSender<Request>,
@@ -114,6 +117,7 @@ impl Supervisor {
         let (slots, events) = mpsc::channel(EVENTS);
         let fleet = Fleet::new(plan.policy.clone(), resumed);
         let supervisor = Self {
+            about,
             fleet,
             plan,
             zygotes: HashMap::new(),
@@ -236,11 +240,14 @@ impl Supervisor {
             }
             Action::Gone { worker, exit } => self.gone(worker, exit).await,
             Action::Pool(state) => self.tell_pool(SlotEvent::State(state)).await,
-            Action::Say { level, text } => match level {
-                Level::Info => tracing::info!("{text}"),
-                Level::Warning => tracing::warn!("{text}"),
-                Level::Error => tracing::error!("{text}"),
-            },
+            Action::Say { level, text } => {
+                let about = &self.about;
+                match level {
+                    Level::Info => tracing::info!("{about}{text}"),
+                    Level::Warning => tracing::warn!("{about}{text}"),
+                    Level::Error => tracing::error!("{about}{text}"),
+                }
+            }
             Action::WhenReady => {
                 self.call_hook("when_ready", Value::Null, json!({}));
                 let interface = self.interface.unwrap_or(Interface::Wsgi);

@@ -174,7 +174,7 @@ impl Supervisor {
         if speaker.is_none_or(|(&speaker, _)| speaker != id) {
             return false;
         }
-        tracing::info!("{file} changed");
+        tracing::info!("{}{file} changed", self.about);
         self.step(Event::Reload).await
     }
 

@@ -118,10 +118,13 @@ impl Supervisor {
     pub(super) async fn heard_from_zygote(&mut self, generation: u64, message: Message) -> bool {
         match decode::<FromZygote>(&message.bytes) {
             Ok(FromZygote::Loaded { preloaded, why_not }) => {
+                let about = &self.about;
                 match why_not {
-                    Some(why) if preloaded => tracing::warn!("preloaded although {why}"),
+                    Some(why) if preloaded => tracing::warn!("{about}preloaded although {why}"),
                     Some(why) => {
-                        tracing::info!("not preloaded: {why}; each worker imports the app itself");
+                        tracing::info!(
+                            "{about}not preloaded: {why}; each worker imports the app itself"
+                        );
                     }
                     None => {}
                 }

@@ -1,0 +1,133 @@
+//! `ostler check`: reads `ostler.toml` and all that belongs to it, and says what is wrong. Starts nothing.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::run::Surroundings;
+use super::{USAGE, refuse};
+use crate::config::ConfigError;
+use crate::config::serve::{self, Checked, Host, Problems, Serve};
+
+/// The file of the machine, where the current directory has none.
+const MACHINE: &str = "/etc/ostler/ostler.toml";
+
+const EXAMPLES: &str = "\
+Without --config it is ./ostler.toml, else /etc/ostler/ostler.toml.
+docs/reference/ostler-toml.md has all keys.";
+
+/// The command `check`.
+pub fn command() -> Command {
+    Command::new("check")
+        .display_name("ostler")
+        .override_usage("ostler check [OPTIONS]")
+        .about("Check ostler.toml, and start nothing")
+        .after_help(EXAMPLES)
+        .disable_version_flag(true)
+        .arg(
+            Arg::new("config")
+                .short('c')
+                .long("config")
+                .value_name("FILE")
+                .help("The operator's file"),
+        )
+        .arg(
+            Arg::new("print")
+                .long("print")
+                .action(ArgAction::SetTrue)
+                .help("Print every value in force and where it comes from"),
+        )
+}
+
+/// Exit code 0 when all is good, else 2 with every problem on standard error.
+pub fn check(matches: &ArgMatches) -> ExitCode {
+    let asked = matches.get_one::<String>("config").map(PathBuf::from);
+    let around = match super::surroundings() {
+        Ok(around) => around,
+        Err(errors) => return refuse(&errors),
+    };
+    let (path, outcome) = match load(asked.as_deref(), &around) {
+        Ok(loaded) => loaded,
+        Err(error) => return refuse(&[error]),
+    };
+    let checked = match outcome {
+        Ok(checked) => checked,
+        Err(problems) => return tell(&problems),
+    };
+    let mut told = std::io::stderr().lock();
+    for warning in &checked.warnings {
+        // Nobody can be told when standard error is closed.
+        drop(writeln!(told, "warning: {warning}"));
+    }
+    let text = if matches.get_flag("print") {
+        checked.print()
+    } else {
+        format!("{} is good: {}\n", path.display(), sum(&checked.serve))
+    };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Reads the file that was asked for, or the one that is there.
+pub fn load(
+    asked: Option<&Path>,
+    around: &Surroundings<'_>,
+) -> Result<(PathBuf, Result<Checked, Problems>), ConfigError> {
+    let directory = &around.directory;
+    let places = [Path::new(serve::FILE), Path::new(MACHINE)];
+    let found = || {
+        places
+            .into_iter()
+            .find(|path| directory.join(path).exists())
+    };
+    let Some(path) = asked.or_else(found) else {
+        return Err(ConfigError {
+            what: "no ostler.toml was found".to_owned(),
+            seen: format!(
+                "neither {} nor {MACHINE}",
+                directory.join(serve::FILE).display()
+            ),
+            hint: "name one with --config FILE".to_owned(),
+        });
+    };
+    let outcome = serve::load(path, directory, around.variable);
+    Ok((path.to_owned(), outcome))
+}
+
+/// Says all that is wrong.
+pub fn tell(problems: &Problems) -> ExitCode {
+    let mut out = std::io::stderr().lock();
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    let text = problems.render(out.is_terminal() && !plain);
+    // Nobody can be told when standard error is closed.
+    drop(out.write_all(text.as_bytes()));
+    ExitCode::from(USAGE)
+}
+
+/// "2 projects, 3 hosts, 1 address".
+fn sum(serve: &Serve) -> String {
+    let counted = |count: usize, one: &str, more: &str| match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {more}"),
+    };
+    let hosts: Vec<&Host> = serve
+        .projects
+        .iter()
+        .flat_map(|project| &project.hosts)
+        .collect();
+    let listening = &serve.machine.listening;
+    [
+        counted(serve.projects.len(), "project", "projects"),
+        counted(hosts.len(), "host", "hosts"),
+        counted(
+            listening.binds.len() + listening.tls_binds.len(),
+            "address",
+            "addresses",
+        ),
+    ]
+    .join(", ")
+}

@@ -1,0 +1,119 @@
+//! `ostler.toml` → [`Serve`], or every problem at once with its place. Opens no socket and starts nothing.
+//!
+//! In call order: [`include`] reads the operator's files into one tree ([`read`] one file), [`owners`] lays what the
+//! repositories' own files say below it, [`shape`] checks every value by itself, [`finish`] looks at the file system
+//! and makes a [`Serve`]. [`schema`] is the one list of keys.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Warning;
+use super::settings::{Settings, StaticFiles};
+use super::written::Layer;
+
+mod finish;
+mod host;
+mod include;
+mod owners;
+mod print;
+mod problem;
+mod read;
+pub mod schema;
+mod shape;
+mod source;
+
+#[cfg(test)]
+mod tests;
+
+pub use host::Host;
+pub use owners::FILE;
+pub use problem::Problems;
+pub use read::Variables;
+
+/// Everything that `ostler serve` serves, checked and complete. Every path is absolute. Two of them are equal when
+/// they mean the same, however they are written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Serve {
+    /// What is the machine's: only `listening`, `http`, `logs` and `process` mean something.
+    pub machine: Settings,
+    /// So many proxies stand before ostler: the client's address is that many from the end of `X-Forwarded-For`,
+    /// whoever the peer is. `None`: `machine.listening.forwarded_allow_ips` tells whom to believe.
+    pub trusted_hops: Option<u32>,
+    /// The state folder.
+    pub state: PathBuf,
+    /// Requests for unknown hosts go where this one goes.
+    pub default_host: Option<String>,
+    /// By name.
+    pub projects: Vec<Project>,
+}
+
+/// A folder that is served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Project {
+    /// Lower-case letters, digits and `-`.
+    pub name: String,
+    /// It is there.
+    pub source: PathBuf,
+    /// No other project has one of them. Never empty.
+    pub hosts: Vec<Host>,
+    /// Never empty.
+    pub routes: Vec<Route>,
+    /// Settings of `ostler run` for the app, by name, in checked form: [`Written::toml`](super::Written::toml).
+    /// Relative paths start at `source`.
+    pub web: Layer,
+    pub statics: Vec<StaticFiles>,
+}
+
+/// Where a project lies below its hosts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// `/`, or starts with `/` and does not end with one.
+    pub prefix: String,
+    /// The app gets the path without the prefix, and the prefix as `SCRIPT_NAME` or `root_path`.
+    pub strip: bool,
+    /// Only for these of the project's hosts; for all of them when empty.
+    pub hosts: Vec<Host>,
+}
+
+/// What a good file gives.
+pub struct Checked {
+    pub serve: Serve,
+    pub warnings: Vec<Warning>,
+    /// Where it all comes from.
+    tree: read::Table,
+    sources: source::Sources,
+}
+
+impl Checked {
+    /// The configuration in force as TOML, with the source of each value.
+    pub fn print(&self) -> String {
+        print::print(&self.tree, &self.sources)
+    }
+}
+
+/// Reads and checks the operator's file at `path` (relative to `directory`, which is absolute) and all that it names.
+///
+/// # Errors
+/// All that is wrong, not only the first.
+pub fn load(path: &Path, directory: &Path, variables: Variables<'_>) -> Result<Checked, Problems> {
+    let mut sources = source::Sources::default();
+    let mut list = Vec::new();
+    let mut warnings = Vec::new();
+    let tree = include::load(path, directory, variables, &mut sources, &mut list);
+    let Some(mut tree) = tree else {
+        return Err(Problems { sources, list });
+    };
+    owners::lay(&mut tree, &mut sources, &mut list, &mut warnings);
+    let draft = shape::shape(&tree, &sources, &mut list);
+    let serve = finish::finish(draft, &sources, &mut list, &mut warnings);
+    match serve {
+        Some(serve) if list.is_empty() => Ok(Checked {
+            serve,
+            warnings,
+            tree,
+            sources,
+        }),
+        _ => Err(Problems { sources, list }),
+    }
+}

@@ -1,0 +1,182 @@
+//! The configuration in force as TOML, each value with the place it comes from. Checks nothing.
+
+use serde_json::Value as Json;
+
+use super::read::{Entry, Node, Table, Value};
+use super::schema::{Form, Key, Section};
+use super::shape::absolute;
+use super::source::Sources;
+use crate::config::table::{Kind, Preset};
+use crate::config::value;
+
+/// Lines are filled up to at most this column, so that the places stand below each other.
+const WIDEST: usize = 60;
+
+/// The text of `ostler check --print`: `tree` is what the files say, with the repositories' keys in it. Values of
+/// environment variables for apps are left out: they may be secrets.
+pub fn print(tree: &Table, sources: &Sources) -> String {
+    let mut printer = Printer {
+        sources,
+        out: String::new(),
+    };
+    let none = Table::default();
+    printer.section(
+        "[server]",
+        Section::Server,
+        tree.table("server").unwrap_or(&none),
+    );
+    let projects = tree
+        .table("projects")
+        .into_iter()
+        .flat_map(|table| &table.0);
+    for (name, entry) in projects {
+        let Some(project) = entry.node.table() else {
+            continue;
+        };
+        let heading = format!("projects.{}", quoted_key(name));
+        printer.section(&format!("[{heading}]"), Section::Project, project);
+        if let Some(entry) = project.get("routes") {
+            for route in entry.node.items() {
+                let route = route.table().unwrap_or(&none);
+                printer.section(&format!("[[{heading}.routes]]"), Section::Route, route);
+            }
+        }
+        printer
+            .out
+            .push_str("\n# The app's gunicorn.conf.py may set what is a default here.");
+        printer.section(
+            &format!("[{heading}.web]"),
+            Section::Web,
+            project.table("web").unwrap_or(&none),
+        );
+        if let Some(table) = project.table("static") {
+            printer.out.push_str(&format!("\n[{heading}.static]\n"));
+            let lines = table.0.iter().map(|(prefix, entry)| {
+                let said = format!("{} = {}", quoted_key(prefix), shown(&entry.node));
+                (said, printer.place(entry))
+            });
+            let lines = lines.collect();
+            printer.lines(lines);
+        }
+    }
+    printer.out.trim_start().to_owned()
+}
+
+struct Printer<'a> {
+    sources: &'a Sources,
+    out: String,
+}
+
+impl Printer<'_> {
+    /// Every key of a section that is no section itself.
+    fn section(&mut self, heading: &str, section: Section, table: &Table) {
+        self.out.push_str(&format!("\n{heading}\n"));
+        let keys = section.keys().filter(|key| {
+            !matches!(
+                key.form,
+                Form::Table | Form::Tables | Form::Sections | Form::Folders | Form::Patterns
+            )
+        });
+        let lines = keys.map(|key| match table.get(key.name) {
+            Some(entry) => (
+                format!("{} = {}", key.name, self.value(section, &key, entry)),
+                self.place(entry),
+            ),
+            None => match preset(&key) {
+                Some(text) => (format!("{} = {text}", key.name), "default".to_owned()),
+                None => (format!("# {}", key.name), "not set".to_owned()),
+            },
+        });
+        let lines = lines.collect();
+        self.lines(lines);
+    }
+
+    fn lines(&mut self, lines: Vec<(String, String)>) {
+        let widths = lines.iter().map(|(said, _)| said.chars().count());
+        let width = widths.filter(|width| *width <= WIDEST).max().unwrap_or(0);
+        for (said, place) in lines {
+            self.out.push_str(&format!("{said:width$}  # {place}\n"));
+        }
+    }
+
+    fn place(&self, entry: &Entry) -> String {
+        let source = self.sources.of(entry.key);
+        format!("{}:{}", source.name, self.sources.line(entry.key))
+    }
+
+    fn value(&self, section: Section, key: &Key, entry: &Entry) -> String {
+        match (key.form, entry.node.table()) {
+            (Form::Variables, Some(table)) => {
+                let pairs = table.0.iter().map(|(name, entry)| {
+                    let shown = match &entry.node.value {
+                        Value::Text { written, text } if written != text => written,
+                        _ => "…",
+                    };
+                    format!("{} = {}", quoted_key(name), quoted(shown))
+                });
+                inline(pairs)
+            }
+            // Those of `web` start at the project's source.
+            (Form::Plain(Kind::Path | Kind::Binds), _) if section != Section::Web => toml(
+                &absolute(key, entry.node.json(), self.sources.of(entry.node.at)),
+            ),
+            _ => shown(&entry.node),
+        }
+    }
+}
+
+fn shown(node: &Node) -> String {
+    toml(&node.json())
+}
+
+/// A default as a person would write it; `None` where there is none.
+fn preset(key: &Key) -> Option<String> {
+    Some(match (key.form, key.preset) {
+        (_, Preset::Unset) => return None,
+        (Form::Plain(Kind::Seconds), Preset::Int(seconds)) if seconds > 0 => {
+            quoted(&format!("{seconds}s"))
+        }
+        (Form::Plain(Kind::Size), Preset::Int(bytes)) if bytes > 0 && bytes % (1 << 20) == 0 => {
+            quoted(&format!("{}MiB", bytes >> 20))
+        }
+        (Form::Variables, _) => "{}".to_owned(),
+        (_, preset) => toml(&value::preset(preset)),
+    })
+}
+
+fn toml(value: &Json) -> String {
+    match value {
+        Json::String(text) => quoted(text),
+        Json::Array(items) => {
+            let items: Vec<String> = items.iter().map(toml).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Json::Object(pairs) => inline(
+            pairs
+                .iter()
+                .map(|(name, value)| format!("{} = {}", quoted_key(name), toml(value))),
+        ),
+        other => other.to_string(),
+    }
+}
+
+fn inline(pairs: impl Iterator<Item = String>) -> String {
+    let pairs: Vec<String> = pairs.collect();
+    match pairs.is_empty() {
+        true => "{}".to_owned(),
+        false => format!("{{ {} }}", pairs.join(", ")),
+    }
+}
+
+/// A TOML string. JSON escapes as TOML does, but for one character.
+fn quoted(text: &str) -> String {
+    Json::from(text).to_string().replace('\u{7f}', "\\u007F")
+}
+
+fn quoted_key(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match !name.is_empty() && name.chars().all(bare) {
+        true => name.to_owned(),
+        false => quoted(name),
+    }
+}
