@@ -6,7 +6,7 @@ use std::io::Write;
 
 use ostler_wire::{END, FrameHead, HEAD_LEN, Kind, begin, finish};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
 use super::*;
 
@@ -348,6 +348,20 @@ async fn worker_that_says_what_it_cannot_have_taken_is_replaced() {
         told.iter().any(|told| told.contains("broke the protocol")),
         "{told:?}"
     );
+}
+
+#[tokio::test]
+async fn worker_that_shuts_the_backlog_down_stops_nobody() {
+    let busy = Busy::new().await;
+    let pool = Arc::clone(&busy.scene.pool);
+    let (mut first, mut second) = (waits(&pool, 1), waits(&pool, 2));
+    shutdown(&busy.backlog.receiver, Shutdown::Both).expect("a connected socket");
+    let mut third = waits(&pool, 3);
+    busy.lease.give_back();
+    for waits in [&mut first, &mut second, &mut third] {
+        served(waits).0.give_back();
+    }
+    assert!(busy.scene.has_free_slot());
 }
 
 #[tokio::test]
