@@ -203,8 +203,31 @@ async fn request_is_lost_with_the_worker_that_took_it() {
         .worker_is_ready(OTHER, Interface::Wsgi, Some(&busy.backlog));
     gone(&pool, WORKER);
     assert!(now(&mut first).is_none(), "another may have taken it");
-    assert_eq!(first.await.err(), Some(Refused::WorkerLost));
+    let first = tokio::time::timeout(2 * TAKEN_IS_SAID, first).await;
+    assert_eq!(first.expect("in time").err(), Some(Refused::WorkerLost));
     drop(other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn worker_has_a_moment_to_say_what_it_took_before_another_died() {
+    let mut busy = Busy::new().await;
+    let pool = Arc::clone(&busy.scene.pool);
+    let _end = busy
+        .scene
+        .worker_is_ready(OTHER, Interface::Wsgi, Some(&busy.backlog));
+    let _lease = pool.lease(0, asks(0), Session::None).await.expect("free");
+    let mut first = waits(&pool, 1);
+    let (ticket, _) = busy.take().expect("a request");
+    busy.end
+        .0
+        .write_all(&frame(Kind::Taken, 0, ticket))
+        .expect("open");
+    busy.response_ends().await;
+    gone(&pool, OTHER);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    busy.lease.give_back();
+    let (lease, _) = served(&mut first);
+    assert_eq!(lease.worker().id, WORKER);
 }
 
 #[tokio::test]
