@@ -174,18 +174,37 @@ async fn request_that_was_taken_before_its_client_left_is_waited_out() {
         .expect("open");
     busy.response_ends().await;
     busy.lease.give_back();
-    assert!(!busy.scene.has_free_slot());
-    let end = busy.end.0.try_clone().expect("a descriptor");
+    answer_is_waited_out(&busy.scene, &mut busy.end, ticket).await;
+}
+
+#[tokio::test]
+async fn request_whose_client_leaves_while_it_is_handed_the_slot_is_waited_out() {
+    let mut busy = Busy::new().await;
+    let pool = Arc::clone(&busy.scene.pool);
+    let first = waits(&pool, 1);
+    let (ticket, _) = busy.take().expect("a request");
+    busy.end
+        .0
+        .write_all(&frame(Kind::Taken, 0, ticket))
+        .expect("open");
+    busy.response_ends().await;
+    busy.lease.give_back();
+    drop(first);
+    answer_is_waited_out(&busy.scene, &mut busy.end, ticket).await;
+}
+
+/// The worker is told that the client left, and its slot is nobody else's before the answer has ended.
+async fn answer_is_waited_out(scene: &Scene, end: &mut End, ticket: u32) {
+    assert!(!scene.has_free_slot());
+    let slot = end.0.try_clone().expect("a descriptor");
     let cancel = tokio::task::spawn_blocking(move || {
         let mut cancel = [0; HEAD_LEN];
-        (&end).read_exact(&mut cancel).map(|()| cancel)
+        (&slot).read_exact(&mut cancel).map(|()| cancel)
     });
     let cancel = cancel.await.expect("no panic").expect("a frame");
     assert_eq!(cancel[..], frame(Kind::Cancel, 0, ticket));
-    // Nobody else is given the slot before that answer has ended.
-    let second = waits(&pool, 2);
-    busy.end
-        .0
+    let second = waits(&scene.pool, 2);
+    end.0
         .write_all(&frame(Kind::RespAbort, END, 0))
         .expect("open");
     let (mut lease, _) = second.await.expect("the slot");
