@@ -72,9 +72,12 @@ def test_idle_connections_give_back_what_their_requests_took(host):
 
     quiet = memory()
     with contextlib.ExitStack() as held:
-        for n in range(count):
-            raw = held.enter_context(running.raw(source=f"127.0.1.{1 + n % 20}"))
-            assert raw.send(GET).answer().status == 200
+        raws = [held.enter_context(running.raw(source=f"127.0.1.{1 + n % 20}")) for n in range(count)]
+        # All of them within a second: the allocator gives back by itself what was freed a second before something else.
+        for some in (raws[n : n + 100] for n in range(0, count, 100)):
+            for raw in some:
+                raw.send(GET)
+            assert {raw.answer().status for raw in some} == {200}
         busy = (memory() - quiet) / count
         harness.eventually(lambda: (memory() - quiet) / count < busy / 2, 10, f"half of {busy:.0f} bytes each")
 

@@ -3,8 +3,10 @@
 import os
 import signal
 import time
+from collections import Counter
 
 from harness import Client, eventually
+
 
 def test_request_waits_in_line_and_is_served(host):
     running = host("probe:app")
@@ -87,6 +89,33 @@ def test_line_is_served_before_the_stop(host):
     running.kill(signal.SIGTERM)
     assert [raw.answer().status for raw in raws] == [200] * 8
     assert running.wait_exit() == 0
+
+
+PID = """
+import os, time
+
+def app(environ, start_response):
+    time.sleep(0.1)
+    start_response("200 OK", [("Content-Length", str(len(str(os.getpid()))))])
+    return [str(os.getpid()).encode()]
+"""
+
+
+def test_worker_that_is_to_leave_takes_nothing_from_the_line(host):
+    running = host("app:app", "-w", "2", source=PID)
+    raws = [running.raw(20) for _ in range(30)]
+
+    def served_by(raws, after_the_first=lambda: None):
+        for raw in raws:
+            raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        first = raws[0].answer().body
+        after_the_first()
+        return Counter([first, *(raw.answer().body for raw in raws[1:])])
+
+    eventually(lambda: len(served_by(raws[:2])) == 2, 20, "both workers serve")
+    served = served_by(raws, lambda: running.kill(signal.SIGTTOU))
+    # Half of them, if it did.
+    assert len(served) == 2 and min(served.values()) <= 10
 
 
 SIXTY_KIB = """

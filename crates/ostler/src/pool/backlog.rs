@@ -73,11 +73,13 @@ impl Tickets {
         while self.may_hold {
             let socket = self.socket.as_ref()?;
             let mut head = [0; HEAD_LEN];
-            // The rest of the packet is cut off: the frame is still ours.
-            if recv(&socket.receiver, &mut head[..], RecvFlags::DONTWAIT).is_err() {
+            // The rest of the packet is cut off: the frame is still ours. Without a packet there is an
+            // error, or nothing at all when a worker has shut the socket down.
+            let Ok((HEAD_LEN, _)) = recv(&socket.receiver, &mut head[..], RecvFlags::DONTWAIT)
+            else {
                 self.may_hold = false;
                 return None;
-            }
+            };
             let Ok(Some(head)) = FrameHead::decode(&head) else {
                 continue;
             };

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use ostler_wire::{END, FrameHead, HEAD_LEN, Kind, begin, finish};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
 use super::*;
 
@@ -174,18 +174,37 @@ async fn request_that_was_taken_before_its_client_left_is_waited_out() {
         .expect("open");
     busy.response_ends().await;
     busy.lease.give_back();
-    assert!(!busy.scene.has_free_slot());
-    let end = busy.end.0.try_clone().expect("a descriptor");
+    answer_is_waited_out(&busy.scene, &mut busy.end, ticket).await;
+}
+
+#[tokio::test]
+async fn request_whose_client_leaves_while_it_is_handed_the_slot_is_waited_out() {
+    let mut busy = Busy::new().await;
+    let pool = Arc::clone(&busy.scene.pool);
+    let first = waits(&pool, 1);
+    let (ticket, _) = busy.take().expect("a request");
+    busy.end
+        .0
+        .write_all(&frame(Kind::Taken, 0, ticket))
+        .expect("open");
+    busy.response_ends().await;
+    busy.lease.give_back();
+    drop(first);
+    answer_is_waited_out(&busy.scene, &mut busy.end, ticket).await;
+}
+
+/// The worker is told that the client left, and its slot is nobody else's before the answer has ended.
+async fn answer_is_waited_out(scene: &Scene, end: &mut End, ticket: u32) {
+    assert!(!scene.has_free_slot());
+    let slot = end.0.try_clone().expect("a descriptor");
     let cancel = tokio::task::spawn_blocking(move || {
         let mut cancel = [0; HEAD_LEN];
-        (&end).read_exact(&mut cancel).map(|()| cancel)
+        (&slot).read_exact(&mut cancel).map(|()| cancel)
     });
     let cancel = cancel.await.expect("no panic").expect("a frame");
     assert_eq!(cancel[..], frame(Kind::Cancel, 0, ticket));
-    // Nobody else is given the slot before that answer has ended.
-    let second = waits(&pool, 2);
-    busy.end
-        .0
+    let second = waits(&scene.pool, 2);
+    end.0
         .write_all(&frame(Kind::RespAbort, END, 0))
         .expect("open");
     let (mut lease, _) = second.await.expect("the slot");
@@ -203,8 +222,31 @@ async fn request_is_lost_with_the_worker_that_took_it() {
         .worker_is_ready(OTHER, Interface::Wsgi, Some(&busy.backlog));
     gone(&pool, WORKER);
     assert!(now(&mut first).is_none(), "another may have taken it");
-    assert_eq!(first.await.err(), Some(Refused::WorkerLost));
+    let first = tokio::time::timeout(2 * TAKEN_IS_SAID, first).await;
+    assert_eq!(first.expect("in time").err(), Some(Refused::WorkerLost));
     drop(other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn worker_has_a_moment_to_say_what_it_took_before_another_died() {
+    let mut busy = Busy::new().await;
+    let pool = Arc::clone(&busy.scene.pool);
+    let _end = busy
+        .scene
+        .worker_is_ready(OTHER, Interface::Wsgi, Some(&busy.backlog));
+    let _lease = pool.lease(0, asks(0), Session::None).await.expect("free");
+    let mut first = waits(&pool, 1);
+    let (ticket, _) = busy.take().expect("a request");
+    busy.end
+        .0
+        .write_all(&frame(Kind::Taken, 0, ticket))
+        .expect("open");
+    busy.response_ends().await;
+    gone(&pool, OTHER);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    busy.lease.give_back();
+    let (lease, _) = served(&mut first);
+    assert_eq!(lease.worker().id, WORKER);
 }
 
 #[tokio::test]
@@ -348,6 +390,20 @@ async fn worker_that_says_what_it_cannot_have_taken_is_replaced() {
         told.iter().any(|told| told.contains("broke the protocol")),
         "{told:?}"
     );
+}
+
+#[tokio::test]
+async fn worker_that_shuts_the_backlog_down_stops_nobody() {
+    let busy = Busy::new().await;
+    let pool = Arc::clone(&busy.scene.pool);
+    let (mut first, mut second) = (waits(&pool, 1), waits(&pool, 2));
+    shutdown(&busy.backlog.receiver, Shutdown::Both).expect("a connected socket");
+    let mut third = waits(&pool, 3);
+    busy.lease.give_back();
+    for waits in [&mut first, &mut second, &mut third] {
+        served(waits).0.give_back();
+    }
+    assert!(busy.scene.has_free_slot());
 }
 
 #[tokio::test]
