@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 import harness
@@ -88,7 +89,15 @@ class Machine:
 
     def workers(self, name):
         folder = str(self.file.parent / name)
-        return {worker.pid for worker in self.host.workers() if worker.cwd() == folder}
+        return {worker.pid for worker in self.host.workers() if directory(worker) == folder}
+
+
+def directory(process):
+    """Where a process runs; none for one that has just ended."""
+    try:
+        return process.cwd()
+    except psutil.NoSuchProcess:
+        return None
 
 
 @pytest.fixture
@@ -174,3 +183,15 @@ def test_wrong_file_stops_a_start_with_its_place(tmp_path):
     done = subprocess.run([harness.OSTLER, "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
     assert done.returncode == 2
     assert "ostler.toml:4" in done.stderr and "nowhere" in done.stderr and "ostler.toml:5" in done.stderr
+
+
+def test_settings_of_the_machine_in_a_config_file_of_an_app_are_a_warning(machine):
+    conf = machine.file.parent / "shop" / "gunicorn.conf.py"
+    conf.write_text("workers = 9\nthreads = 3\nbind = '127.0.0.1:1'\nkeepalive = 7\ndef when_ready(server): open('called', 'w')\n")
+    machine.reload(TWO.replace("workers = 2", "workers = 1"))
+    running = machine.host
+    running.log.wait(r"shop: set in its config file, but the machine's under `ostler serve` .*: bind, keepalive")
+    running.log.wait("shop: hooks of gunicorn's master are not called")
+    running.log.wait("shop: reload complete: generation 2 serves")
+    harness.eventually(lambda: len(machine.workers("shop")) == 1, what="ostler.toml is above the config file")
+    assert not (machine.file.parent / "shop" / "called").exists()

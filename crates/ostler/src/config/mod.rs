@@ -33,7 +33,7 @@ pub use network::Network;
 pub use network::Trust;
 pub use report::{effective, print};
 pub use settings::*;
-pub use unknown::{file_names, hook_warnings, not_reloaded};
+pub use unknown::{file_names, hook_warnings, machines, not_reloaded};
 #[cfg(test)]
 pub use worker_class::WorkerClass;
 #[cfg(test)]

@@ -7,9 +7,9 @@ use super::error::Warning;
 use super::flags;
 use super::layers::Merged;
 use super::settings::Settings;
-use super::table::{Kind, Level};
+use super::table::{Kind, Level, Place};
 use super::value;
-use super::written::{Written, in_file};
+use super::written::{Origin, Written, in_file};
 
 /// How alike a name and a setting's must be (Jaro–Winkler, 1 is equal) before one is taken for a slip of the other.
 const ALIKE: f64 = 0.93;
@@ -47,6 +47,21 @@ pub fn moot(merged: &Merged) -> Option<Warning> {
     (!found.is_empty()).then(|| {
         Warning(format!(
             "settings without a meaning here: {}",
+            found.join(", ")
+        ))
+    })
+}
+
+/// One warning for what a project's config file sets although it is the machine's, under `ostler serve`.
+pub fn machines(settings: &Settings) -> Option<Warning> {
+    let found: Vec<&str> = flags::rows()
+        .filter(|row| matches!(row.place, Place::Server(_)))
+        .filter(|row| settings.origin(row.name) == Origin::File)
+        .map(|row| row.name)
+        .collect();
+    (!found.is_empty()).then(|| {
+        Warning(format!(
+            "set in its config file, but the machine's under `ostler serve` ([server] in ostler.toml): {}",
             found.join(", ")
         ))
     })

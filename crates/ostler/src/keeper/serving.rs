@@ -214,8 +214,9 @@ impl Keeper {
             Ok(zygote) => zygote,
             Err(trouble) => return server.tell(&failed(trouble), &[]).await,
         };
+        let about = self.spoken_of(id.project);
         for warning in &zygote.warnings {
-            tracing::warn!("{}{warning}", self.spoken_of(id.project));
+            tracing::warn!("{about}{warning}");
         }
         match &mut self.plan {
             Plan::Run(_) => {
@@ -231,6 +232,14 @@ impl Keeper {
                 self.machine = Machine::of(zygote.settings.clone());
             }
             Plan::Serve(plan) => {
+                if let Some(warning) = config::machines(&zygote.settings) {
+                    tracing::warn!("{about}{warning}");
+                }
+                if zygote.master_hooks {
+                    tracing::warn!(
+                        "{about}hooks of gunicorn's master are not called under `ostler serve`; those of workers are"
+                    );
+                }
                 let mut projects = plan.projects.iter_mut();
                 if let Some(project) = projects.find(|known| known.id == id.project) {
                     project.settings = zygote.settings.clone();
