@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 import harness
+from harness import Raw
 
 APP = """
 import json
@@ -195,3 +196,63 @@ def test_settings_of_the_machine_in_a_config_file_of_an_app_are_a_warning(machin
     running.log.wait("shop: reload complete: generation 2 serves")
     harness.eventually(lambda: len(machine.workers("shop")) == 1, what="ostler.toml is above the config file")
     assert not (machine.file.parent / "shop" / "called").exists()
+
+
+SECURE = """
+[server]
+listen = ["127.0.0.1:{port}"]
+listen_tls = ["127.0.0.1:{tls_port}"]
+certfile = "{cert}"
+keyfile = "{key}"
+
+[projects.shop]
+source = "."
+hosts = ["shop.test", "www.shop.test"]
+canonical_host = "shop.test"
+hsts = "365d"
+[projects.shop.web]
+app = "app:app"
+python = "{python}"
+
+[projects.open]
+source = "."
+hosts = ["open.test"]
+https = "optional"
+[projects.open.web]
+app = "app:app"
+python = "{python}"
+"""
+
+
+def test_requests_without_tls_are_sent_to_https_and_other_names_to_the_canonical_one(host, tls, tmp_path):
+    (tmp_path / "app.py").write_text(APP)
+    port, tls_port = harness.free_port(), harness.free_port()
+    cert, key = tls
+    text = SECURE.format(port=port, tls_port=tls_port, cert=cert, key=key, python=sys.executable)
+    (tmp_path / "ostler.toml").write_text(text)
+    running = host.serve(port=port, ready="shop: ready")
+    running.log.wait("open: ready")
+
+    def asked(name, target="/a%20b?c=d", secure=False, method="GET", body=b""):
+        address = ("127.0.0.1", tls_port, str(cert)) if secure else ("127.0.0.1", port)
+        length = f"Content-Length: {len(body)}\r\n" if body else ""
+        with Raw(address) as raw:
+            raw.send(f"{method} {target} HTTP/1.1\r\nHost: {name}\r\n{length}\r\n".encode() + body)
+            answer = raw.answer()
+        return answer.status, answer.header("Location"), answer.header("Strict-Transport-Security")
+
+    there = f"https://shop.test:{tls_port}/a%20b?c=d"
+    hsts = f"max-age={365 * 86400}"
+    assert asked("shop.test") == (308, there, None)
+    assert asked("www.shop.test") == (308, there, None), "one redirect, not two"
+    assert asked("shop.test", method="POST", body=b"x" * 1000) == (308, there, None)
+    assert asked("shop.test", f"http://shop.test/a%20b?c=d") == (308, there, None)
+    assert asked("shop.test", secure=True) == (200, None, hsts)
+    assert asked("www.shop.test", secure=True) == (308, "https://shop.test/a%20b?c=d", hsts)
+    assert asked("open.test") == (200, None, None)
+    assert asked("unknown.test")[0] == 404
+    # The next request of a connection that was redirected is served.
+    with Raw(("127.0.0.1", port)) as raw:
+        request = "GET / HTTP/1.1\r\nHost: {}\r\n\r\n"
+        assert raw.send(request.format("shop.test").encode()).answer().status == 308
+        assert raw.send(request.format("open.test").encode()).answer().status == 200

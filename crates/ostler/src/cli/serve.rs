@@ -13,8 +13,8 @@ use super::run::{self, RunPlan, Surroundings};
 use crate::config::serve::{self, Host, Problems, Serve};
 use crate::config::table::Kind;
 use crate::config::written::Layer;
-use crate::config::{self, Complaint, ConfigError, Settings, Written, value};
-use crate::keeper::protocol::{Machine, ProjectId, Route};
+use crate::config::{self, Bind, Complaint, ConfigError, Settings, Written, value};
+use crate::keeper::protocol::{Entrance, Machine, ProjectId, Route};
 
 /// Everything the keeper needs to serve several projects.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ pub struct ProjectPlan {
     pub id: ProjectId,
     pub name: String,
     pub routes: Vec<Route>,
+    pub entrance: Entrance,
     pub run: Arc<RunPlan>,
     /// What is known of its settings before its config file is evaluated.
     pub settings: Settings,
@@ -241,6 +242,9 @@ fn without_file(
             name: "app".to_owned(),
             source: around.directory.clone(),
             hosts,
+            https_optional: true,
+            canonical_host: None,
+            hsts: None,
             routes: vec![serve::Route {
                 prefix: "/".to_owned(),
                 strip: true,
@@ -265,6 +269,7 @@ impl ProjectPlan {
             id: ProjectId::RUN,
             name: project.name.clone(),
             routes: routes(project),
+            entrance: entrance(project, machine),
             settings,
             run: Arc::new(run),
         })
@@ -292,6 +297,23 @@ fn written(project: &serve::Project, machine: &Settings, around: &Surroundings<'
         set: around.names.clone(),
         toml,
         ..Written::default()
+    }
+}
+
+/// Where requests for a project should come to.
+fn entrance(project: &serve::Project, machine: &Settings) -> Entrance {
+    let mut ports = machine
+        .listening
+        .tls_binds
+        .iter()
+        .filter_map(|bind| match bind {
+            Bind::Tcp { addresses, .. } => addresses.first().map(|address| address.port()),
+            Bind::Unix(_) | Bind::Fd(_) => None,
+        });
+    Entrance {
+        https: ports.next().filter(|_| !project.https_optional),
+        host: project.canonical_host.clone(),
+        hsts: project.hsts,
     }
 }
 

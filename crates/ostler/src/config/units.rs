@@ -26,7 +26,7 @@ pub fn size(text: &str) -> Option<u64> {
     (bytes <= 9_007_199_254_740_992.0).then_some(bytes as u64)
 }
 
-/// A number of seconds: digits, perhaps with a fraction, and an optional unit `ms`, `s`, `m` or `h`.
+/// A number of seconds: digits, perhaps with a fraction, and an optional unit `ms`, `s`, `m`, `h` or `d`.
 ///
 /// # Errors
 /// `None` when the text is not of that form or is above [`LONGEST_SECONDS`].
@@ -37,6 +37,7 @@ pub fn seconds(text: &str) -> Option<f64> {
         "" | "s" | "sec" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
+        "d" => 86_400.0,
         _ => return None,
     };
     let seconds = decimal(number)? * factor;
@@ -122,6 +123,7 @@ mod tests {
         check("30s", Some(30.0));
         check("0", Some(0.0));
         check("1m", Some(60.0));
+        check("365d", Some(31_536_000.0));
         check("2h", Some(7200.0));
         check("500ms", Some(0.5));
         check("0.25", Some(0.25));

@@ -109,7 +109,7 @@ impl Connection {
     }
 
     /// A request body that nobody wants is read and dropped before the answer, within bounds.
-    async fn body_after_answer(&mut self) -> Result<After, Reason> {
+    pub async fn body_after_answer(&mut self) -> Result<After, Reason> {
         let reader = super::body::BodyReader::new(self.head.framing(), 0, Instant::now())?;
         if reader.is_done() {
             return Ok(After::KeepAlive);
@@ -290,10 +290,11 @@ impl Connection {
     }
 
     /// Writes the status line and the head of an answer of ours, which has its length.
-    fn begin_answer(&mut self, status: u16, fields: &[&[u8]], close: bool) {
+    pub fn begin_answer(&mut self, status: u16, fields: &[&[u8]], close: bool) {
         let date = self.thread.date();
         let close = close || !self.keeps_alive();
         let old = self.head.version() < 11;
+        let secure_lines = self.secure_lines();
         self.row.status = status;
         let out = self.out.bytes();
         let mark = out.len();
@@ -304,6 +305,9 @@ impl Connection {
         out.extend_from_slice(b"\r\nDate: ");
         out.extend_from_slice(&date);
         out.extend_from_slice(b"\r\n");
+        if let Some(lines) = secure_lines {
+            out.extend_from_slice(&lines);
+        }
         fields.iter().for_each(|lines| out.extend_from_slice(lines));
         if close {
             out.extend_from_slice(b"Connection: close\r\n");
@@ -312,6 +316,11 @@ impl Connection {
         }
         out.extend_from_slice(b"\r\n");
         self.note_head(mark);
+    }
+
+    /// What the site has said in every response to a request over TLS.
+    pub fn secure_lines(&self) -> Option<Arc<[u8]>> {
+        self.site.secure_lines.clone().filter(|_| self.https)
     }
 
     /// The next request may come on this connection, as far as the request says.

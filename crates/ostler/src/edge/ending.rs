@@ -19,6 +19,7 @@ impl Connection {
             method_is_head: self.head.method() == b"HEAD",
             keep_alive: self.keeps_alive(),
             date: self.thread.date(),
+            lines: self.secure_lines(),
             body_len,
         }
     }

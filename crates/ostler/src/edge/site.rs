@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::pool::Pool;
 
 use super::files::{FileCache, Statics};
+use super::redirect::Entrance;
 use super::{Thread, lock, websocket};
 
 /// What lies below one path of some hosts.
@@ -19,6 +20,10 @@ pub struct Site {
     pub body_limit: u64,
     /// `SCRIPT_NAME` / `root_path` that every request carries: what is taken off its path.
     pub root: String,
+    /// Where its requests should come to.
+    pub entrance: Entrance,
+    /// Lines with their CRLF that stand in every response to a request over TLS.
+    pub secure_lines: Option<Arc<[u8]>>,
     /// Who answers what no file answers; `None` is 404.
     pub app: Option<Arc<App>>,
 }

@@ -8,7 +8,7 @@ use crate::cli::run::RunPlan;
 use crate::cli::serve::{self, ServePlan};
 use crate::config;
 
-use super::protocol::{Configuration, FromKeeper, Project, ProjectId, to_file};
+use super::protocol::{Configuration, Entrance, FromKeeper, Project, ProjectId, to_file};
 use super::serving::Server;
 use super::{Keeper, Plan};
 
@@ -20,6 +20,7 @@ impl Keeper {
                 id: ProjectId::RUN,
                 name: String::new(),
                 routes: Vec::new(),
+                entrance: Entrance::default(),
                 settings: self.machine.settings.clone(),
                 patient: self.ever_ready,
             }],
@@ -153,6 +154,7 @@ fn projects(plan: &ServePlan) -> Vec<Project> {
         id: project.id,
         name: project.name.clone(),
         routes: project.routes.clone(),
+        entrance: project.entrance.clone(),
         settings: project.settings.clone(),
         patient: true,
     });

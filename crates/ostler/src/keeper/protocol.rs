@@ -139,11 +139,23 @@ pub struct Project {
     pub name: String,
     /// Where it is found; empty: everywhere.
     pub routes: Vec<Route>,
+    pub entrance: Entrance,
     /// As far as they are known before its zygote has evaluated its config file.
     pub settings: Settings,
     /// Trouble with it is met with patience, and ends nothing: it served before, in a server that was
     /// lost, or it is one of several.
     pub patient: bool,
+}
+
+/// Where requests for a project should come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entrance {
+    /// The port for HTTPS; `None`: plain HTTP is answered too.
+    pub https: Option<u16>,
+    /// The one of its hosts that the others are redirected to.
+    pub host: Option<String>,
+    /// Seconds for which browsers are told to keep to HTTPS.
+    pub hsts: Option<u64>,
 }
 
 /// One place where a project is found.

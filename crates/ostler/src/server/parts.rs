@@ -15,7 +15,7 @@ use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
 use crate::edge::{self, App, Edge, Peers, Site, Thread, Times};
 use crate::keeper;
-use crate::keeper::protocol::{self, Route};
+use crate::keeper::protocol::{self, Entrance, Route};
 use crate::logs::{self, AccessLog};
 use crate::pool::{self, Pool};
 use crate::routes::Table;
@@ -270,6 +270,7 @@ pub(super) fn app(settings: &Settings, pool: &Arc<Pool>) -> App {
 pub(super) fn site(
     settings: &Settings,
     route: &Route,
+    entrance: &Entrance,
     app: &Arc<App>,
     threads: usize,
 ) -> anyhow::Result<Site> {
@@ -283,6 +284,14 @@ pub(super) fn site(
         sendfile: settings.http.sendfile,
         body_limit: settings.http.limit_request_body.unwrap_or(0),
         root: format!("{stripped}{}", settings.app.root_path),
+        entrance: edge::Entrance {
+            https: entrance.https,
+            host: entrance.host.clone(),
+        },
+        secure_lines: entrance.hsts.map(|age| {
+            let line = format!("Strict-Transport-Security: max-age={age}\r\n");
+            line.into_bytes().into()
+        }),
         app: Some(Arc::clone(app)),
     })
 }
@@ -295,6 +304,8 @@ pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
         sendfile: false,
         body_limit: 0,
         root: String::new(),
+        entrance: edge::Entrance::default(),
+        secure_lines: None,
         app: None,
     })
 }

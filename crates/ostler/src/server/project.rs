@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Settings;
 use crate::edge::Site;
-use crate::keeper::protocol::{self, ProjectId, Route};
+use crate::keeper::protocol::{self, Entrance, ProjectId, Route};
 use crate::pool::{Asks, Pool, Session};
 use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
 
@@ -23,7 +23,7 @@ pub(super) struct Project {
     said: Settings,
     /// As they are once its config file was evaluated.
     pub(super) settings: Settings,
-    routes: Vec<Route>,
+    found: Found,
     pub(super) pool: Arc<Pool>,
     pub(super) handle: SupervisorHandle,
     sites: Vec<(Route, Arc<Site>)>,
@@ -36,10 +36,17 @@ pub(super) struct Project {
     pub(super) retired: bool,
 }
 
+/// How requests for it are found, and where they should come to.
+#[derive(Clone, PartialEq, Eq)]
+struct Found {
+    routes: Vec<Route>,
+    entrance: Entrance,
+}
+
 /// What a configuration changes about a project that goes on.
 pub(super) struct Change {
     said: Settings,
-    routes: Vec<Route>,
+    found: Found,
     settings: Settings,
     sites: Vec<(Route, Arc<Site>)>,
     /// Its workers are replaced.
@@ -69,16 +76,18 @@ impl Project {
             id,
             name,
             routes,
+            entrance,
             settings,
             patient,
         } = project;
+        let found = Found { routes, entrance };
         let count = threads.len();
         let plan = parts::plan(&settings, count);
         let (asks, mut asked) = mpsc::unbounded_channel();
         let (supervisor, handle, slots) =
             Supervisor::new(spoken_of(&name), plan, hooks, asks, patient);
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
-        let sites = sites(&settings, &routes, &pool, count)?;
+        let sites = sites(&settings, &found, &pool, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());
         tokio::spawn(async move {
@@ -92,7 +101,7 @@ impl Project {
             name,
             said: settings.clone(),
             settings,
-            routes,
+            found,
             pool,
             handle,
             sites,
@@ -117,17 +126,21 @@ impl Project {
         next: &protocol::Project,
         threads: usize,
     ) -> anyhow::Result<Option<Change>> {
-        if next.settings == self.said && next.routes == self.routes {
+        let found = Found {
+            routes: next.routes.clone(),
+            entrance: next.entrance.clone(),
+        };
+        if next.settings == self.said && found == self.found {
             return Ok(None);
         }
         let restarts = needs_restart(&self.said, &next.settings);
         let mut settings = self.settings.clone();
         settings.listening.static_files = next.settings.listening.static_files.clone();
-        let sites = sites(&settings, &next.routes, &self.pool, threads)
+        let sites = sites(&settings, &found, &self.pool, threads)
             .with_context(|| format!("{}its new settings cannot be served", self.spoken_of()))?;
         Ok(Some(Change {
             said: next.settings.clone(),
-            routes: next.routes.clone(),
+            found,
             settings,
             sites,
             restarts,
@@ -137,7 +150,7 @@ impl Project {
     /// Takes a change. Its workers are replaced where that needs them.
     pub(super) fn change(&mut self, change: Change) {
         self.said = change.said;
-        self.routes = change.routes;
+        self.found = change.found;
         self.settings = change.settings;
         self.sites = change.sites;
         // One on its way was begun with the routes from before.
@@ -181,7 +194,7 @@ impl Project {
     ) -> anyhow::Result<()> {
         // At most one generation is on its way, and it is this one.
         self.next = None;
-        let sites = sites(&settings, &self.routes, &self.pool, threads)
+        let sites = sites(&settings, &self.found, &self.pool, threads)
             .context("the new settings cannot be served")?;
         let plan = parts::plan(&settings, threads);
         self.next = Some(Next {
@@ -230,12 +243,13 @@ fn needs_restart(before: &Settings, after: &Settings) -> bool {
 /// One site for each route.
 fn sites(
     settings: &Settings,
-    routes: &[Route],
+    found: &Found,
     pool: &Arc<Pool>,
     threads: usize,
 ) -> anyhow::Result<Vec<(Route, Arc<Site>)>> {
     let app = Arc::new(parts::app(settings, pool));
     let everywhere = [Route::everywhere()];
+    let routes = &found.routes;
     let routes = if routes.is_empty() {
         &everywhere[..]
     } else {
@@ -249,7 +263,13 @@ fn sites(
         };
         let site = match sites.iter().find(same) {
             Some((_, site)) => Arc::clone(site),
-            None => Arc::new(parts::site(settings, route, &app, threads)?),
+            None => Arc::new(parts::site(
+                settings,
+                route,
+                &found.entrance,
+                &app,
+                threads,
+            )?),
         };
         sites.push((route.clone(), site));
     }

@@ -113,6 +113,7 @@ impl Finisher<'_> {
             return None;
         }
         self.app(&draft, &source);
+        self.canonical_host(&draft);
         self.paths(&draft, &source);
         let mut statics = Vec::new();
         for (prefix, folder, at) in &draft.statics {
@@ -143,10 +144,24 @@ impl Finisher<'_> {
             name: draft.name,
             source,
             hosts: draft.hosts.into_iter().map(|(host, _)| host).collect(),
+            https_optional: draft.https_optional,
+            canonical_host: draft.canonical_host.map(|(name, _)| name),
+            hsts: draft.hsts,
             routes,
             web: draft.web,
             statics,
         })
+    }
+
+    fn canonical_host(&mut self, draft: &DraftProject) {
+        if let Some((name, at)) = &draft.canonical_host {
+            let host = super::Host::Name(name.clone());
+            if !draft.hosts.iter().any(|(own, _)| own.covers(&host)) {
+                let complaint = Complaint::new("names a host of nobody here", "add it to `hosts`");
+                self.problems
+                    .push(Problem::of("canonical_host", *at, complaint));
+            }
+        }
     }
 
     /// An app is named, or gunicorn's config may name it.

@@ -57,6 +57,12 @@ pub struct Project {
     pub source: PathBuf,
     /// No other project has one of them. Never empty.
     pub hosts: Vec<Host>,
+    /// Requests without TLS are answered, and not redirected.
+    pub https_optional: bool,
+    /// Requests for its other hosts are redirected to this one.
+    pub canonical_host: Option<String>,
+    /// Seconds for which browsers are told to keep to HTTPS.
+    pub hsts: Option<u64>,
     /// Never empty.
     pub routes: Vec<Route>,
     /// Settings of `ostler run` for the app, by name, in checked form: [`Written::toml`](super::Written::toml).

@@ -3,7 +3,7 @@
 //! [`TABLE`](crate::config::table::TABLE), which says where they belong. No logic but the search for a name.
 
 use crate::config::flags;
-use crate::config::table::Kind::{self, Binds, Path, Switch};
+use crate::config::table::Kind::{self, Binds, Path, Seconds, Switch};
 use crate::config::table::Preset::{self, Unset, Word, Words, Yes};
 use crate::config::table::{Place, Setting};
 
@@ -156,10 +156,15 @@ const SERVER: &[Key] = &[
 /// The state folder when none is named.
 const STATE: &str = "/var/lib/ostler";
 
+const HTTPS: Kind = Kind::Choice(&["redirect", "optional"], None, None);
+
 #[rustfmt::skip]
 const PROJECT: &[Key] = &[
     key("source", Form::Plain(Path), Unset, "The folder with the app, relative to this file"),
     key("hosts", Form::Hosts, Unset, "The hosts it answers for: names, *.example.com for one more label, * for any other"),
+    key("https", Form::Plain(HTTPS), Word("redirect"), "What a request without TLS gets where there is an address for HTTPS: a redirect there, or its answer"),
+    key("canonical_host", Form::Host, Unset, "One of the hosts, to which requests for the others are redirected"),
+    key("hsts", Form::Plain(Seconds), Unset, "Browsers keep to HTTPS for this long (Strict-Transport-Security)"),
     key("routes", Form::Sections, Unset, "Where below these hosts it lies [default: all of it]"),
     key("web", Form::Table, Unset, "The app and its workers"),
     key("static", Form::Folders, Unset, "Folders whose files are served, by the prefix of their paths; relative to the source"),

@@ -37,6 +37,11 @@ pub struct DraftProject {
     /// As it is written, and where.
     pub source: Option<(String, At)>,
     pub hosts: Vec<(Host, At)>,
+    /// Requests without TLS are answered.
+    pub https_optional: bool,
+    pub canonical_host: Option<(String, At)>,
+    /// Seconds.
+    pub hsts: Option<u64>,
     pub routes: Vec<DraftRoute>,
     /// By setting name.
     pub web: Layer,
@@ -191,6 +196,9 @@ impl Shaper<'_> {
             at,
             source: None,
             hosts: Vec::new(),
+            https_optional: false,
+            canonical_host: None,
+            hsts: None,
             routes: Vec::new(),
             web: Layer::new(),
             web_places: BTreeMap::new(),
@@ -207,9 +215,19 @@ impl Shaper<'_> {
                     }
                 }
                 _ => {
-                    let text = self.value(&key, &entry.node);
-                    let text = text.as_ref().and_then(Json::as_str).map(str::to_owned);
-                    project.source = text.map(|text| (text, entry.node.at));
+                    let value = self.value(&key, &entry.node);
+                    let text = value.as_ref().and_then(Json::as_str).map(str::to_owned);
+                    match key.name {
+                        "https" => project.https_optional = text.as_deref() == Some("optional"),
+                        "hsts" => {
+                            project.hsts =
+                                value.as_ref().and_then(Json::as_f64).map(|age| age as u64)
+                        }
+                        "canonical_host" => {
+                            project.canonical_host = text.map(|text| (text, entry.node.at));
+                        }
+                        _ => project.source = text.map(|text| (text, entry.node.at)),
+                    }
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! The response head: what an app said, checked, in the framing that the client needs (threats E-11).
 
+use std::sync::Arc;
+
 use ostler_wire::ResponseHead;
 
 use super::bytes::{decimal, is_token, push_decimal, trim};
@@ -14,6 +16,8 @@ pub struct ResponseContext {
     pub keep_alive: bool,
     /// The value of `Date`.
     pub date: [u8; 29],
+    /// Lines with their CRLF that stand in every response of the site.
+    pub lines: Option<Arc<[u8]>>,
     /// Bytes of the whole body when it came with the head.
     pub body_len: Option<u64>,
 }
@@ -106,6 +110,9 @@ pub fn encode(
     }
     if !dated {
         line(b"Date", &context.date, out);
+    }
+    if let Some(lines) = &context.lines {
+        out.extend_from_slice(lines);
     }
     let framing = frame(head.status, length, context, out);
     close |= framing == BodyFraming::UntilClose;
@@ -387,6 +394,7 @@ mod tests {
             method_is_head: false,
             keep_alive: true,
             date: super::super::date::imf_fixdate(0),
+            lines: None,
             body_len: None,
         }
     }
