@@ -99,6 +99,9 @@ fn a_small_file_is_complete() {
         name: "shop".to_owned(),
         source: folder.0.join("shop"),
         hosts: vec![Host::Name("shop.example.com".to_owned())],
+        https_optional: false,
+        canonical_host: None,
+        hsts: None,
         routes: vec![Route {
             prefix: "/".to_owned(),
             strip: true,
