@@ -256,3 +256,71 @@ def test_requests_without_tls_are_sent_to_https_and_other_names_to_the_canonical
         request = "GET / HTTP/1.1\r\nHost: {}\r\n\r\n"
         assert raw.send(request.format("shop.test").encode()).answer().status == 308
         assert raw.send(request.format("open.test").encode()).answer().status == 200
+
+
+def test_killed_server_comes_back_with_all_projects(machine):
+    running = machine.host
+    machine.reload(TWO.replace('hosts = ["blog.test"]', 'hosts = ["news.test"]'))
+    running.server().kill()
+    running.log.wait("the server ended unexpectedly")
+    running.log.wait("shop: ready", count=2)
+    running.log.wait("blog: ready", count=2)
+    assert seen(running, "shop.test", "/x") == ["shop.test", "", "/x"]
+    assert seen(running, "news.test", "/blog/x") == ["news.test", "/blog", "/x"], "as the reload left it"
+
+
+def test_killed_keeper_takes_all_projects_along(machine):
+    machine.host.process.kill()
+    harness.eventually(lambda: not machine.host.processes(), 10, "every process has ended")
+
+
+def test_many_reloads_at_once_end_in_the_last_file(machine):
+    running = machine.host
+    for n in range(20):
+        machine.write(TWO.replace('hosts = ["blog.test"]', f'hosts = ["n{n}.test"]'))
+        running.kill(signal.SIGHUP)
+    harness.eventually(lambda: seen(running, "n19.test", "/blog/x") == ["n19.test", "/blog", "/x"])
+    assert seen(running, "n0.test", "/blog/x") == ["n0.test", "", "/blog/x"], "the default host"
+
+
+def test_project_that_goes_and_comes_again_does_not_meet_its_own_end(machine):
+    running = machine.host
+    without = TWO[: TWO.index("[projects.blog]")]
+    for n in range(3):
+        machine.reload(without)
+        machine.reload(TWO)
+        running.log.wait("blog: ready", count=2 + n)
+        assert seen(running, "blog.test", "/blog/x") == ["blog.test", "/blog", "/x"]
+    running.log.wait("blog: all of it has ended", count=3)
+    harness.eventually(lambda: len(machine.workers("blog")) == 1)
+
+
+def test_request_under_way_ends_though_its_project_has_gone(host, tmp_path):
+    slow = "import time\ndef app(environ, start_response):\n    open('begun', 'w').close()\n    time.sleep(1.5)\n    start_response('200 OK', [])\n    return [b'done']\n"
+    for name in ("shop", "blog"):
+        (tmp_path / name / "static").mkdir(parents=True)
+        (tmp_path / name / "app.py").write_text(APP if name == "shop" else slow)
+    port = harness.free_port()
+    text = TWO.replace("{port}", str(port)).replace("{python}", sys.executable)
+    (tmp_path / "ostler.toml").write_text(text)
+    running = host.serve(port=port, ready="blog: ready")
+    with running.raw(20) as first, running.raw(20) as second:
+        request = b"GET /blog/ HTTP/1.1\r\nHost: blog.test\r\n\r\n"
+        first.send(request)
+        harness.eventually((tmp_path / "blog" / "begun").exists)
+        # The only worker is busy: this one waits in line.
+        second.send(request)
+        assert seen(running, "shop.test")[0] == "shop.test", "what came before has been read"
+        (tmp_path / "ostler.toml").write_text(text[: text.index("[projects.blog]")])
+        running.kill(signal.SIGHUP)
+        running.log.wait("blog: is served no more")
+        assert first.answer().body == b"done"
+        assert second.answer().body == b"done"
+    running.log.wait("blog: all of it has ended")
+
+
+def test_no_project_is_left_and_the_server_still_stops(machine):
+    machine.reload("[server]\nlisten = [\"127.0.0.1:{port}\"]\n")
+    machine.host.log.wait("all of it has ended", count=2)
+    assert seen(machine.host, "shop.test") == (404, "no_route")
+    assert machine.host.stop() == 0
