@@ -8,6 +8,8 @@ pub mod run;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
+mod reference_toml;
+#[cfg(test)]
 mod tests;
 
 use std::io::Write;
