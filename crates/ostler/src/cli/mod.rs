@@ -9,6 +9,8 @@ pub mod serve;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
+mod reference_toml;
+#[cfg(test)]
 mod tests;
 
 use std::io::Write;

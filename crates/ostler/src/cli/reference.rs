@@ -167,7 +167,7 @@ fn rest(page: &mut String) {
 }
 
 /// Text that may stand in a cell of a Markdown table.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('|', "\\|")
         .replace('*', "\\*")
         .replace('_', "\\_")

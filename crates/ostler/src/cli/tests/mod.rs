@@ -549,4 +549,8 @@ fn help_is_as_kept() {
 #[test]
 fn reference_is_as_kept() {
     golden("../../docs/reference/run.md", &super::reference::run());
+    golden(
+        "../../docs/reference/ostler-toml.md",
+        &super::reference_toml::page(),
+    );
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::problem::Problem;
 use super::schema::Section;
 use super::shape::{Draft, DraftProject};
@@ -61,7 +63,12 @@ impl Finisher<'_> {
         if !draft.listen_tls.is_empty() && !given.contains_key("bind") {
             given.insert("bind".to_owned(), Vec::<String>::new().into());
         }
-        match assemble::machine(&given, &draft.listen_tls, self.sources.folder(0), warnings) {
+        match assemble::machine(
+            &given,
+            &draft.listen_tls,
+            &self.sources.file(0).folder,
+            warnings,
+        ) {
             Ok(settings) => Some(settings),
             Err(complaints) => {
                 for (setting, complaint) in complaints {
@@ -166,10 +173,7 @@ impl Finisher<'_> {
 
     /// An app is named, or gunicorn's config may name it.
     fn app(&mut self, draft: &DraftProject, source: &Path) {
-        let named = ["wsgi_app", "config"]
-            .iter()
-            .any(|name| draft.web_places.contains_key(name));
-        if !named && !source.join(CONFIG_FILE).is_file() {
+        if !draft.app_named && !source.join(CONFIG_FILE).is_file() {
             let what = format!("project `{}` names no app", draft.name);
             let hint = format!(
                 "add [projects.{}.web] with app = \"module:callable\"",
@@ -181,34 +185,19 @@ impl Finisher<'_> {
 
     /// The files and folders that `web` names.
     fn paths(&mut self, draft: &DraftProject, source: &Path) {
-        let folder = (Path::is_dir as fn(&Path) -> bool, "directory");
-        let file = (Path::is_file as fn(&Path) -> bool, "file");
-        let kinds = [
-            ("chdir", folder),
-            ("env_file", file),
-            ("config", file),
-            ("sendfile_root", folder),
-            ("internal_files", folder),
-        ];
-        for (name, (is, what)) in kinds {
-            let (Some(value), Some(at)) = (draft.web.get(name), draft.web_places.get(name)) else {
-                continue;
-            };
-            let texts: Vec<&str> = match value {
-                serde_json::Value::Array(items) => {
-                    items.iter().filter_map(|item| item.as_str()).collect()
+        let chdir = draft.web.get("chdir").and_then(Value::as_str);
+        let chdir = source.join(chdir.unwrap_or(""));
+        for (name, path, at) in &draft.paths {
+            match *name {
+                "chdir" => self.there(name, *at, &source.join(path), Path::is_dir, "directory"),
+                "env_file" | "config" => {
+                    self.there(name, *at, &source.join(path), Path::is_file, "file")
                 }
-                serde_json::Value::Object(pairs) => {
-                    pairs.values().filter_map(|item| item.as_str()).collect()
+                "sendfile_root" | "internal_files" => {
+                    self.there(name, *at, &chdir.join(path), Path::is_dir, "directory");
                 }
-                other => other.as_str().into_iter().collect(),
-            };
-            for text in texts
-                .into_iter()
-                .filter(|text| !text.starts_with("python:"))
-            {
-                let path = source.join(text.strip_prefix("file:").unwrap_or(text));
-                self.there(name, *at, &path, is, what);
+                // Python says by itself which module it does not find.
+                _ => {}
             }
         }
     }

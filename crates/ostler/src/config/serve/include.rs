@@ -65,8 +65,8 @@ impl Loader<'_> {
             checkout: None,
         };
         let file = self.sources.add(source);
-        let text = self.sources.text(file).to_owned();
-        let Some(mut table) = read::read(file, &text, Some(self.variables), self.problems) else {
+        let text = &self.sources.file(file).text;
+        let Some(mut table) = read::read(file, text, Some(self.variables), self.problems) else {
             self.good = false;
             return Table::default();
         };

@@ -15,6 +15,8 @@ use super::written::Layer;
 mod finish;
 mod host;
 mod include;
+#[cfg(any(test, fuzzing))]
+pub mod invariants;
 mod owners;
 mod print;
 mod problem;
@@ -66,7 +68,7 @@ pub struct Project {
     /// Never empty.
     pub routes: Vec<Route>,
     /// Settings of `ostler run` for the app, by name, in checked form: [`Written::toml`](super::Written::toml).
-    /// Relative paths start at `source`.
+    /// Relative paths start at `chdir`, those of `chdir`, `env_file`, `config` and `python` at `source`.
     pub web: Layer,
     pub statics: Vec<StaticFiles>,
 }

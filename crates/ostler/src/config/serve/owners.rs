@@ -21,8 +21,8 @@ pub fn lay(
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Warning>,
 ) {
-    let own = own(tree);
-    let top = sources.folder(0).to_owned();
+    let own = own(tree, problems);
+    let top = sources.file(0).folder.clone();
     let mut taken = false;
     for (name, project) in projects(tree) {
         let node = project.get("source").map(|entry| &entry.node);
@@ -42,7 +42,7 @@ pub fn lay(
             Ok(None) => continue,
             Err(why) => {
                 let hint = format!("correct it in the repository of `{}`", short(name));
-                problems.push(Problem::nowhere(format!("{shown} {why}"), hint));
+                problems.push(Problem::new(at, format!("{shown} {why}"), hint));
                 continue;
             }
         };
@@ -52,7 +52,7 @@ pub fn lay(
             text,
             checkout: Some(checkout),
         });
-        let Some(mut table) = read::read(file, sources.text(file), None, problems) else {
+        let Some(mut table) = read::read(file, &sources.file(file).text, None, problems) else {
             continue;
         };
         if table.0.remove("server").is_some() {
@@ -77,12 +77,20 @@ fn projects(tree: &mut Table) -> impl Iterator<Item = (&String, &mut Table)> {
 }
 
 /// Takes what the operator's file says about the folder it is in.
-fn own(tree: &mut Table) -> Table {
-    let names = ["web", "static"];
-    let entries = names
-        .into_iter()
-        .filter_map(|name| Some((name.to_owned(), tree.0.remove(name)?)));
-    Table(entries.collect())
+fn own(tree: &mut Table, problems: &mut Vec<Problem>) -> Table {
+    let mut own = Table::default();
+    for name in ["web", "static"] {
+        let Some(entry) = tree.0.remove(name) else {
+            continue;
+        };
+        if entry.key.file != 0 {
+            let what = format!("`{name}` at the top of an included file belongs to no project");
+            let hint = format!("write [projects.NAME.{name}]");
+            problems.push(Problem::new(entry.key, what, hint));
+        }
+        own.0.insert(name.to_owned(), entry);
+    }
+    own
 }
 
 /// Makes the project of the folder that the operator's file is in, for every host.

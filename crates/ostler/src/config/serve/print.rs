@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 
+use super::problem::plain;
 use super::read::{Entry, Node, Table, Value};
 use super::schema::{Form, Key, Section};
 use super::shape::absolute;
@@ -82,6 +83,11 @@ impl Printer<'_> {
                 format!("{} = {}", key.name, self.value(section, &key, entry)),
                 self.place(entry),
             ),
+            // Who names an address for HTTPS alone wants no other.
+            None if key.name == "listen" && table.get("listen_tls").is_some() => (
+                "listen = []".to_owned(),
+                "none beside listen_tls".to_owned(),
+            ),
             None => match preset(&key) {
                 Some(text) => (format!("{} = {text}", key.name), "default".to_owned()),
                 None => (format!("# {}", key.name), "not set".to_owned()),
@@ -101,7 +107,7 @@ impl Printer<'_> {
 
     fn place(&self, entry: &Entry) -> String {
         let source = self.sources.of(entry.key);
-        format!("{}:{}", source.name, self.sources.line(entry.key))
+        format!("{}:{}", plain(&source.name), self.sources.line(entry.key))
     }
 
     fn value(&self, section: Section, key: &Key, entry: &Entry) -> String {

@@ -1,6 +1,6 @@
 //! What is wrong with `ostler.toml`, and how a person is told: what, where, and what to do. Finds nothing itself.
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::source::{At, Sources};
 use crate::config::error::Complaint;
@@ -8,6 +8,12 @@ use crate::config::written;
 
 /// Most problems that are told: who has more has one cause for many of them.
 const MOST_TOLD: usize = 50;
+
+/// Most bytes of a file that one problem shows: a screen. A line of a hostile file may be all of it.
+const LONGEST_SNIPPET: usize = 4096;
+
+/// A place of a problem and its number there: 0 is the one at fault.
+type Place<'a> = (usize, &'a (At, String));
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,39 +94,53 @@ impl Problems {
 
     fn rendered(&self, problem: &Problem, renderer: &Renderer) -> String {
         let mut group = Group::with_title(Level::ERROR.primary_title(plain(&problem.what)));
-        let mut left: Vec<(usize, &(At, String))> = problem.places.iter().enumerate().collect();
-        // One snippet for each file.
-        while let Some((_, (first, _))) = left.first() {
-            let file = first.file;
-            let (here, others) = left.into_iter().partition(|(_, (at, _))| at.file == file);
-            group = group.element(self.snippet(here));
+        let mut left: Vec<Place<'_>> = problem.places.iter().enumerate().collect();
+        // One snippet for all that lies near each other.
+        while let Some((_, (first, _))) = left.first().copied() {
+            let (here, others) = left.into_iter().partition(|(_, (at, _))| {
+                let far = at.from.abs_diff(first.from).max(at.to.abs_diff(first.to));
+                at.file == first.file && far < LONGEST_SNIPPET
+            });
+            group = self.with_snippet(group, here);
             left = others;
+        }
+        if problem.places.is_empty() {
+            return format!(
+                "{}\n  = hint: {}",
+                renderer.render(&[group]),
+                plain(&problem.hint)
+            );
         }
         let hint = Level::HELP.with_name("hint").message(plain(&problem.hint));
         renderer.render(&[group.element(hint)])
     }
 
-    /// The lines of one file that have these places.
-    fn snippet(
-        &self,
-        places: Vec<(usize, &(At, String))>,
-    ) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
-        let whole = places
-            .iter()
-            .map(|(_, (at, _))| *at)
-            .reduce(|one, other| At {
-                from: one.from.min(other.from),
-                to: one.to.max(other.to),
-                ..one
-            });
-        let whole = whole.expect("a snippet has a place");
+    /// Adds the lines that have these places, all of one file; only the file's name and the line where they are long.
+    fn with_snippet<'a>(&'a self, group: Group<'a>, places: Vec<Place<'a>>) -> Group<'a> {
+        let all = places.iter().map(|(_, (at, _))| *at);
+        let whole = all.reduce(|one, other| At {
+            from: one.from.min(other.from),
+            to: one.to.max(other.to),
+            ..one
+        });
+        let Some(whole) = whole else {
+            return group;
+        };
         let source = self.sources.of(whole);
         let text = source.text.as_str();
-        let start = text[..boundary(text, whole.from)]
-            .rfind('\n')
-            .map_or(0, |at| at + 1);
-        let last = boundary(text, whole.to.max(start));
+        let first = boundary(text, whole.from);
+        let start = text[..first].rfind('\n').map_or(0, |at| at + 1);
+        let last = boundary(text, whole.to.max(first));
         let end = text[last..].find('\n').map_or(text.len(), |at| last + at);
+        let line = self.sources.line(At {
+            from: start,
+            ..whole
+        });
+        if end - start > LONGEST_SNIPPET {
+            let column = 1 + text[start..first].chars().count();
+            let origin = Origin::path(plain(&source.name)).line(line);
+            return group.element(origin.char_column(column));
+        }
         let annotations = places.into_iter().map(|(number, (at, words))| {
             let kind = match number {
                 0 => AnnotationKind::Primary,
@@ -131,13 +151,13 @@ impl Problems {
             let label = (!words.is_empty()).then(|| plain(words));
             kind.span(from - start..to - start).label(label)
         });
-        Snippet::source(&text[start..end])
-            .path(plain(&source.name))
-            .line_start(self.sources.line(At {
-                from: start,
-                ..whole
-            }))
-            .annotations(annotations)
+        let snippet = Snippet::source(&text[start..end]);
+        group.element(
+            snippet
+                .path(plain(&source.name))
+                .line_start(line)
+                .annotations(annotations),
+        )
     }
 }
 
@@ -150,11 +170,14 @@ fn boundary(text: &str, at: usize) -> usize {
         .unwrap_or(0)
 }
 
-/// Text of a file in a message: a repository's file must not write on the operator's terminal.
-fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{FFFD}' } else { c })
-        .collect()
+/// Text of a file in a message: a repository's file must not write on the operator's terminal, nor turn its lines round.
+pub fn plain(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let plain = |c: char| match c.is_control() || turns(c) {
+        true => '\u{FFFD}',
+        false => c,
+    };
+    text.chars().map(plain).collect()
 }
 
 /// A name from a file, short enough for a sentence.

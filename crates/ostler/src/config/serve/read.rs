@@ -67,7 +67,10 @@ pub fn read(
             from: span.start,
             to: span.end,
         };
-        Problem::new(at, format!("this is no TOML: {}", error.message()), HINT)
+        match error.message() {
+            "duplicate key" => Problem::new(at, "this key is set twice", "keep one of the two"),
+            message => Problem::new(at, format!("this is no TOML: {message}"), HINT),
+        }
     }));
     // What broken TOML says is guesswork.
     good.then(|| {

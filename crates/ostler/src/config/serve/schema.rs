@@ -67,7 +67,7 @@ impl Section {
     /// As it stands in the file.
     pub fn heading(self) -> &'static str {
         match self {
-            Section::Top => "the top of the file",
+            Section::Top => "at the top of the file",
             Section::Server => "[server]",
             Section::Project => "[projects.NAME]",
             Section::Route => "[[projects.NAME.routes]]",

@@ -9,7 +9,7 @@ pub const LARGEST: u64 = 1 << 20;
 
 /// Every file that was read, by number.
 #[derive(Debug, Default)]
-pub struct Sources(Vec<Source>);
+pub struct Sources(Vec<(Source, Vec<usize>)>);
 
 /// One file.
 #[derive(Debug)]
@@ -34,13 +34,14 @@ pub struct At {
 impl Sources {
     /// Keeps a file; gives its number.
     pub fn add(&mut self, source: Source) -> usize {
-        self.0.push(source);
+        let ends = memchr::memchr_iter(b'\n', source.text.as_bytes()).collect();
+        self.0.push((source, ends));
         self.0.len() - 1
     }
 
     /// The file that a place is in.
     pub fn of(&self, at: At) -> &Source {
-        &self.0[at.file]
+        &self.0[at.file].0
     }
 
     /// A path as it is written at a place: as messages name it, and absolute.
@@ -51,19 +52,14 @@ impl Sources {
         (name, clean(&source.folder.join(written)))
     }
 
-    /// The folder of a file, by its number.
-    pub fn folder(&self, file: usize) -> &Path {
-        &self.0[file].folder
-    }
-
-    pub fn text(&self, file: usize) -> &str {
-        &self.0[file].text
+    /// The file of this number.
+    pub fn file(&self, number: usize) -> &Source {
+        &self.0[number].0
     }
 
     /// The line of a place, from 1.
     pub fn line(&self, at: At) -> usize {
-        let before = self.of(at).text.as_bytes().get(..at.from);
-        1 + before.map_or(0, |before| memchr::memchr_iter(b'\n', before).count())
+        1 + self.0[at.file].1.partition_point(|end| *end < at.from)
     }
 }
 

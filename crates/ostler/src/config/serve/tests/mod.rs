@@ -5,8 +5,10 @@ mod problems;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use proptest::prelude::*;
 use serde_json::json;
 
+use super::schema::Section;
 use super::*;
 
 /// A folder with files in it, removed at the end.
@@ -295,4 +297,194 @@ fn a_number_of_proxies() {
         serve.machine.listening.forwarded_allow_ips,
         crate::config::Trust::Everyone
     );
+}
+
+#[test]
+fn the_machine_wins_key_by_key() {
+    let text =
+        format!("{SMALL}web.workers = 2\nweb.env = {{ A = \"machine\" }}\nstatic.\"/a\" = \"a\"\n");
+    let repository = "[web]\nworkers = 3\nthreads = 4\nenv = { A = \"repository\", B = \"$$\" }\n[static]\n\"/a\" = \"b\"\n\"/b\" = \"b\"\n[server]\nlog_level = 3\n";
+    let folder = Folder::with(&[
+        ("ostler.toml", &text),
+        ("shop/ostler.toml", repository),
+        ("shop/a/", ""),
+        ("shop/b/", ""),
+    ]);
+    let checked = folder.good(&[]);
+    let warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "[server] in shop/ostler.toml is not read: it counts only for `ostler serve` in that folder"
+        ]
+    );
+    let project = &checked.serve.projects[0];
+    let web =
+        json!({"wsgi_app": "app:app", "workers": 2, "threads": 4, "raw_env": ["A=machine", "B=$"]});
+    assert_eq!(serde_json::Value::Object(project.web.clone()), web);
+    let statics: Vec<_> = project
+        .statics
+        .iter()
+        .map(|files| (files.prefix.as_str(), files.directory.clone()))
+        .collect();
+    assert_eq!(
+        statics,
+        [
+            ("/a", folder.0.join("shop/a")),
+            ("/b", folder.0.join("shop/b"))
+        ]
+    );
+}
+
+/// A checkout in which ostler is started needs no `projects`.
+#[test]
+fn a_folder_serves_itself() {
+    let text = "[server]\nlisten = [\"127.0.0.1:0\"]\n[web]\napp = \"app\"\nenv.A = \"${SET}\"\n";
+    let folder = Folder::with(&[("My_App/ostler.toml", text), ("My_App/static/", "")]);
+    let variable = |_: &str| Some("set".to_owned());
+    let checked = load(Path::new(FILE), &folder.0.join("My_App"), &variable);
+    let serve = checked
+        .unwrap_or_else(|problems| panic!("{}", problems.render(false)))
+        .serve;
+    let project = &serve.projects[0];
+    assert_eq!(
+        (project.name.as_str(), &project.source, &project.hosts[..]),
+        ("my-app", &folder.0.join("My_App"), &[Host::Any][..])
+    );
+    assert_eq!(project.web["raw_env"], json!(["A=set"]));
+}
+
+#[test]
+fn the_print_names_the_source_of_each_value() {
+    let text = format!(
+        "include = [\"conf.d/*.toml\"]\n{SMALL}web.env = {{ A = \"secret\", B = \"${{SET}}\" }}\n[[projects.shop.routes]]\nprefix = \"/a\"\n[server]\nkeep_alive = \"30s\"\nlisten_tls = \":443\"\ncertfile = \"c.pem\"\n"
+    );
+    let files = [
+        ("ostler.toml", text.as_str()),
+        (
+            "conf.d/one.toml",
+            "[server]\nuser = \"${SET}\"\ntmp_upload_dir = \"../shop\"\n",
+        ),
+        (
+            "shop/ostler.toml",
+            "web.workers = 3\nstatic.\"/ä\" = \"s\"\n",
+        ),
+        ("c.pem", ""),
+        ("shop/s/", ""),
+    ];
+    let folder = Folder::with(&files);
+    let checked = folder.good(&[("SET", "set")]);
+    let printed = checked.print();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown: Vec<String> = folder.without_names(&printed).lines().map(words).collect();
+    for line in [
+        "listen = [] # none beside listen_tls",
+        "listen_tls = [\":443\"] # ostler.toml:11",
+        "keep_alive = \"30s\" # ostler.toml:10",
+        "header_timeout = \"10s\" # default",
+        "user = \"set\" # conf.d/one.toml:2",
+        "# group # not set",
+        "tmp_upload_dir = \"DIR/conf.d/../shop\" # conf.d/one.toml:3",
+        "source = \"DIR/shop\" # ostler.toml:3",
+        "[[projects.shop.routes]]",
+        "prefix = \"/a\" # ostler.toml:8",
+        "strip = true # default",
+        "[projects.shop.web]",
+        "workers = 3 # shop/ostler.toml:1",
+        "limit_request_body = \"100MiB\" # default",
+        "env = { A = \"…\", B = \"${SET}\" } # ostler.toml:6",
+        "\"/ä\" = \"s\" # shop/ostler.toml:2",
+    ] {
+        assert!(shown.iter().any(|shown| shown == line), "{line}\n{printed}");
+    }
+    // It is a file that says the same, but for the secret.
+    std::fs::write(folder.0.join("ostler.toml"), printed.replace('…', "secret")).expect("write");
+    std::fs::remove_file(folder.0.join("shop/ostler.toml")).expect("remove");
+    let mut again = folder.good(&[("SET", "set")]).serve;
+    let written = |name: &str| checked.serve.projects[0].web.contains_key(name);
+    again.projects[0].web.retain(|name, _| written(name));
+    assert_eq!(again, checked.serve);
+}
+
+#[test]
+fn kept_inputs_keep_the_invariants() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/config");
+    let inputs = std::fs::read_dir(folder)
+        .expect("a corpus")
+        .map(|entry| std::fs::read(entry.expect("an entry").path()).expect("an input"));
+    let (mut all, mut accepted) = (0, 0);
+    for input in inputs {
+        all += 1;
+        accepted += usize::from(invariants::check_config(&input));
+    }
+    assert!(
+        accepted > 0 && accepted < all,
+        "{accepted} of {all} accepted"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(input in proptest::collection::vec(any::<u8>(), 0..300)) {
+        invariants::check_config(&input);
+    }
+
+    /// Lines that people could write, in any order.
+    #[test]
+    fn no_lines_make_it_panic(lines in proptest::collection::vec(line(), 0..12)) {
+        invariants::check_config(lines.join("\n").as_bytes());
+    }
+}
+
+fn line() -> impl Strategy<Value = String> {
+    let keys: Vec<String> = [
+        Section::Top,
+        Section::Server,
+        Section::Project,
+        Section::Route,
+        Section::Web,
+    ]
+    .into_iter()
+    .flat_map(|section| {
+        section
+            .keys()
+            .map(|key| key.name.to_owned())
+            .collect::<Vec<_>>()
+    })
+    .collect();
+    const VALUES: &[&str] = &[
+        "1",
+        "true",
+        "\"30s\"",
+        "\"a\"",
+        "[\"a\", \"*\"]",
+        "{}",
+        "\"${A}\"",
+        "\"ä${UNSET}\"",
+        "[]",
+        "\"/a\"",
+        "{ \"/a\" = \"b\" }",
+        "0.5",
+        "[[1]]",
+        "'\u{202e}'",
+    ];
+    const HEADINGS: &[&str] = &[
+        "[server]",
+        "[projects.a]",
+        "[projects.a.web]",
+        "[[projects.a.routes]]",
+        "[projects.a.static]",
+        "[projects.b]",
+        "[web]",
+        "[x",
+    ];
+    let pair = (
+        proptest::sample::select(keys),
+        proptest::sample::select(VALUES),
+    );
+    prop_oneof![
+        pair.prop_map(|(key, value)| format!("{key} = {value}")),
+        proptest::sample::select(HEADINGS).prop_map(str::to_owned),
+        any::<String>(),
+    ]
 }
