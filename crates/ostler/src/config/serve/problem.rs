@@ -7,7 +7,7 @@ use crate::config::error::Complaint;
 use crate::config::written;
 
 /// Most problems that are told: who has more has one cause for many of them.
-const MOST_TOLD: usize = 50;
+pub const MOST_TOLD: usize = 50;
 
 /// Most bytes of a file that one problem shows: a screen. A line of a hostile file may be all of it.
 const LONGEST_SNIPPET: usize = 4096;

@@ -180,8 +180,14 @@ const ROUTE: &[Key] = &[
 /// Settings whose values are paths, beside those of the kind [`Kind::Path`].
 pub const PATHS: [&str; 4] = ["config", "pythonpath", "sendfile_root", "internal_files"];
 
+/// Longest name that is compared with the keys, in bytes: twice the longest key. Comparing takes its length times theirs.
+const LONGEST_MEANT: usize = 64;
+
 /// The key that a name was probably meant to be: of this section, or of another one.
 pub fn meant(section: Section, name: &str) -> Option<(Section, Key)> {
+    if name.len() > LONGEST_MEANT {
+        return None;
+    }
     let lower = name.to_ascii_lowercase().replace('-', "_");
     let others = [
         Section::Server,

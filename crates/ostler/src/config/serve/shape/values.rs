@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::Shaper;
 use crate::config::error::Complaint;
 use crate::config::serve::host::{self, Host};
-use crate::config::serve::problem::{Problem, short};
+use crate::config::serve::problem::{MOST_TOLD, Problem, short};
 use crate::config::serve::read::{Entry, Node, Table, Value};
 use crate::config::serve::schema::{self, Form, Key, Section};
 use crate::config::serve::source::{At, Source};
@@ -31,7 +31,12 @@ impl Shaper<'_> {
     }
 
     fn unknown(&mut self, section: Section, name: &str, entry: &Entry) {
-        let hint = match schema::meant(section, name) {
+        // Who has more problems than are told may have very many.
+        let meant = match self.problems.len() < MOST_TOLD {
+            true => schema::meant(section, name),
+            false => None,
+        };
+        let hint = match meant {
             Some((other, key)) if other == section => {
                 format!("did you mean `{}`? ({})", key.name, key.help)
             }

@@ -737,3 +737,21 @@ fn long_lines_and_many_problems_are_cut() {
     );
     assert!(told.len() < 20_000, "{told}");
 }
+
+/// A mebibyte of slips in a repository's file costs no more than reading it: none of it is compared with every key.
+#[test]
+fn a_hostile_file_is_read_in_no_time() {
+    let one = format!("[web]\n{} = 1\n", "workerz".repeat(100_000));
+    let many: String = (0..60_000).map(|n| format!("workerz{n} = 1\n")).collect();
+    for text in [
+        one,
+        format!("[web]\n{many}"),
+        "[web]\nx = ".to_owned() + &"[".repeat(1_000_000),
+    ] {
+        let folder = Folder::with(&[("ostler.toml", SMALL), ("shop/ostler.toml", &text)]);
+        let before = std::time::Instant::now();
+        let told = folder.problems(&[]);
+        assert!(before.elapsed().as_secs() < 10, "{:?}", before.elapsed());
+        assert!(told.len() < 30_000, "{told}");
+    }
+}
