@@ -103,18 +103,14 @@ fn routes(
     projects: &[Project],
     threads: usize,
 ) -> anyhow::Result<Table<Arc<Site>>> {
-    // `ostler run` serves everything there is, and also what has no path (`OPTIONS *`).
-    let mut table = match projects {
-        [
-            Project {
-                id: ProjectId::RUN, ..
-            },
-        ] => match projects[0].places().next() {
-            Some((_, site)) => return Ok(Table::new(Arc::clone(site))),
-            None => Table::new(Arc::new(parts::nowhere(threads)?)),
-        },
-        _ => Table::new(Arc::new(parts::nowhere(threads)?)),
-    };
+    let mut all = projects
+        .iter()
+        .filter(|project| project.id == ProjectId::RUN);
+    if let Some((_, site)) = all.next().and_then(|run| run.places().next()) {
+        // `ostler run` serves everything there is, and also what has no path (`OPTIONS *`).
+        return Ok(Table::new(Arc::clone(site)));
+    }
+    let mut table = Table::new(Arc::new(parts::nowhere(threads)?));
     for (route, site) in projects.iter().flat_map(Project::places) {
         let added = table.add(route.host.clone(), &route.prefix, Arc::clone(site));
         added.map_err(|taken| anyhow::anyhow!("{taken:?} goes to two projects"))?;
