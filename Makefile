@@ -10,7 +10,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIND ?= 127.0.0.1:8000
 JOBS ?= 2
-# Of each of the three targets, in `make soak`.
+# Of each target, in `make soak`.
 FUZZ_SECONDS ?= 3600
 PYTEST = $(E2E)/bin/python -m pytest -q
 E2E := e2e/.venv

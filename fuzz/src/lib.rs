@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[path = "../../crates/ostler/src/config/mod.rs"]
+pub mod config;
 pub mod edge;
 #[path = "../../crates/ostler/src/edge/h1/invariants.rs"]
 pub mod invariants;

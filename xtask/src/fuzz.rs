@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-const TARGETS: [&str; 3] = ["head", "chunked", "frame"];
+const TARGETS: [&str; 4] = ["head", "chunked", "frame", "config"];
 
 /// How long each target runs when nothing is said, in seconds.
 const SECONDS: u64 = 60;
@@ -31,7 +31,7 @@ struct Plant {
     bad: &'static str,
 }
 
-const PLANTS: [Plant; 3] = [
+const PLANTS: [Plant; 4] = [
     Plant {
         target: "head",
         file: "crates/ostler/src/edge/h1/head.rs",
@@ -49,6 +49,12 @@ const PLANTS: [Plant; 3] = [
         file: "crates/ostler-wire/src/cursor.rs",
         good: "self.0 = rest;\n        Ok(taken)\n    }\n\n    fn array",
         bad: "self.0 = &rest[usize::from(len == 5 && !rest.is_empty())..];\n        Ok(taken)\n    }\n\n    fn array",
+    },
+    Plant {
+        target: "config",
+        file: "crates/ostler/src/config/serve/read.rs",
+        good: "rest = behind.get(name.len() + 1..).unwrap_or(\"\");",
+        bad: "rest = &behind[name.len() + 1..];",
     },
 ];
 
@@ -144,6 +150,7 @@ fn prove(root: &Path, plant: &Plant) -> Result<()> {
     for part in [
         "Cargo.toml",
         "fuzz",
+        "crates/ostler/src/config",
         "crates/ostler/src/edge",
         "crates/ostler-wire",
     ] {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask tidy            the rules of the house that a compiler does not know
-cargo xtask fuzz [ARGS]     libFuzzer on stable: [--seconds N] [head|chunked|frame…], or --planted
+cargo xtask fuzz [ARGS]     libFuzzer on stable: [--seconds N] [head|chunked|frame|config…], or --planted
 cargo xtask bench [ARGS]    measure ostler beside its peers (bench/run.py --help)";
 
 fn main() -> ExitCode {

@@ -7,6 +7,9 @@ use super::shape::{Draft, shape};
 use super::source::{Source, Sources};
 use super::{print, read};
 
+/// Problems of a text that are rendered, which takes longer than all the rest.
+const FEW: usize = 2;
+
 /// What one text says.
 struct Said {
     tree: Table,
@@ -58,13 +61,14 @@ fn said(text: &str) -> Option<Said> {
     let tree = read::read(file, text, Some(&variable), &mut list);
     let draft = tree.as_ref().map(|tree| shape(tree, &sources, &mut list));
     list.iter().for_each(|problem| has_place(problem, text));
+    // Each is rendered by itself: the first few show as much as all of them.
+    list.truncate(FEW);
     let problems = Problems { sources, list };
     let told = problems.render(false);
     assert!(
         !told.contains(|c: char| c.is_control() && c != '\n'),
         "{told:?}"
     );
-    drop(problems.render(true));
     Some(Said {
         tree: tree?,
         draft: draft?,

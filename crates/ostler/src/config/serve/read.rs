@@ -9,6 +9,9 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Problem, short};
 use super::source::At;
 
+/// Most places of one file that are no TOML and are told: behind a few, the others only follow from them.
+const MOST_BROKEN: usize = 10;
+
 /// Keys and values.
 #[derive(Clone, Debug, Default)]
 pub struct Table(pub BTreeMap<String, Entry>);
@@ -60,7 +63,7 @@ pub fn read(
 ) -> Option<Table> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let good = errors.is_empty();
-    problems.extend(errors.into_iter().map(|error| {
+    problems.extend(errors.into_iter().take(MOST_BROKEN).map(|error| {
         let span = error.span().unwrap_or(0..0);
         let at = At {
             file,

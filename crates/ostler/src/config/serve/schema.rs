@@ -209,15 +209,24 @@ pub fn meant(section: Section, name: &str) -> Option<(Section, Key)> {
 }
 
 fn is_called(key: &Key, name: &str) -> bool {
-    key.setting.is_some_and(|row| {
-        let mut longs = flags::of(row).longs.into_iter();
-        row.name == name || longs.any(|long| long.trim_start_matches('-').replace('-', "_") == name)
-    })
+    let said = |flag: &str| {
+        let flag = flag.trim_start_matches('-').bytes();
+        flag.map(|byte| if byte == b'-' { b'_' } else { byte })
+            .eq(name.bytes())
+    };
+    key.setting
+        .is_some_and(|row| row.name == name || flags::of(row).longs.into_iter().any(said))
 }
 
 /// The key of a section within few letters of `name`.
 fn alike(section: Section, name: &str) -> Option<Key> {
-    let far = |key: &Key| strsim::damerau_levenshtein(name, key.name);
-    let best = section.keys().min_by_key(far)?;
-    (far(&best) <= 1 + best.name.len() / 5).then_some(best)
+    let few = |key: &Key| 1 + key.name.len() / 5;
+    let near = section.keys().filter_map(|key| {
+        if key.name.len().abs_diff(name.len()) > few(&key) {
+            return None;
+        }
+        let far = strsim::damerau_levenshtein(name, key.name);
+        (far <= few(&key)).then_some((far, key))
+    });
+    near.min_by_key(|(far, _)| *far).map(|(_, key)| key)
 }
