@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::problem::plain;
+use super::problem::{is_unseen, plain};
 use super::read::{Entry, Node, Table, Value};
 use super::schema::{Form, Key, Section};
 use super::shape::absolute;
@@ -174,9 +174,16 @@ fn inline(pairs: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// A TOML string. JSON escapes as TOML does, but for one character.
+/// A TOML string. JSON escapes as TOML does, but fewer characters.
 fn quoted(text: &str) -> String {
-    Json::from(text).to_string().replace('\u{7f}', "\\u007F")
+    let mut out = String::new();
+    for c in Json::from(text).to_string().chars() {
+        match is_unseen(c) {
+            true => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 fn quoted_key(name: &str) -> String {

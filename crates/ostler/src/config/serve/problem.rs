@@ -151,7 +151,7 @@ impl Problems {
             let label = (!words.is_empty()).then(|| plain(words));
             kind.span(from - start..to - start).label(label)
         });
-        let snippet = Snippet::source(&text[start..end]);
+        let snippet = Snippet::source(lines(&text[start..end]));
         group.element(
             snippet
                 .path(plain(&source.name))
@@ -170,14 +170,21 @@ fn boundary(text: &str, at: usize) -> usize {
         .unwrap_or(0)
 }
 
+/// Lines of a file as the renderer takes them. It replaces the control characters of ASCII but not those behind them,
+/// of which U+009B begins a terminal's sequences; what stands in their place takes two bytes too, so all places stay.
+fn lines(text: &str) -> String {
+    let second = |c: char| matches!(c, '\u{80}'..='\u{9F}');
+    text.replace(second, "¿")
+}
+
 /// Text of a file in a message: a repository's file must not write on the operator's terminal, nor turn its lines round.
 pub fn plain(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-    let plain = |c: char| match c.is_control() || turns(c) {
-        true => '\u{FFFD}',
-        false => c,
-    };
-    text.chars().map(plain).collect()
+    text.replace(is_unseen, "\u{FFFD}")
+}
+
+/// A character that moves what stands around it instead of being seen.
+pub fn is_unseen(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A name from a file, short enough for a sentence.

@@ -722,6 +722,26 @@ error: unknown key ` [31m� ` at the top of the file
   = hint: there are include, server, projects, web, static
 "#,
     );
+    check(
+        &[("ostler.toml", "\u{9b}31m\u{1b} = 1\n")],
+        r#"
+error: this is no TOML: invalid unquoted key, expected letters, numbers, `-`, `_`
+ --> ostler.toml:1:1
+  |
+1 | ¿31m␛ = 1
+  | ^
+  |
+  = hint: write key = value, text in quotes, sections as [server]
+
+error: this is no TOML: invalid unquoted key, expected letters, numbers, `-`, `_`
+ --> ostler.toml:1:5
+  |
+1 | ¿31m␛ = 1
+  |     ^
+  |
+  = hint: write key = value, text in quotes, sections as [server]
+"#,
+    );
 }
 
 #[test]
