@@ -269,6 +269,49 @@ def test_killed_server_comes_back_with_all_projects(machine):
     assert seen(running, "news.test", "/blog/x") == ["news.test", "/blog", "/x"], "as the reload left it"
 
 
+def test_server_that_came_back_knows_what_is_unchanged(machine):
+    """An app's own config file says more than ostler.toml, also to the server that is started anew."""
+    running = machine.host
+    (machine.file.parent / "blog" / "gunicorn.conf.py").write_text("timeout = 31\n")
+    for count in (2, 3):
+        running.server().kill()
+        running.log.wait("blog: ready", count=count)
+        running.log.wait("shop: ready", count=count)
+    before = machine.workers("blog")
+    machine.reload(TWO.replace("workers = 2", "workers = 1"))
+    running.log.wait("shop: reload complete: generation 2 serves")
+    assert machine.workers("blog") == before
+    assert not running.log.matches("blog: changed")
+
+
+def test_another_host_leaves_what_the_config_file_of_the_app_says(machine):
+    running = machine.host
+    (machine.file.parent / "shop" / "static" / "b.txt").write_text("of shop")
+    conf = machine.file.parent / "shop" / "gunicorn.conf.py"
+    conf.write_text("static_files = {'/own': 'static'}\n")
+    machine.reload(TWO.replace("workers = 2", "workers = 1"))
+    running.log.wait("shop: reload complete: generation 2 serves")
+    assert running.get("/own/b.txt", {"Host": "shop.test"}).body == b"of shop"
+    machine.reload(TWO.replace("workers = 2", "workers = 1").replace('"*.shop.test"', '"other.test"'))
+    assert running.get("/own/b.txt", {"Host": "other.test"}).body == b"of shop"
+
+
+def test_app_that_was_named_wrongly_is_served_once_it_is_named_rightly(host, tmp_path):
+    for name in ("shop", "blog"):
+        (tmp_path / name / "static").mkdir(parents=True)
+        (tmp_path / name / "app.py").write_text(APP)
+    port = harness.free_port()
+    good = TWO.replace("{port}", str(port)).replace("{python}", sys.executable)
+    at = good.index("[projects.blog.web]")
+    (tmp_path / "ostler.toml").write_text(good[:at] + good[at:].replace("app:app", "app:ap"))
+    running = host.serve(port=port, ready="shop: ready")
+    running.log.wait("did you mean")
+    (tmp_path / "ostler.toml").write_text(good)
+    running.kill(signal.SIGHUP)
+    running.log.wait("blog: ready")
+    assert seen(running, "blog.test", "/blog/x") == ["blog.test", "/blog", "/x"]
+
+
 def test_killed_keeper_takes_all_projects_along(machine):
     machine.host.process.kill()
     harness.eventually(lambda: not machine.host.processes(), 10, "every process has ended")

@@ -182,7 +182,7 @@ impl Server {
                     control: first.control,
                     pidfd: first.pidfd,
                 };
-                let plan = parts::plan(&project.settings, threads);
+                let plan = parts::plan(project.settings(), threads);
                 project.handle.zygote_started(zygote, plan);
             }
             _ => {
@@ -290,7 +290,7 @@ impl Server {
         let Some(project) = self.project(id) else {
             return;
         };
-        let (settings, python) = (&project.settings, &project.python);
+        let (settings, python) = (project.settings(), &project.python);
         let (kind, threads) = match interface {
             Interface::Wsgi => ("WSGI", settings.workers.threads),
             Interface::Asgi => ("ASGI", 1),
@@ -433,7 +433,7 @@ impl Server {
         let graceful_timeouts = self
             .projects
             .iter()
-            .map(|project| project.settings.workers.graceful_timeout);
+            .map(|project| project.settings().workers.graceful_timeout);
         let patience = graceful_timeouts.max().filter(|_| graceful);
         let apps: Vec<_> = self
             .projects

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value};
@@ -50,6 +51,8 @@ pub struct ProjectPlan {
     pub run: Arc<RunPlan>,
     /// What is known of its settings before its config file is evaluated.
     pub settings: Settings,
+    /// How long its requests may take to end, as its config file has it once that was evaluated.
+    pub graceful: Duration,
 }
 
 /// Why there is no plan.
@@ -270,6 +273,7 @@ impl ProjectPlan {
             name: project.name.clone(),
             routes: routes(project),
             entrance: entrance(project, machine),
+            graceful: settings.workers.graceful_timeout,
             settings,
             run: Arc::new(run),
         })

@@ -61,7 +61,7 @@ impl Keeper {
             Plan::Run(_) => own,
             Plan::Serve(plan) => {
                 let projects = plan.projects.iter();
-                let graceful = projects.map(|project| project.settings.workers.graceful_timeout);
+                let graceful = projects.map(|project| project.graceful);
                 graceful.max().unwrap_or(own)
             }
         }
@@ -111,6 +111,9 @@ impl Keeper {
             let mut known = before.iter().flat_map(|before| &before.projects);
             if let Some(same) = known.find(|known| known.name == project.name) {
                 project.id = same.id;
+                if project.settings == same.settings {
+                    project.graceful = same.graceful;
+                }
             }
         }
         number(&mut self.last_project, &mut next);

@@ -242,7 +242,7 @@ impl Keeper {
                 }
                 let mut projects = plan.projects.iter_mut();
                 if let Some(project) = projects.find(|known| known.id == id.project) {
-                    project.settings = zygote.settings.clone();
+                    project.graceful = zygote.settings.workers.graceful_timeout;
                 }
             }
         }

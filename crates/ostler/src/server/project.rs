@@ -21,19 +21,24 @@ pub(super) struct Project {
     pub(super) name: String,
     /// As the configuration has them.
     said: Settings,
-    /// As they are once its config file was evaluated.
-    pub(super) settings: Settings,
     found: Found,
     pub(super) pool: Arc<Pool>,
     pub(super) handle: SupervisorHandle,
-    sites: Vec<(Route, Arc<Site>)>,
-    pub(super) next: Option<Next>,
+    served: Served,
+    next: Option<Next>,
     /// The version of Python.
     pub(super) python: String,
     /// Everything of it has ended, with this exit code.
     pub(super) ended: Option<u8>,
     /// It is no longer in the configuration: its last requests are ending.
     pub(super) retired: bool,
+}
+
+/// The settings in force, as they are once the app's config file was evaluated, and what requests are served
+/// by.
+struct Served {
+    settings: Settings,
+    sites: Vec<(Route, Arc<Site>)>,
 }
 
 /// How requests for it are found, and where they should come to.
@@ -47,20 +52,20 @@ struct Found {
 pub(super) struct Change {
     said: Settings,
     found: Found,
-    settings: Settings,
-    sites: Vec<(Route, Arc<Site>)>,
+    served: Served,
+    /// The same for the generation that is starting.
+    begun: Option<Served>,
     /// Its workers are replaced.
     pub(super) restarts: bool,
 }
 
 /// What is to be in force when a generation that is starting begins to serve.
-pub(super) struct Next {
-    pub(super) generation: u64,
-    settings: Settings,
-    sites: Vec<(Route, Arc<Site>)>,
+struct Next {
+    generation: u64,
+    served: Served,
     python: String,
     /// `ostler run`: the one app's settings are the machine's.
-    pub(super) machine: Option<Machine>,
+    machine: Option<Machine>,
 }
 
 impl Project {
@@ -100,11 +105,10 @@ impl Project {
             id,
             name,
             said: settings.clone(),
-            settings,
             found,
             pool,
             handle,
-            sites,
+            served: Served { settings, sites },
             next: None,
             python: String::new(),
             ended: None,
@@ -133,16 +137,29 @@ impl Project {
         if next.settings == self.said && found == self.found {
             return Ok(None);
         }
-        let restarts = needs_restart(&self.said, &next.settings);
-        let mut settings = self.settings.clone();
-        settings.listening.static_files = next.settings.listening.static_files.clone();
-        let sites = sites(&settings, &found, &self.pool, threads)
-            .with_context(|| format!("{}its new settings cannot be served", self.spoken_of()))?;
+        let files = &next.settings.listening.static_files;
+        let other_files = *files != self.said.listening.static_files;
+        // Without files here the app's config file may name some, which a new generation finds out.
+        let restarts = needs_restart(&self.said, &next.settings) || other_files && files.is_empty();
+        let serve = |settings: &Settings| -> anyhow::Result<Served> {
+            let mut settings = settings.clone();
+            if other_files && !restarts {
+                settings.listening.static_files.clone_from(files);
+            }
+            let sites = sites(&settings, &found, &self.pool, threads).with_context(|| {
+                format!("{}its new settings cannot be served", self.spoken_of())
+            })?;
+            Ok(Served { settings, sites })
+        };
+        let begun = self
+            .next
+            .as_ref()
+            .map(|begun| serve(&begun.served.settings));
         Ok(Some(Change {
             said: next.settings.clone(),
+            served: serve(&self.served.settings)?,
+            begun: begun.transpose()?,
             found,
-            settings,
-            sites,
             restarts,
         }))
     }
@@ -151,11 +168,11 @@ impl Project {
     pub(super) fn change(&mut self, change: Change) {
         self.said = change.said;
         self.found = change.found;
-        self.settings = change.settings;
-        self.sites = change.sites;
-        // One on its way was begun with the routes from before.
-        let begun = self.next.take().is_some();
-        if change.restarts || begun {
+        self.served = change.served;
+        if let (Some(next), Some(begun)) = (&mut self.next, change.begun) {
+            next.served = begun;
+        }
+        if change.restarts {
             self.handle.reload();
         }
     }
@@ -163,9 +180,9 @@ impl Project {
     /// Ends it when its last request has been served: it is no longer in the configuration.
     pub(super) fn retire(&mut self, thread: &Handle) {
         self.retired = true;
-        self.sites.clear();
+        self.served.sites.clear();
         let (pool, handle) = (Arc::clone(&self.pool), self.handle.clone());
-        let patience = self.settings.workers.graceful_timeout;
+        let patience = self.served.settings.workers.graceful_timeout;
         thread.spawn(async move {
             // Nobody comes behind this one, and all who wait in line come before it.
             let last = pool.lease(0, Asks::default(), Session::None);
@@ -176,9 +193,14 @@ impl Project {
         });
     }
 
+    /// The settings in force.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.served.settings
+    }
+
     /// Where it is found, and what requests are served by there.
     pub(super) fn places(&self) -> impl Iterator<Item = (&Route, &Arc<Site>)> {
-        self.sites.iter().map(|(route, site)| (route, site))
+        self.served.sites.iter().map(|(route, site)| (route, site))
     }
 
     /// Has the supervisor start a generation, unless its settings cannot be served: then nothing
@@ -199,8 +221,7 @@ impl Project {
         let plan = parts::plan(&settings, threads);
         self.next = Some(Next {
             generation: zygote.generation,
-            settings,
-            sites,
+            served: Served { settings, sites },
             python,
             machine,
         });
@@ -212,9 +233,9 @@ impl Project {
     /// the server. `None` when there is nothing new.
     pub(super) fn apply(&mut self, generation: u64) -> Option<Option<Machine>> {
         let next = self.next.take_if(|next| next.generation == generation)?;
-        self.pool.set_limits(parts::pool_limits(&next.settings));
-        self.settings = next.settings;
-        self.sites = next.sites;
+        self.pool
+            .set_limits(parts::pool_limits(&next.served.settings));
+        self.served = next.served;
         self.python = next.python;
         Some(next.machine)
     }
