@@ -42,6 +42,7 @@ check: needs test-needs ## the inner loop: lint, unit tests and a few end-to-end
 
 soak: needs test-needs release ## the long forms: hours of fuzzing, 100 reloads, 200 kills, 1,000 slow clients
 	OSTLER_BIN=target/release/ostler $(PYTEST) -m soak --timeout 7200 e2e
+	OSTLER_SOAK=1 cargo test --locked --quiet -p ostler certs::
 	cargo xtask fuzz --planted
 	cargo xtask fuzz --seconds $(FUZZ_SECONDS)
 

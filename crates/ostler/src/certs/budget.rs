@@ -159,12 +159,16 @@ impl Budget {
         // There is room again once all but `most - 1` of them are old.
         times.sort_unstable();
         let until = times[times.len() - most] + within.as_secs();
-        let hours = within.as_secs() / 3600;
+        let count = times.len();
+        let within = match within.as_secs() / 3600 {
+            1 => "an hour".to_owned(),
+            hours @ ..24 => format!("{hours} hours"),
+            hours => format!("{} days", hours / 24),
+        };
         Err(Over {
             until: UNIX_EPOCH + Duration::from_secs(until),
             text: format!(
-                "the CA was not asked: {text}: {} in {hours} hours, and its limits allow few more",
-                times.len()
+                "the CA was not asked: {text}: {count} in {within}, and its limits allow few more"
             ),
         })
     }

@@ -123,9 +123,14 @@ impl Session {
         let told = order.refresh().await;
         told.map_err(|error| gone(trouble(error, &http)))?;
         let mut view = view(order);
-        if view.status == Status::Invalid && view.why.is_none() {
-            let why = refusals(order).await;
-            view.why = why.map_err(|error| trouble(error, &http))?;
+        if view.status == Status::Invalid {
+            // The challenges say which name it was; the order may say nothing at all.
+            let found = refusals(order).await;
+            let found = found.map_err(|error| trouble(error, &http))?;
+            let why = found
+                .or(view.why)
+                .map(|why| format!("the CA refuses: {why}"));
+            view.why = why;
         }
         Ok(view)
     }
@@ -374,7 +379,10 @@ fn trouble(error: Error, http: &Http) -> Trouble {
             Error::Unsupported(_) => Whose::Operator,
             _ => Whose::Ca,
         };
-        return Trouble::new(whose, format!("the CA: {}", chain(&error)));
+        return Trouble {
+            not_before: http.retry_after(),
+            ..Trouble::new(whose, format!("the CA: {}", chain(&error)))
+        };
     };
     let kind = problem.r#type.as_deref().unwrap_or_default();
     let kind = kind

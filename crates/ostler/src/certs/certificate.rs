@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::time::ASN1Time;
 
-use super::names;
+use super::names::{self, NameError, Names};
 use super::state::Held;
 
 /// A certificate as far as we look at it.
@@ -50,6 +50,11 @@ impl Certificate {
     /// Whether it is for the host (or wildcard) `name`.
     pub fn covers(&self, name: &str) -> bool {
         self.names.iter().any(|of| names::covers(of, name))
+    }
+
+    /// All host names it is for.
+    pub fn all_names(&self) -> Result<Names, NameError> {
+        Names::new(&self.names)
     }
 
     pub fn held(&self) -> Held {

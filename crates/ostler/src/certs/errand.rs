@@ -9,9 +9,9 @@ use tokio::time::{sleep, timeout};
 
 use super::answers;
 use super::ca::Session;
-use super::certificate::Certificate;
 use super::keys;
 use super::names::Names;
+use super::precheck;
 use super::settings::Challenge;
 use super::shared::{Row, Shared};
 use super::state::{Action, Event, Job, Proof, Say, Trouble, Whose};
@@ -25,6 +25,9 @@ const LONGEST_ACTION: Duration = Duration::from_secs(600);
 /// Nonces may be refused this often in one action before the CA counts as broken. instant-acme asks
 /// three times by itself, and an action may be a request for each of a hundred names.
 const MOST_NONCES: u32 = 200;
+
+/// Before the next try after a refused nonce, for each that was refused in the same action.
+const NONCE_PAUSE: Duration = Duration::from_millis(10);
 
 /// The CA may ask us to look again later than we would, up to this.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
@@ -96,6 +99,10 @@ impl Errand {
                 self.todo.clear();
                 // What its answers were is not known: the next attempt asks anew.
                 self.session = None;
+                if !self.job.busy() {
+                    // The end of an attempt: nothing is left that could fail.
+                    tracing::error!("{}: {trouble}", self.job.names());
+                }
                 self.feed(Event::Failed(trouble));
             }
         }
@@ -110,6 +117,7 @@ impl Errand {
                     Err(trouble) if trouble.nonce && refused < MOST_NONCES => refused += 1,
                     done => return done,
                 }
+                sleep(NONCE_PAUSE * refused).await;
             }
         };
         let late = || Trouble::new(Whose::Ca, "one step took more than ten minutes");
@@ -151,7 +159,10 @@ impl Errand {
                     .await?;
                 None
             }
-            Action::Check => Some(Event::Checked),
+            Action::Check => {
+                precheck::check(&shared, &names, self.challenge).await?;
+                Some(Event::Checked)
+            }
             Action::Reserve { .. } => {
                 let held = self.job.held().copied();
                 let life = held.map(|held| {
@@ -204,16 +215,19 @@ impl Errand {
                 })?;
                 Some(Event::KeyMade { pem })
             }
+            Action::Count => {
+                let renewal = self.job.held().is_some();
+                shared
+                    .spend(move |budget, now| budget.certificate(&names, renewal, now))
+                    .await?;
+                None
+            }
             Action::Finalize { order, key } => {
                 let request = keys::signing_request(&names, &key).map_err(|error| {
                     let text = format!("cannot sign with the private key of the order: {error}");
                     Trouble::new(Whose::Order, text)
                 })?;
-                let renewal = self.job.held().is_some();
                 let session = self.session().await?;
-                shared
-                    .spend(move |budget, now| budget.certificate(&names, renewal, now))
-                    .await?;
                 Some(Event::Seen(session.finalize(&order, &request).await?))
             }
             Action::Fetch { order } => {
@@ -294,6 +308,14 @@ impl Errand {
     }
 }
 
+impl Drop for Errand {
+    fn drop(&mut self) {
+        for proof in self.job.proofs() {
+            answers::forget(&self.shared, self.challenge, proof);
+        }
+    }
+}
+
 fn log(names: &Names, say: &Say) {
     match say {
         Say::Ordering => tracing::info!("{names}: ordering a certificate"),
@@ -320,13 +342,5 @@ fn log(names: &Names, say: &Say) {
                 ),
             }
         }
-    }
-}
-
-/// Whether a certificate may be served for names: read it, and see that it is for all of them.
-pub fn check_names(certificate: &Certificate, names: &Names) -> Result<(), String> {
-    match names.iter().find(|name| !certificate.covers(name)) {
-        None => Ok(()),
-        Some(name) => Err(format!("the certificate is not for {name}")),
     }
 }

@@ -9,29 +9,35 @@ mod budget;
 mod ca;
 mod certificate;
 mod disk;
+mod dns;
 mod errand;
+mod files;
 mod http;
 mod keys;
 mod names;
+mod precheck;
 mod served;
 mod settings;
 mod shared;
 mod state;
 #[cfg(test)]
+mod stub;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use errand::Errand;
+use files::Files;
 use served::Table;
 use shared::Shared;
 use state::Pace;
@@ -47,6 +53,9 @@ pub struct Certs {
     shared: Arc<Shared>,
     wanted: watch::Sender<Vec<Wanted>>,
 }
+
+/// What has panicked once may do so again, and must not do it all the time.
+const PANIC_PAUSE: Duration = Duration::from_secs(600);
 
 /// Why certificates cannot be kept at all. The operator must act.
 #[derive(Debug)]
@@ -100,37 +109,33 @@ impl Certs {
     /// Keeps the certificates until `stop` is true or its sender is gone.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let mut wanted = self.wanted.subscribe();
-        let mut running: HashMap<Names, (Challenge, AbortHandle)> = HashMap::new();
+        let mut running: HashMap<Wanted, AbortHandle> = HashMap::new();
         let mut tasks = JoinSet::new();
+        let mut pause = Duration::ZERO;
         loop {
-            let list = wanted.borrow_and_update().clone();
-            let listed: HashMap<Names, Challenge> = list
-                .into_iter()
-                .filter_map(|wanted| match wanted.source {
-                    Source::Acme(challenge) => Some((wanted.names, challenge)),
-                    Source::Files { .. } => None,
-                })
-                .collect();
-            running.retain(|names, (challenge, task)| {
-                let stays = listed.get(names) == Some(challenge) && !task.is_finished();
+            let listed: HashSet<Wanted> = wanted.borrow_and_update().iter().cloned().collect();
+            running.retain(|wanted, task| {
+                let stays = listed.contains(wanted) && !task.is_finished();
                 if !stays {
                     task.abort();
-                    self.shared.forget(names);
+                    self.shared.forget(&wanted.names);
                 }
                 stays
             });
-            for (names, challenge) in listed {
-                running.entry(names.clone()).or_insert_with(|| {
-                    let errand = Errand::open(Arc::clone(&self.shared), names, challenge);
-                    (challenge, tasks.spawn(errand.run()))
-                });
+            for wanted in listed {
+                let start = |wanted: &Wanted| {
+                    tasks.spawn(keep(Arc::clone(&self.shared), wanted.clone(), pause))
+                };
+                running.entry(wanted).or_insert_with_key(start);
             }
+            pause = Duration::ZERO;
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 _ = wanted.changed() => {}
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
-                        tracing::error!(%error, "a certificate's errand has failed, and begins anew");
+                        tracing::error!(%error, "a certificate is kept no more; begins anew in a while");
+                        pause = PANIC_PAUSE;
                     }
                 }
             }
@@ -140,7 +145,8 @@ impl Certs {
 
     /// These are wanted from now on, and no others. Blocks on the disk.
     pub fn wanted(&self, wanted: Vec<Wanted>) {
-        self.shared.served.replace(self.table(&wanted));
+        self.shared
+            .publish(|served| served.replace(self.table(&wanted)));
         self.wanted.send_replace(wanted);
     }
 
@@ -172,13 +178,51 @@ impl Certs {
     /// it, or one that nobody trusts.
     fn table(&self, wanted: &[Wanted]) -> Table {
         let mut table = Table::default();
-        for Wanted { names, .. } in wanted {
-            let installed = self.shared.installed(names).map(|(key, _)| key);
-            match installed.map_or_else(|| keys::self_signed(names).map(Arc::new), Ok) {
-                Ok(key) => table.insert(names, &key),
+        let mut without = Vec::new();
+        for Wanted { names, source } in wanted {
+            let found = match source {
+                Source::Acme(_) => self.shared.installed(names).map(|(key, _)| key),
+                Source::Files { certificate, key } => {
+                    let mut files = Files::new(names.clone(), certificate.clone(), key.clone());
+                    files.look().and_then(|pair| Some(pair.ok()?.key))
+                }
+            };
+            match found {
+                Some(key) => table.insert(names.iter(), &key),
+                None => without.push(names),
+            }
+        }
+        if without.is_empty() {
+            return table;
+        }
+        let others = self.shared.all_installed();
+        for names in without {
+            match keys::self_signed(names).map(Arc::new) {
+                Ok(key) => table.insert(names.iter(), &key),
                 Err(error) => tracing::error!(%error, "{names}: no certificate can be made"),
+            }
+            for name in names.iter() {
+                let covering = others.iter().filter(|(_, of)| of.covers(name));
+                if let Some((key, _)) = covering.max_by_key(|(_, of)| of.not_after) {
+                    table.insert([name], key);
+                }
             }
         }
         table
+    }
+}
+
+/// Keeps one certificate, for as long as this is polled.
+async fn keep(shared: Arc<Shared>, wanted: Wanted, pause: Duration) {
+    let Wanted { names, source } = wanted;
+    match source {
+        Source::Acme(challenge) => {
+            let errand = Errand::open(shared, names, challenge);
+            tokio::time::sleep(pause).await;
+            errand.run().await;
+        }
+        Source::Files { certificate, key } => {
+            Files::new(names, certificate, key).run(shared).await;
+        }
     }
 }

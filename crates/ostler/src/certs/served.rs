@@ -32,8 +32,12 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn insert(&mut self, names: &Names, key: &Arc<CertifiedKey>) {
-        for name in names.iter() {
+    pub fn insert<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a str>,
+        key: &Arc<CertifiedKey>,
+    ) {
+        for name in names {
             let (map, name) = match name.strip_prefix("*.") {
                 Some(parent) => (&mut self.wild, parent),
                 None => (&mut self.exact, name),
@@ -58,7 +62,7 @@ impl Served {
     pub fn put(&self, names: &Names, key: &Arc<CertifiedKey>) {
         self.table.rcu(|table| {
             let mut table = Table::clone(table);
-            table.insert(names, key);
+            table.insert(names.iter(), key);
             table
         });
     }

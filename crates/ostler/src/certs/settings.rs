@@ -62,7 +62,7 @@ impl fmt::Debug for Eab {
 }
 
 /// How a name is proved to be ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Challenge {
     Http01,
     TlsAlpn01,
@@ -70,14 +70,14 @@ pub enum Challenge {
 }
 
 /// Names that are to be served with one certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Wanted {
     pub names: Names,
     pub source: Source,
 }
 
 /// Where their certificate comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     Acme(Challenge),
     /// PEM files of the operator, read again when they change.

@@ -12,7 +12,6 @@ use tokio::sync::Semaphore;
 use super::budget::Budget;
 use super::certificate::Certificate;
 use super::disk::Disk;
-use super::errand::check_names;
 use super::keys;
 use super::names::Names;
 use super::served::Served;
@@ -35,6 +34,9 @@ pub struct Shared {
     pub account: Semaphore,
     /// What HTTP-01 answers, by token.
     pub tokens: RwLock<HashMap<String, String>>,
+    /// Held while certificates are read or written and then served, so that what is served is never
+    /// older than what is on disk.
+    publishing: Arc<Mutex<()>>,
     /// What was asked of the CA. Held while it is written to disk.
     budget: Arc<Mutex<Budget>>,
     rows: Mutex<BTreeMap<Names, Row>>,
@@ -52,7 +54,11 @@ pub struct Row {
 impl Shared {
     pub fn open(settings: Settings, pace: Pace, tls: Arc<ClientConfig>) -> io::Result<Self> {
         let disk = Disk::open(&settings.state, &settings.directory)?;
-        let budget = Arc::new(Mutex::new(disk.budget()?));
+        let budget = disk.budget().unwrap_or_else(|error| {
+            tracing::error!(%error, "what was asked of the CA is counted anew");
+            Budget::default()
+        });
+        let budget = Arc::new(Mutex::new(budget));
         Ok(Self {
             settings,
             pace,
@@ -62,6 +68,7 @@ impl Shared {
             turns: Semaphore::new(AT_ONCE),
             account: Semaphore::new(1),
             tokens: RwLock::default(),
+            publishing: Arc::default(),
             budget,
             rows: Mutex::default(),
         })
@@ -85,6 +92,19 @@ impl Shared {
         }
     }
 
+    /// Every certificate in our folder that is valid now.
+    pub fn all_installed(&self) -> Vec<(Arc<CertifiedKey>, Certificate)> {
+        let now = SystemTime::now();
+        let all = self.disk.all_certificates().into_iter();
+        all.filter_map(|pem| {
+            let key = keys::from_pem(&pem, &pem).ok()?;
+            let certificate = Certificate::read(&key.cert[0]).ok()?;
+            (certificate.not_before <= now && now < certificate.not_after)
+                .then(|| (Arc::new(key), certificate))
+        })
+        .collect()
+    }
+
     /// Checks a new certificate, writes it and serves it.
     pub async fn install(&self, names: Names, key: &str, chain: &str) -> Result<Held, Trouble> {
         let (certified, held) = usable(key, chain, &names).map_err(|error| {
@@ -92,11 +112,21 @@ impl Shared {
             Trouble::new(Whose::Order, text)
         })?;
         let pem = format!("{}\n{chain}", key.trim_end());
-        let of = names.clone();
-        self.on_disk(move |disk| disk.save_certificate(&of, &pem))
-            .await?;
-        self.served.put(&names, &certified);
+        let (served, publishing) = (Arc::clone(&self.served), Arc::clone(&self.publishing));
+        self.on_disk(move |disk| {
+            let _alone = lock(&publishing);
+            disk.save_certificate(&names, &pem)?;
+            served.put(&names, &certified);
+            Ok(())
+        })
+        .await?;
         Ok(held)
+    }
+
+    /// Reads certificates and serves them, while nobody else does.
+    pub fn publish<T>(&self, read: impl FnOnce(&Served) -> T) -> T {
+        let _alone = lock(&self.publishing);
+        read(&self.served)
     }
 
     /// Counts an order, if the budget has room for it.
@@ -179,4 +209,12 @@ pub fn usable(key: &str, chain: &str, names: &Names) -> Result<(Arc<CertifiedKey
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a certificate is for all of the names.
+pub fn check_names(certificate: &Certificate, names: &Names) -> Result<(), String> {
+    match names.iter().find(|name| !certificate.covers(name)) {
+        None => Ok(()),
+        Some(name) => Err(format!("the certificate is not for {name}")),
+    }
 }

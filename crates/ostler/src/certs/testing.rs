@@ -24,6 +24,11 @@ use super::settings::{KeyKind, Settings, Wanted};
 use super::state::Pace;
 use super::{ACME_TLS, Certs};
 
+/// The long forms of tests: hours are no matter.
+pub fn soak() -> bool {
+    std::env::var_os("OSTLER_SOAK").is_some()
+}
+
 /// Longer than anything takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -33,6 +38,23 @@ const DNS_PORT: u16 = 8053;
 const DNS_ADMIN_PORT: u16 = 8055;
 pub const HTTP_PORT: u16 = 5002;
 pub const TLS_PORT: u16 = 5001;
+
+/// Settings for a CA that nobody asks.
+pub fn settings(folder: &Path) -> Settings {
+    Settings {
+        directory: "https://ca.test/dir".to_owned(),
+        ca_root: None,
+        contact: None,
+        key: KeyKind::P256,
+        resolver: None,
+        http_port: HTTP_PORT,
+        tls_port: TLS_PORT,
+        hook: None,
+        eab: None,
+        profile: None,
+        state: folder.join("state"),
+    }
+}
 
 /// A folder that goes with the test.
 pub struct Folder(PathBuf);
@@ -62,7 +84,7 @@ fn number() -> u16 {
 }
 
 /// An address that no other test has: of this process and a number.
-fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     let pid = std::process::id();
     let low = u8::try_from(number() % 250).unwrap() + 2;
     Ipv4Addr::new(
@@ -186,15 +208,8 @@ impl Pebble {
         Settings {
             directory: format!("https://{}:{ACME_PORT}/dir", self.address),
             ca_root: Some(self.root.clone()),
-            contact: None,
-            key: KeyKind::P256,
             resolver: Some((self.address, DNS_PORT).into()),
-            http_port: HTTP_PORT,
-            tls_port: TLS_PORT,
-            hook: None,
-            eab: None,
-            profile: None,
-            state: self.folder.path().join("state"),
+            ..settings(self.folder.path())
         }
     }
 
@@ -269,6 +284,19 @@ fn wait_for_port(address: Ipv4Addr, port: u16) {
     }
 }
 
+/// Listens, once nobody else does: a process that another test is just starting holds what we have
+/// closed until its `exec`.
+pub async fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
+    let started = std::time::Instant::now();
+    loop {
+        match TcpListener::bind((address, port)).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(started.elapsed() < PATIENCE, "{address}:{port}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A server as the edge will be: tokens on the HTTP port, certificates on the TLS port.
 pub struct Edge {
     tasks: Vec<JoinHandle<()>>,
@@ -276,8 +304,8 @@ pub struct Edge {
 
 impl Edge {
     pub async fn start(address: Ipv4Addr, certs: &Arc<Certs>) -> Self {
-        let http = TcpListener::bind((address, HTTP_PORT)).await.unwrap();
-        let tls = TcpListener::bind((address, TLS_PORT)).await.unwrap();
+        let http = listen(address, HTTP_PORT).await;
+        let tls = listen(address, TLS_PORT).await;
         let (tokens, resolver) = (Arc::clone(certs), certs.resolver());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -360,6 +388,66 @@ impl Running {
         self.stop.send_replace(true);
         self.task.await.unwrap();
     }
+}
+
+/// A way to the CA that can be closed: every connection through it ends, and no new one begins.
+pub struct Gate {
+    open: watch::Sender<bool>,
+    _task: JoinHandle<()>,
+}
+
+impl Gate {
+    /// The settings are led through it.
+    pub async fn start(pebble: &Pebble, settings: &mut Settings) -> Self {
+        const PORT: u16 = 14001;
+        let (address, (open, opened)) = (pebble.address, watch::channel(true));
+        let listener = TcpListener::bind((address, PORT)).await.unwrap();
+        settings.directory = format!("https://{address}:{PORT}/dir");
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut opened = opened.clone();
+                tokio::spawn(async move {
+                    let joined = async {
+                        let mut far = TcpStream::connect((address, ACME_PORT)).await?;
+                        tokio::io::copy_bidirectional(&mut near, &mut far).await
+                    };
+                    tokio::select! {
+                        _ = opened.wait_for(|open| !open) => {}
+                        _ = joined => {}
+                    }
+                });
+            }
+        });
+        Self { open, _task: task }
+    }
+
+    pub fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+}
+
+/// A program for DNS-01 that tells the test's DNS server, and writes down its arguments.
+pub fn dns_hook(pebble: &Pebble) -> PathBuf {
+    let folder = pebble.folder.path().display();
+    let at = SocketAddr::from((pebble.address, DNS_ADMIN_PORT));
+    script(
+        pebble,
+        "hook",
+        &format!(
+            r#"echo "$*" >> {folder}/hook.log
+case $1 in present) path=set-txt;; cleanup) path=clear-txt;; *) exit 9;; esac
+exec curl -sS --fail -d "{{\"host\":\"$2.\",\"value\":\"$3\"}}" http://{at}/$path"#
+        ),
+    )
+}
+
+pub fn script(pebble: &Pebble, name: &str, text: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = pebble.folder.path().join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 /// A TLS client that trusts `roots`.

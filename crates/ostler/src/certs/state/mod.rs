@@ -194,7 +194,9 @@ pub enum Action {
     /// Take the answers away. A failure is logged, no more.
     Withdraw(Vec<Proof>),
     MakeKey,
-    /// Count a certificate, then send the signing request.
+    /// Count a certificate: the CA may issue from now on.
+    Count,
+    /// Send the signing request.
     Finalize {
         order: String,
         key: String,
@@ -274,6 +276,11 @@ impl Job {
 
     pub fn failing(&self) -> Option<&Failing> {
         self.failing.as_ref()
+    }
+
+    /// Answers to challenges that are in place, or may be.
+    pub fn proofs(&self) -> &[Proof] {
+        self.order.as_ref().map_or(&[], |order| &order.proofs)
     }
 
     /// When the next attempt is due.

@@ -125,7 +125,9 @@ impl Job {
                 None => self.keyless(now),
             },
             Status::Invalid => {
-                let why = view.why.unwrap_or_else(|| "without a reason".to_owned());
+                let why = view
+                    .why
+                    .unwrap_or_else(|| "the CA refuses without a reason".to_owned());
                 self.fail(Trouble::new(Whose::Refused, why), now)
             }
         }
@@ -151,7 +153,8 @@ impl Job {
 
     fn finalize(&mut self) -> Vec<Action> {
         let (order, key) = (self.url(), self.key().unwrap_or_default());
-        self.waits(Wait::Finalized, [Action::Finalize { order, key }])
+        let finalize = Action::Finalize { order, key };
+        self.waits(Wait::Finalized, [Action::Count, finalize])
     }
 
     /// Another look at the order, or the end of patience.
