@@ -13,6 +13,7 @@ mod dns;
 mod errand;
 mod files;
 mod http;
+pub mod import;
 mod keys;
 mod names;
 mod precheck;
