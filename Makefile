@@ -22,7 +22,7 @@ ADVISORIES := https://github.com/rustsec/advisory-db
 
 # Debian packages of the tests, as command:package.
 TEST_PACKAGES := redis-server:redis-server nginx:nginx slowhttptest:slowhttptest wrk:wrk ab:apache2-utils \
-	h2load:nghttp2-client openssl:openssl readelf:binutils g++:g++
+	h2load:nghttp2-client openssl:openssl readelf:binutils g++:g++ pebble:pebble
 
 .PHONY: help run test check soak bench wheel clean
 .PHONY: needs test-needs release debug lint tidy deny unit e2e wheel-test
@@ -36,12 +36,13 @@ run: needs release $(MARKET)/.venv/ready ## serve examples/market on 127.0.0.1:8
 test: needs test-needs ## everything that must be green
 	@$(MAKE) --no-print-directory lint deny unit e2e wheel-test
 
-check: needs $(E2E)/ready ## the inner loop: lint, unit tests and a few end-to-end tests
+check: needs test-needs ## the inner loop: lint, unit tests and a few end-to-end tests
 	@$(MAKE) --no-print-directory lint unit debug
 	$(PYTEST) -n $(JOBS) -m smoke e2e
 
 soak: needs test-needs release ## the long forms: hours of fuzzing, 100 reloads, 200 kills, 1,000 slow clients
 	OSTLER_BIN=target/release/ostler $(PYTEST) -m soak --timeout 7200 e2e
+	OSTLER_SOAK=1 cargo test --locked --quiet -p ostler certs::
 	cargo xtask fuzz --planted
 	cargo xtask fuzz --seconds $(FUZZ_SECONDS)
 

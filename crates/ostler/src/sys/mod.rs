@@ -9,6 +9,7 @@ pub mod exit;
 pub mod fds;
 pub mod memory;
 pub mod process;
+pub mod program;
 pub mod signal;
 pub mod spawn;
 pub mod users;
