@@ -1,6 +1,5 @@
 //! The ostler binary: reads the command line, calls one function per command.
 
-#[allow(dead_code, unused_imports, reason = "goes when `ostler serve` uses it")]
 mod certs;
 mod cli;
 mod config;

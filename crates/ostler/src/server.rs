@@ -1,5 +1,6 @@
 //! The server process: what it holds, built in order, stopped in reverse.
 
+mod certificates;
 mod configure;
 mod parts;
 mod project;
@@ -14,6 +15,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::certs::Certs;
 use crate::edge::{self, Listener, Live, Peers, Site};
 use crate::keeper::protocol::{
     self, Configuration, FirstZygote, FromKeeper, ProjectId, ServerHandover, ToKeeper, ZygoteId,
@@ -56,7 +58,9 @@ pub fn run() -> ExitCode {
 
 async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let Configuration { machine, projects } = handover.configuration;
-    let machine = Machine::new(machine)?;
+    let mut certs = Certs::default();
+    let machine = Machine::new(machine, certs.served())?;
+    let certificates = certificates::prepare(&certs, &machine.said, &projects)?;
     let logs = Logs::open(&machine.said.settings)?;
     let threads = parts::edge_threads(&machine.said.settings, logs.access.as_ref())?;
     let (stop, stopping) = watch::channel(false);
@@ -78,8 +82,10 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         let listener = Listener::from_fd(fd, name.tls)?;
         listeners.push((name.text, listener));
     }
+    certs.take(certificates);
     let mut server = Server {
         machine,
+        certs,
         shared,
         projects: started,
         requests,
@@ -124,6 +130,7 @@ fn routes(
 /// The running server, for the loop that listens to keeper and supervisors.
 struct Server {
     machine: Machine,
+    certs: Certs,
     shared: Shared,
     projects: Vec<Project>,
     /// What supervisors ask for; for those of projects to come.
@@ -360,6 +367,7 @@ impl Server {
         fds: Vec<OwnedFd>,
     ) -> anyhow::Result<()> {
         let threads = self.threads.len();
+        let certs = Arc::clone(self.certs.served());
         let project = self.project(id.project).context("its project is gone")?;
         let [control, pidfd, settings] = fds
             .try_into()
@@ -372,7 +380,7 @@ impl Server {
         let settings = protocol::settings_from(settings).context("no settings of a zygote")?;
         let machine = match project.id {
             ProjectId::RUN => Some(
-                Machine::new(protocol::Machine::of(settings.clone()))
+                Machine::new(protocol::Machine::of(settings.clone()), &certs)
                     .context("the new settings cannot be served")?,
             ),
             _ => None,

@@ -12,9 +12,9 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use crate::sys::program;
 
 use super::keys;
-use super::settings::Challenge;
 use super::shared::Shared;
 use super::state::{Proof, Trouble, Whose};
+use crate::config::serve::Challenge;
 
 /// A hook program may wait until all of a zone's servers have the record.
 const HOOK: Duration = Duration::from_secs(180);
@@ -22,7 +22,9 @@ const HOOK: Duration = Duration::from_secs(180);
 /// Puts an answer in place; doing it twice does no harm.
 pub async fn present(shared: &Shared, challenge: Challenge, proof: &Proof) -> Result<(), Trouble> {
     match challenge {
-        Challenge::Http01 => shared.set_token(&proof.token, Some(proof.text.clone())),
+        Challenge::Http01 => shared
+            .served
+            .set_token(&proof.token, Some(proof.text.clone())),
         Challenge::TlsAlpn01 => {
             let key = certificate(proof).ok_or_else(|| {
                 let text = format!(
@@ -50,7 +52,7 @@ pub async fn withdraw(shared: &Shared, challenge: Challenge, proof: &Proof) -> R
 /// Takes away what is in our memory.
 pub fn forget(shared: &Shared, challenge: Challenge, proof: &Proof) {
     match challenge {
-        Challenge::Http01 => shared.set_token(&proof.token, None),
+        Challenge::Http01 => shared.served.set_token(&proof.token, None),
         Challenge::TlsAlpn01 => shared.served.answer_no_more(&proof.name),
         Challenge::Dns01 => {}
     }

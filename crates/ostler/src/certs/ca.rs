@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use instant_acme::{
-    Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error,
-    ExternalAccountKey, Identifier, Key, NewAccount, NewOrder, Order, OrderStatus, Problem,
+    Account, AuthorizationStatus, ChallengeStatus, ChallengeType, Error, ExternalAccountKey,
+    Identifier, Key, NewAccount, NewOrder, Order, OrderStatus, Problem,
 };
 use rcgen::KeyPair;
 use rustls::ClientConfig;
@@ -18,8 +18,9 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use super::disk::{AccountFile, Disk};
 use super::http::Http;
 use super::names::Names;
-use super::settings::{Challenge, Settings};
+use super::settings::Settings;
 use super::state::{Proof, Status, Trouble, View, Whose, Window};
+use crate::config::serve::Challenge;
 
 /// Our account at the CA, one connection, and the order that was looked at last.
 pub struct Session {

@@ -12,9 +12,9 @@ use super::ca::Session;
 use super::keys;
 use super::names::Names;
 use super::precheck;
-use super::settings::Challenge;
 use super::shared::{Row, Shared};
 use super::state::{Action, Event, Job, Proof, Say, Trouble, Whose};
+use crate::config::serve::Challenge;
 
 /// The longest sleep: a clock that was set, or a machine that was suspended, is noticed by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(600);

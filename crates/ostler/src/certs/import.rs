@@ -10,10 +10,10 @@ use std::time::SystemTime;
 
 use super::certificate::Certificate;
 use super::disk::Disk;
-use super::files;
 use super::keys;
 use super::names::Names;
-use super::settings::{Challenge, Settings};
+use super::settings::Settings;
+use crate::config::serve::Challenge;
 
 /// What became of each lineage, in the order of their names.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,8 +61,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Adopts every certificate below `folder` (`/etc/letsencrypt`) that is valid and usable. One of ours
-/// for the same names that is valid for longer stays. Blocks on the disk.
+/// Adopts every certificate below `folder` (`/etc/letsencrypt`) that is valid and usable, for each of its names. One
+/// of ours that is valid for longer stays. Blocks on the disk.
 ///
 /// # Errors
 /// `folder` is none of certbot's, or our own cannot be written.
@@ -87,7 +87,7 @@ pub fn certbot(folder: &Path, settings: &Settings) -> io::Result<Report> {
 }
 
 fn adopt(live: &Path, renewal: &Renewal, disk: &Disk, settings: &Settings) -> io::Result<Outcome> {
-    let read = |name: &str| files::read(&live.join(name));
+    let read = |name: &str| read_text(&live.join(name));
     let (chain, key) = match (read("fullchain.pem"), read("privkey.pem")) {
         (Ok(chain), Ok(key)) => (chain, key),
         (Err(error), _) | (_, Err(error)) => return Ok(Outcome::Left(error.to_string())),
@@ -105,15 +105,31 @@ fn adopt(live: &Path, renewal: &Renewal, disk: &Disk, settings: &Settings) -> io
     if days < 0 {
         return Ok(Outcome::Left(format!("expired {} days ago", -days)));
     }
-    if let Some(ours) = disk.certificate(&names)?
-        && let Ok(ours) = keys::from_pem(&ours, &ours)
-        && let Ok(ours) = Certificate::read(&ours.cert[0])
-        && ours.not_after >= certificate.not_after
-    {
-        let text = "ours for the same names is valid for as long";
+    // Each host has a certificate of its own here: this one serves all of its names until they are renewed.
+    let single: Vec<Names> = names
+        .iter()
+        .filter_map(|name| Names::new([name]).ok())
+        .collect();
+    let newer = |name: &Names| -> io::Result<bool> {
+        let ours = disk.certificate(name)?;
+        let ours = ours.and_then(|ours| keys::from_pem(&ours, &ours).ok());
+        let ours = ours.and_then(|ours| Certificate::read(&ours.cert[0]).ok());
+        Ok(ours.is_none_or(|ours| ours.not_after < certificate.not_after))
+    };
+    let mut wanted = Vec::new();
+    for name in single {
+        if newer(&name)? {
+            wanted.push(name);
+        }
+    }
+    if wanted.is_empty() {
+        let text = "ours for the same names are valid for as long";
         return Ok(Outcome::Left(text.to_owned()));
     }
-    disk.save_certificate(&names, &format!("{}\n{chain}", key.trim_end()))?;
+    let pem = format!("{}\n{chain}", key.trim_end());
+    for name in &wanted {
+        disk.save_certificate(name, &pem)?;
+    }
     let challenge = renewal.challenge();
     Ok(Outcome::Adopted {
         notes: renewal.notes(names.wild(), challenge, settings),
@@ -130,7 +146,7 @@ struct Renewal(BTreeMap<String, String>);
 impl Renewal {
     /// A lineage without one can still be served.
     fn read(path: &Path) -> Self {
-        let text = files::read(path).unwrap_or_default();
+        let text = read_text(path).unwrap_or_default();
         let lines = text
             .lines()
             .skip_while(|line| line.trim() != "[renewalparams]")
@@ -182,6 +198,28 @@ impl Renewal {
         notes.push("its account stays with certbot; ours is made with the first order".to_owned());
         notes
     }
+}
+
+/// No certificate with its chain, and no key, is larger.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// A text file of a sane size.
+fn read_text(path: &Path) -> io::Result<String> {
+    let length = fs::metadata(path)
+        .map_err(|error| about(path, &error))?
+        .len();
+    if length > MOST_BYTES {
+        let error = io::Error::new(io::ErrorKind::InvalidData, "the file is too large");
+        return Err(about(path, &error));
+    }
+    fs::read_to_string(path).map_err(|error| about(path, &error))
+}
+
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("cannot read {}: {error}", path.display()),
+    )
 }
 
 #[cfg(test)]
@@ -273,8 +311,10 @@ mod tests {
         assert_eq!(challenges, expected);
         // What is adopted is served, and is not adopted again.
         let disk = Disk::open(&settings.state, &settings.directory).unwrap();
-        let names: Names = "a.example, www.a.example".parse().unwrap();
-        assert!(disk.certificate(&names).unwrap().is_some());
+        for name in ["a.example", "www.a.example"] {
+            let name: Names = name.parse().unwrap();
+            assert!(disk.certificate(&name).unwrap().is_some());
+        }
         let again = certbot(&certbot_folder, &settings).unwrap().to_string();
         assert!(!again.contains("adopted:"), "{again}");
     }

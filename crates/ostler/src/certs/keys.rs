@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::names::Names;
-use super::settings::KeyKind;
+use crate::config::serve::KeyKind;
 
 /// A new private key as PEM (PKCS#8).
 pub fn generate(kind: KeyKind) -> Result<String, rcgen::Error> {
@@ -26,9 +26,16 @@ pub fn signing_request(names: &Names, key: &str) -> Result<Vec<u8>, rcgen::Error
 }
 
 /// A certificate that nobody trusts, for until there is one.
-pub fn self_signed(names: &Names) -> Result<CertifiedKey, rcgen::Error> {
+pub fn self_signed<S: AsRef<str>>(
+    names: impl IntoIterator<Item = S>,
+) -> Result<CertifiedKey, rcgen::Error> {
     let key = KeyPair::generate()?;
-    let mut params = params(names.iter().map(str::to_owned).collect())?;
+    let mut params = params(
+        names
+            .into_iter()
+            .map(|name| name.as_ref().to_owned())
+            .collect(),
+    )?;
     let name = "ostler: no certificate yet";
     params
         .distinguished_name
@@ -103,7 +110,7 @@ mod tests {
     #[test]
     fn a_certificate_of_ours_is_for_its_names() {
         let names: Names = "a.example, *.b.example".parse().unwrap();
-        let certified = self_signed(&names).unwrap();
+        let certified = self_signed(names.iter()).unwrap();
         let read = Certificate::read(&certified.cert[0]).unwrap();
         assert!(names.iter().all(|name| read.covers(name)));
         assert!(

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
+use crate::config::serve::is_public;
+
 /// Most names of one certificate: what Let's Encrypt takes.
 const MOST_NAMES: usize = 100;
 
@@ -50,7 +52,7 @@ impl Names {
         for name in names {
             let name = name.as_ref();
             let lower = name.to_ascii_lowercase();
-            if !is_host(lower.strip_prefix("*.").unwrap_or(&lower)) {
+            if !is_public(lower.strip_prefix("*.").unwrap_or(&lower)) {
                 return Err(NameError::Bad(name.to_owned()));
             }
             checked.push(lower);
@@ -131,24 +133,6 @@ pub fn covers(pattern: &str, name: &str) -> bool {
                     .is_some_and(|(label, rest)| !label.is_empty() && rest == parent)
         }
     }
-}
-
-/// RFC 1123 section 2.1, with two labels at least, and no address.
-fn is_host(name: &str) -> bool {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    let last = name.rsplit('.').next().unwrap_or("");
-    name.len() <= 253
-        && name.contains('.')
-        && name.split('.').all(label)
-        && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

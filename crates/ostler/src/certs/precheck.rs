@@ -19,9 +19,9 @@ use super::http;
 use super::keys;
 use super::names::Names;
 use super::served::ACME_TLS;
-use super::settings::Challenge;
 use super::shared::Shared;
 use super::state::{Trouble, Whose};
+use crate::config::serve::Challenge;
 
 /// For one address. CAs wait for about as long.
 const PROBE: Duration = Duration::from_secs(10);
@@ -141,11 +141,11 @@ async fn probe_http(shared: &Shared, name: &str, address: IpAddr) -> Found {
     let (Some(token), Some(text)) = (random(), random()) else {
         return Found::Unclear("there are no random numbers".to_owned());
     };
-    shared.set_token(&token, Some(text.clone()));
+    shared.served.set_token(&token, Some(text.clone()));
     let path = format!("/.well-known/acme-challenge/{token}");
     let at = (address, shared.settings.http_port).into();
     let asked = timeout(PROBE, http::get(at, name, &path, 4096)).await;
-    shared.set_token(&token, None);
+    shared.served.set_token(&token, None);
     match asked {
         Err(_) => Found::Nobody("no answer in time".to_owned()),
         Ok(Err(error)) => Found::Nobody(error.to_string()),

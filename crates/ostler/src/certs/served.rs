@@ -15,11 +15,15 @@ use super::names::Names;
 /// connection that has chosen it.
 pub const ACME_TLS: &[u8] = b"acme-tls/1";
 
-/// What is handed out. A name that nobody wants gets an alert, and so does a client that names none:
-/// no list of hosts leaks.
+/// What is handed out. A name that nobody wants gets an alert, and so does a client that names none, unless there is
+/// a certificate for any host: no list of hosts leaks.
 #[derive(Default)]
 pub struct Served {
+    /// The operator's own; they go before those of a CA.
+    given: ArcSwap<Table>,
     table: ArcSwap<Table>,
+    /// What HTTP-01 answers, by token.
+    tokens: ArcSwap<HashMap<String, String>>,
     /// Certificates that answer a CA, by name.
     answers: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
 }
@@ -29,6 +33,8 @@ pub struct Served {
 pub struct Table {
     exact: HashMap<String, Arc<CertifiedKey>>,
     wild: HashMap<String, Arc<CertifiedKey>>,
+    /// For every other host, and for clients that name none.
+    any: Option<Arc<CertifiedKey>>,
 }
 
 impl Table {
@@ -38,6 +44,10 @@ impl Table {
         key: &Arc<CertifiedKey>,
     ) {
         for name in names {
+            if name == "*" {
+                self.any = Some(Arc::clone(key));
+                continue;
+            }
             let (map, name) = match name.strip_prefix("*.") {
                 Some(parent) => (&mut self.wild, parent),
                 None => (&mut self.exact, name),
@@ -53,6 +63,28 @@ impl Table {
 }
 
 impl Served {
+    /// Hands out the operator's own certificates.
+    pub fn give(&self, table: Table) {
+        self.given.store(Arc::new(table));
+    }
+
+    /// Answers `/.well-known/acme-challenge/TOKEN` (RFC 8555 section 8.3), or does so no more.
+    pub fn set_token(&self, token: &str, text: Option<String>) {
+        self.tokens.rcu(|tokens| {
+            let mut tokens = HashMap::clone(tokens);
+            match &text {
+                Some(text) => tokens.insert(token.to_owned(), text.clone()),
+                None => tokens.remove(token),
+            };
+            tokens
+        });
+    }
+
+    /// What a CA is answered. A token that is not ours belongs to the app.
+    pub fn token(&self, token: &str) -> Option<String> {
+        self.tokens.load().get(token).cloned()
+    }
+
     /// Hands out what is in `table`, and nothing else.
     pub fn replace(&self, table: Table) {
         self.table.store(Arc::new(table));
@@ -84,14 +116,23 @@ impl Served {
         });
     }
 
-    fn find(&self, name: &str, acme: bool) -> Option<Arc<CertifiedKey>> {
+    /// `name` is `None` for a client that names no host.
+    fn find(&self, name: Option<&str>, acme: bool) -> Option<Arc<CertifiedKey>> {
+        let given = self.given.load();
+        let Some(name) = name else {
+            return given.any.clone().filter(|_| !acme);
+        };
         let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(name.to_ascii_lowercase()),
             false => Cow::Borrowed(name),
         };
         match acme {
             true => self.answers.load().get(&*name).cloned(),
-            false => self.table.load().find(&name).cloned(),
+            false => {
+                let found = given.find(&name).cloned();
+                let found = found.or_else(|| self.table.load().find(&name).cloned());
+                found.or_else(|| given.any.clone())
+            }
         }
     }
 }
@@ -108,7 +149,7 @@ impl ResolvesServerCert for Served {
         let acme = hello
             .alpn()
             .is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS));
-        self.find(hello.server_name()?, acme)
+        self.find(hello.server_name(), acme)
     }
 }
 
@@ -122,14 +163,14 @@ mod tests {
         let served = Served::default();
         let key = |names: &str| {
             let names: Names = names.parse().unwrap();
-            let key = Arc::new(keys::self_signed(&names).unwrap());
+            let key = Arc::new(keys::self_signed(names.iter()).unwrap());
             served.put(&names, &key);
             key
         };
         let exact = key("a.some.example");
         let wild = key("*.some.example");
         let is = |name: &str, expected: Option<&Arc<CertifiedKey>>| {
-            let found = served.find(name, false);
+            let found = served.find(Some(name), false);
             assert_eq!(
                 found.as_ref().map(Arc::as_ptr),
                 expected.map(Arc::as_ptr),
@@ -147,13 +188,46 @@ mod tests {
     }
 
     #[test]
+    fn the_operators_own_go_first_and_any_host_comes_last() {
+        let served = Served::default();
+        let key = || Arc::new(keys::self_signed(["a.example"]).unwrap());
+        let (own, any, had) = (key(), key(), key());
+        served.put(&"a.example, b.example".parse().unwrap(), &had);
+        let mut table = Table::default();
+        table.insert(["a.example"], &own);
+        table.insert(["*"], &any);
+        served.give(table);
+        let is = |name: Option<&str>, expected: &Arc<CertifiedKey>| {
+            let found = served.find(name, false).unwrap();
+            assert!(Arc::ptr_eq(&found, expected), "{name:?}");
+        };
+        is(Some("a.example"), &own);
+        is(Some("b.example"), &had);
+        is(Some("other.test"), &any);
+        is(None, &any);
+        assert!(served.find(None, true).is_none());
+        served.give(Table::default());
+        assert!(served.find(None, false).is_none());
+    }
+
+    #[test]
+    fn a_token_is_answered_while_it_is_set() {
+        let served = Served::default();
+        served.set_token("t", Some("text".to_owned()));
+        assert_eq!(served.token("t").as_deref(), Some("text"));
+        assert_eq!(served.token("u"), None);
+        served.set_token("t", None);
+        assert_eq!(served.token("t"), None);
+    }
+
+    #[test]
     fn only_a_ca_gets_an_answer() {
         let served = Served::default();
         let key = Arc::new(keys::challenge("a.example", &[7; 32]).unwrap());
         served.answer("a.example", &key);
-        assert!(served.find("a.example", true).is_some());
-        assert!(served.find("a.example", false).is_none());
+        assert!(served.find(Some("a.example"), true).is_some());
+        assert!(served.find(Some("a.example"), false).is_none());
         served.answer_no_more("a.example");
-        assert!(served.find("a.example", true).is_none());
+        assert!(served.find(Some("a.example"), true).is_none());
     }
 }

@@ -1,16 +1,12 @@
-//! What the operator asks for: the CA, the challenges, and which names.
+//! What the operator asks for: the CA, and which names.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::config::serve::{Acme, Challenge, Eab, KeyKind};
+
 use super::names::{NameError, Names};
-
-/// Let's Encrypt, whose certificates browsers trust.
-pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
-
-/// Let's Encrypt's staging environment: generous limits, and nobody trusts it.
-pub const STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
 /// The CA, and how it is to be spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,54 +33,30 @@ pub struct Settings {
     pub state: PathBuf,
 }
 
-/// The kind of a certificate's private key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KeyKind {
-    #[default]
-    P256,
-    P384,
-}
-
-/// An account that the operator has at the CA (RFC 8555 section 7.3.4).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Eab {
-    pub id: String,
-    /// As the CA hands it out: base64url.
-    pub key: String,
-}
-
-impl fmt::Debug for Eab {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Eab")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+impl Settings {
+    /// `state` is our folder.
+    pub fn new(acme: &Acme, state: PathBuf) -> Self {
+        Self {
+            directory: acme.directory.clone(),
+            ca_root: acme.ca_root_text.clone(),
+            contact: acme.email.clone(),
+            key: acme.key,
+            resolver: acme.resolver,
+            http_port: acme.http_port,
+            tls_port: acme.tls_port,
+            hook: acme.hook.clone(),
+            eab: acme.eab.clone(),
+            profile: acme.profile.clone(),
+            state,
+        }
     }
 }
 
-/// How a name is proved to be ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Challenge {
-    Http01,
-    TlsAlpn01,
-    Dns01,
-}
-
-/// Names that are to be served with one certificate.
+/// Names that are to be had from the CA with one certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Wanted {
     pub names: Names,
-    pub source: Source,
-}
-
-/// Where their certificate comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Source {
-    Acme(Challenge),
-    /// PEM files of the operator, read again when they change.
-    Files {
-        certificate: PathBuf,
-        key: PathBuf,
-    },
+    pub challenge: Challenge,
 }
 
 /// What cannot be had. The operator must act.
@@ -119,8 +91,7 @@ impl Wanted {
         if names.wild() && challenge != Challenge::Dns01 {
             return Err(WantedError::Wildcard(names.to_string()));
         }
-        let source = Source::Acme(challenge);
-        Ok(Self { names, source })
+        Ok(Self { names, challenge })
     }
 }
 
@@ -133,14 +104,5 @@ mod tests {
         assert!(Wanted::acme(["*.a.example"], Challenge::Dns01).is_ok());
         let error = Wanted::acme(["*.a.example"], Challenge::Http01).unwrap_err();
         assert!(error.to_string().contains("dns-01"), "{error}");
-    }
-
-    #[test]
-    fn the_key_of_an_account_is_not_shown() {
-        let eab = Eab {
-            id: "kid".to_owned(),
-            key: "c2VjcmV0".to_owned(),
-        };
-        assert!(!format!("{eab:?}").contains("c2VjcmV0"));
     }
 }

@@ -1,8 +1,8 @@
 //! What the jobs of all certificates share: settings, our folder, the budget, and what is served.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
@@ -32,8 +32,6 @@ pub struct Shared {
     pub turns: Semaphore,
     /// Whoever may open the account.
     pub account: Semaphore,
-    /// What HTTP-01 answers, by token.
-    pub tokens: RwLock<HashMap<String, String>>,
     /// Held while certificates are read or written and then served, so that what is served is never
     /// older than what is on disk.
     publishing: Arc<Mutex<()>>,
@@ -52,7 +50,12 @@ pub struct Row {
 }
 
 impl Shared {
-    pub fn open(settings: Settings, pace: Pace, tls: Arc<ClientConfig>) -> io::Result<Self> {
+    pub fn open(
+        settings: Settings,
+        pace: Pace,
+        tls: Arc<ClientConfig>,
+        served: Arc<Served>,
+    ) -> io::Result<Self> {
         let disk = Disk::open(&settings.state, &settings.directory)?;
         let budget = disk.budget().unwrap_or_else(|error| {
             tracing::error!(%error, "what was asked of the CA is counted anew");
@@ -64,10 +67,9 @@ impl Shared {
             pace,
             disk,
             tls,
-            served: Arc::default(),
+            served,
             turns: Semaphore::new(AT_ONCE),
             account: Semaphore::new(1),
-            tokens: RwLock::default(),
             publishing: Arc::default(),
             budget,
             rows: Mutex::default(),
@@ -183,19 +185,6 @@ impl Shared {
 
     pub fn rows(&self) -> BTreeMap<Names, Row> {
         lock(&self.rows).clone()
-    }
-
-    pub fn set_token(&self, token: &str, text: Option<String>) {
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        match text {
-            Some(text) => tokens.insert(token.to_owned(), text),
-            None => tokens.remove(token),
-        };
-    }
-
-    pub fn token(&self, token: &str) -> Option<String> {
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        tokens.get(token).cloned()
     }
 }
 

@@ -47,7 +47,7 @@ listed here is an error.
 `\"64K\"`, `\"16MiB\"`, `\"1G\"` (in 1,024s; `\"MB\"` and `\"GB\"` in 1,000s). `${NAME}` in a text is the variable of that name in
 the environment that ostler starts in, which must be set; `$$` is a dollar. It stands in values, not in keys.
 
-**Paths** in `[server]` and `source` are relative to the file they stand in; those in `static`, and `chdir`, `env_file`,
+**Paths** in `[server]` and `[acme]`, `source`, `certfile` and `keyfile` are relative to the file they stand in; those in `static`, and `chdir`, `env_file`,
 `config` and `python` in `web`, to the project's source; other paths in `web` to `chdir`.
 
 **Several files.** `include` names more files, relative to the one it stands in and in the order of their names; no file is
@@ -70,6 +70,7 @@ pub fn page() -> String {
     let sections = [
         Section::Top,
         Section::Server,
+        Section::Acme,
         Section::Project,
         Section::Route,
         Section::Web,
@@ -119,6 +120,9 @@ fn form(key: &Key) -> String {
         Form::Variables => "names and texts".to_owned(),
         Form::Proxies => "list of networks, or 0 to 100".to_owned(),
         Form::Host => "host".to_owned(),
+        Form::Ca => "`\"letsencrypt\"` `\"staging\"` or a URL".to_owned(),
+        Form::Resolver => "address".to_owned(),
+        Form::Secret => "text".to_owned(),
         Form::Hosts => "list of hosts".to_owned(),
         Form::Prefix => "path".to_owned(),
         Form::Patterns => "list of files".to_owned(),

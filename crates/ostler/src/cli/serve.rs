@@ -11,14 +11,14 @@ use serde_json::{Map, Value};
 
 use super::check;
 use super::run::{self, RunPlan, Surroundings};
-use crate::config::serve::{self, Host, Problems, Serve};
+use crate::config::serve::{self, Host, Pair, Problems, Serve};
 use crate::config::table::Kind;
 use crate::config::written::Layer;
 use crate::config::{self, Bind, Complaint, ConfigError, Settings, Written, value};
 use crate::keeper::protocol::{Entrance, Machine, ProjectId, Route};
 
 /// Everything the keeper needs to serve several projects.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ServePlan {
     pub machine: Machine,
     pub projects: Vec<ProjectPlan>,
@@ -41,13 +41,15 @@ enum Asked {
 }
 
 /// One app, and where it is found.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ProjectPlan {
     /// [`ProjectId::RUN`] until it has a number.
     pub id: ProjectId,
     pub name: String,
     pub routes: Vec<Route>,
     pub entrance: Entrance,
+    /// Its own certificate.
+    pub pair: Option<Pair>,
     pub run: Arc<RunPlan>,
     /// What is known of its settings before its config file is evaluated.
     pub settings: Settings,
@@ -201,6 +203,8 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
             settings: serve.machine,
             trusted_hops: serve.trusted_hops,
             default_host: serve.default_host,
+            state: Some(serve.state),
+            acme: serve.acme,
         },
         projects,
         warnings: warnings.iter().map(ToString::to_string).collect(),
@@ -241,6 +245,7 @@ fn without_file(
         trusted_hops: None,
         state: PathBuf::new(),
         default_host: None,
+        acme: None,
         projects: vec![serve::Project {
             name: "app".to_owned(),
             source: around.directory.clone(),
@@ -248,6 +253,7 @@ fn without_file(
             https_optional: true,
             canonical_host: None,
             hsts: None,
+            pair: None,
             routes: vec![serve::Route {
                 prefix: "/".to_owned(),
                 strip: true,
@@ -273,6 +279,7 @@ impl ProjectPlan {
             name: project.name.clone(),
             routes: routes(project),
             entrance: entrance(project, machine),
+            pair: project.pair.clone(),
             graceful: settings.workers.graceful_timeout,
             settings,
             run: Arc::new(run),

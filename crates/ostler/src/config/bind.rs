@@ -35,6 +35,16 @@ const DEFAULT_PORT: u16 = 8000;
 /// The first descriptor that systemd hands over (sd_listen_fds(3)).
 pub const FIRST_INHERITED: i32 = 3;
 
+impl Bind {
+    /// `None` where there is none, or nobody can tell.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp { port, .. } => Some(*port),
+            Self::Unix(_) | Self::Fd(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

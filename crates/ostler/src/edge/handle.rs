@@ -53,12 +53,15 @@ impl Connection {
         }
     }
 
-    /// connection → head → forwarded → site → redirect? → static file? → body → lease → worker → response.
+    /// connection → head → forwarded → site → ACME? → redirect? → static file? → body → lease → worker → response.
     async fn line(&mut self) -> Result<After, Reason> {
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
         self.row.remote = (self.access.is_some()).then(|| sender.address().to_vec());
         self.find_site();
+        if let Some(after) = self.answer_ca().await? {
+            return Ok(after);
+        }
         if let Some(after) = self.redirect(&sender).await? {
             return Ok(after);
         }

@@ -6,9 +6,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
+
+use crate::certs::ACME_TLS;
 
 use super::connection::{self, Peer};
 use super::io::Io;
@@ -210,7 +212,12 @@ async fn handshake(
         if stream.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
             return Ok(Err(stream));
         }
-        let stream = acceptor.accept(stream.into()).await?;
+        let mut stream = acceptor.accept(stream.into()).await?;
+        if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS) {
+            // The handshake was the answer (RFC 8737 section 3).
+            let _ = stream.shutdown().await;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         Ok(Ok(Io::Tls(Box::new(stream))))
     };
     match tokio::time::timeout(edge.times.handshake, shaken).await {

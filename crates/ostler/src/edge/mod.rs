@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod bridge;
 mod buffer;
+mod challenge;
 mod connection;
 mod counted;
 mod deadline;
@@ -44,6 +45,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::certs::Served;
 use crate::logs::{AccessLog, AccessWriter};
 use crate::routes::Table;
 use crate::sys;
@@ -114,6 +116,8 @@ pub struct Edge {
     pub routes: Table<Arc<Site>>,
     pub peers: Arc<Peers>,
     pub tls: Option<TlsAcceptor>,
+    /// What a CA is answered that comes to see whether a name is ours.
+    pub certs: Arc<Served>,
     pub limits: h1::head::Limits,
     pub times: Times,
     pub forwarding: forwarded::Forwarding,

@@ -9,6 +9,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
+use crate::certs::{ACME_TLS, Served};
+
 /// A PEM file as it was read, and from where.
 pub struct Pem {
     pub path: PathBuf,
@@ -100,6 +102,19 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     if let Ok(ticketer) = rustls::crypto::aws_lc_rs::Ticketer::new() {
         config.ticketer = ticketer;
     }
+    Ok(Arc::new(config))
+}
+
+/// Each handshake gets the certificate of the host it names.
+pub fn by_host(certs: &Arc<Served>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let resolver: Arc<Served> = Arc::clone(certs);
+    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+    // Last: who offers both wants to be served.
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), ACME_TLS.to_vec()];
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))
 }
 

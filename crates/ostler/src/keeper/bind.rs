@@ -140,10 +140,10 @@ fn tcp(address: SocketAddr, tls: bool, settings: &Settings) -> io::Result<Listen
     bind(&fd, &address)?;
     listen(&fd, backlog(settings))?;
     let bound = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
-    let scheme = match &settings.listening.tls {
-        Some(_) if tls => "https",
-        _ => "http",
-    };
+    let listening = &settings.listening;
+    // Under `ostler run` a certificate makes them all HTTPS; else only addresses of their own are.
+    let secure = listening.tls.is_some() || !listening.tls_binds.is_empty();
+    let scheme = if tls && secure { "https" } else { "http" };
     let text = format!("{scheme}://{bound}");
     Ok(Listening {
         name: ListenerName { text, tls },

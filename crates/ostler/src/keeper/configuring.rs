@@ -8,6 +8,7 @@ use crate::cli::run::RunPlan;
 use crate::cli::serve::{self, ServePlan};
 use crate::config;
 
+use super::certificates;
 use super::protocol::{Configuration, Entrance, FromKeeper, Project, ProjectId, to_file};
 use super::serving::Server;
 use super::{Keeper, Plan};
@@ -21,6 +22,7 @@ impl Keeper {
                 name: String::new(),
                 routes: Vec::new(),
                 entrance: Entrance::default(),
+                pair: None,
                 settings: self.machine.settings.clone(),
                 patient: self.ever_ready,
             }],
@@ -88,14 +90,36 @@ impl Keeper {
         }
     }
 
+    /// A file of a certificate has changed: has the server take what is in all of them now.
+    pub(super) async fn read_certificates(&mut self, server: &Server) {
+        let now = match (self.told.back(), &self.plan) {
+            (Some(told), _) => told,
+            (None, Plan::Serve(now)) => &**now,
+            (None, Plan::Run(_)) => return,
+        };
+        let mut next = now.clone();
+        // They were said when the plan was made.
+        next.warnings.clear();
+        match self.next_configuration(next) {
+            Ok((next, file)) => {
+                tracing::info!("certificate files have changed: they are read again");
+                self.told.push_back(next);
+                server.tell(&FromKeeper::Configure, &[file.as_fd()]).await;
+            }
+            Err(errors) => errors
+                .iter()
+                .for_each(|error| tracing::error!("{error}; what was read before is served")),
+        }
+    }
+
     /// Completes a plan, and makes a file of it for the server.
     fn next_configuration(
         &mut self,
         mut next: ServePlan,
     ) -> Result<(ServePlan, OwnedFd), Vec<String>> {
-        if let Some(tls) = &mut next.machine.settings.listening.tls {
-            tls.read().map_err(|error| vec![error])?;
-        }
+        self.files = certificates::read(&mut next).map_err(|error| vec![error])?;
+        certificates::make_folder(&next.machine, self.user.as_ref())
+            .map_err(|error| vec![error])?;
         for warning in &next.warnings {
             tracing::warn!("{warning}");
         }
@@ -158,6 +182,7 @@ fn projects(plan: &ServePlan) -> Vec<Project> {
         name: project.name.clone(),
         routes: project.routes.clone(),
         entrance: project.entrance.clone(),
+        pair: project.pair.clone(),
         settings: project.settings.clone(),
         patient: true,
     });

@@ -3,6 +3,7 @@
 //! pid, which may be 1.
 
 mod bind;
+mod certificates;
 mod configuring;
 mod hooks;
 mod load;
@@ -32,6 +33,7 @@ use crate::logs::Sink;
 use crate::sys::{self, Exit, User, process};
 
 use bind::Listening;
+use certificates::Files;
 use notify::Notify;
 use pidfile::PidFile;
 use protocol::Machine;
@@ -78,6 +80,8 @@ struct Keeper {
     listening: Vec<Listening>,
     pidfile: Option<PidFile>,
     log: Sink,
+    /// The files of certificates.
+    files: Files,
     zygotes: Zygotes,
     /// Configurations that the server has been told and has not answered for yet.
     told: VecDeque<ServePlan>,
@@ -113,12 +117,16 @@ pub fn run(plan: Plan) -> ExitCode {
     }
 }
 
-fn prepare_and_keep(plan: Plan) -> Ended {
+fn prepare_and_keep(mut plan: Plan) -> Ended {
     let runtime = || {
         Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Trouble::from)
+    };
+    let files = match &mut plan {
+        Plan::Run(_) => Files::default(),
+        Plan::Serve(plan) => certificates::read(plan).map_err(|text| Trouble { exit: 1, text })?,
     };
     let first = runtime()?;
     let prepared = match first.block_on(start::prepare(&plan))? {
@@ -126,7 +134,7 @@ fn prepare_and_keep(plan: Plan) -> Ended {
         start::Outcome::Done(code) => return Ok(code),
     };
     if !prepared.machine.settings.process.daemon {
-        return first.block_on(start_and_keep(plan, prepared));
+        return first.block_on(start_and_keep(plan, files, prepared));
     }
     // A process forks safely only without a runtime, and a zygote dies with its parent: what could
     // go wrong has been seen by the user's terminal, and everything starts again behind it.
@@ -139,10 +147,10 @@ fn prepare_and_keep(plan: Plan) -> Ended {
         zygote: None,
         ..prepared
     };
-    runtime()?.block_on(start_and_keep(plan, again))
+    runtime()?.block_on(start_and_keep(plan, files, again))
 }
 
-async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
+async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {
     let Prepared {
         machine,
         zygote,
@@ -162,6 +170,7 @@ async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
         listening,
         pidfile,
         log,
+        files,
         zygotes: Zygotes::default(),
         told: VecDeque::new(),
         last_project: 0,
@@ -260,6 +269,7 @@ impl Keeper {
                 order = signals.next() => self.take(order, server).await,
                 said = server.hear() => self.obey(said, server).await,
                 started = self.zygotes.started() => self.hand_over(started, server).await,
+                () = self.files.changed() => self.read_certificates(server).await,
                 () = until(deadline) => {
                     tracing::error!("the server does not stop and is killed");
                     server.kill();

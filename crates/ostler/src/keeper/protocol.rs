@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
+use crate::config::serve::{Acme, Pair};
 use crate::routes::Host;
 use crate::sys::{Exit, Pidfd, fds, process};
 
@@ -109,15 +111,26 @@ pub struct Machine {
     pub trusted_hops: Option<u32>,
     /// A host of a project, where requests for unknown hosts go.
     pub default_host: Option<String>,
+    /// The state folder; `None` under `ostler run`, which has none.
+    pub state: Option<PathBuf>,
+    /// Who certificates are had from, when some host needs one.
+    pub acme: Option<Acme>,
 }
 
 impl Machine {
+    /// Where what a CA gives is kept, below the state folder.
+    pub fn certificates_folder(&self, state: &Path) -> PathBuf {
+        state.join("certs")
+    }
+
     /// `ostler run`: the one app's settings are the machine's.
     pub fn of(settings: Settings) -> Self {
         Self {
             settings,
             trusted_hops: None,
             default_host: None,
+            state: None,
+            acme: None,
         }
     }
 }
@@ -140,6 +153,8 @@ pub struct Project {
     /// Where it is found; empty: everywhere.
     pub routes: Vec<Route>,
     pub entrance: Entrance,
+    /// Its own certificate.
+    pub pair: Option<Pair>,
     /// As far as they are known before its zygote has evaluated its config file.
     pub settings: Settings,
     /// Trouble with it is met with patience, and ends nothing: it served before, in a server that was

@@ -8,6 +8,7 @@ use crate::sys::{self, User, process};
 
 use super::Plan;
 use super::bind::{self, Listening};
+use super::certificates;
 use super::protocol::Machine;
 use super::signals::Signals;
 use super::zygotes::{self, Configured, Trouble};
@@ -71,13 +72,15 @@ async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
 
 /// Reads what only the one who starts ostler may read, and binds the addresses.
 fn bind(mut machine: Machine, plain: bool, zygote: Option<Configured>) -> Result<Outcome, Trouble> {
-    if let Some(tls) = &mut machine.settings.listening.tls {
+    // Under `ostler serve` they have been read.
+    if let (None, Some(tls)) = (&machine.state, &mut machine.settings.listening.tls) {
         tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
     let user = user_of(&machine.settings)?;
     if user.is_none() && process::is_root() {
         eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
     }
+    certificates::make_folder(&machine, user.as_ref()).map_err(|text| Trouble { exit: 1, text })?;
     let listening =
         bind::all(&machine.settings, plain, user.as_ref()).map_err(|error| Trouble {
             exit: 1,

@@ -5,16 +5,18 @@ use std::os::fd::OwnedFd;
 
 use anyhow::Context;
 
+use crate::certs;
 use crate::keeper::protocol::{self, Configuration, ToKeeper};
 use crate::supervise::Hooks;
 
-use super::Server;
 use super::parts::Machine;
 use super::project::{Change, Project};
+use super::{Server, certificates};
 
 /// Everything of a new configuration that could fail, done.
 struct Built {
     machine: Machine,
+    certificates: certs::Next,
     changes: Vec<(usize, Change)>,
     new: Vec<Project>,
     /// Indices of projects that it does not have.
@@ -44,7 +46,8 @@ impl Server {
         let Configuration { machine, projects } =
             protocol::configuration_from(file).context("the configuration cannot be read")?;
         anyhow::ensure!(!self.stopping, "the server is stopping");
-        let machine = Machine::new(machine)?;
+        let certificates = certificates::prepare(&self.certs, &machine, &projects)?;
+        let machine = Machine::new(machine, self.certs.served())?;
         let count = self.threads.len();
         let mut changes = Vec::new();
         let mut starting = Vec::new();
@@ -90,6 +93,7 @@ impl Server {
         }
         Ok(Built {
             machine,
+            certificates,
             changes,
             new,
             vanished,
@@ -99,6 +103,7 @@ impl Server {
     async fn swap(&mut self, built: Built) {
         let Built {
             machine,
+            certificates,
             changes,
             new,
             vanished,
@@ -126,6 +131,8 @@ impl Server {
             tracing::info!("{}is new", project.spoken_of());
         }
         self.projects.extend(new);
+        // A host is served when it has a certificate to be served with.
+        self.certs.take(certificates);
         self.replace_edge();
         tracing::info!("reload complete: the configuration is in force");
         for id in ids {

@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::certs::Served;
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings, Tls};
 use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
@@ -159,14 +160,22 @@ pub(super) struct Shared {
 pub(super) struct Machine {
     pub(super) said: protocol::Machine,
     tls: Option<TlsAcceptor>,
+    /// What a CA is answered.
+    certs: Arc<Served>,
 }
 
 impl Machine {
     /// # Errors
     /// Certificate and key cannot be used.
-    pub(super) fn new(said: protocol::Machine) -> anyhow::Result<Self> {
-        let tls = said.settings.listening.tls.as_ref().map(tls).transpose()?;
-        Ok(Self { said, tls })
+    pub(super) fn new(said: protocol::Machine, certs: &Arc<Served>) -> anyhow::Result<Self> {
+        let tls = match (&said.state, &said.settings.listening.tls) {
+            // `ostler serve`: each host has its own certificate.
+            (Some(_), _) => Some(edge::tls::by_host(certs)?.into()),
+            (None, Some(files)) => Some(tls(files)?),
+            (None, None) => None,
+        };
+        let certs = Arc::clone(certs);
+        Ok(Self { said, tls, certs })
     }
 }
 
@@ -190,7 +199,7 @@ impl Shared {
 
 /// What connections are served by from now on.
 pub(super) fn edge(machine: &Machine, routes: Table<Arc<Site>>, shared: &Shared) -> Edge {
-    let Machine { said, tls } = machine;
+    let Machine { said, tls, certs } = machine;
     let settings = &said.settings;
     let times = Times {
         head: settings.http.header_timeout.unwrap_or(FOREVER),
@@ -204,6 +213,7 @@ pub(super) fn edge(machine: &Machine, routes: Table<Arc<Site>>, shared: &Shared)
         routes,
         peers: Arc::clone(&shared.peers),
         tls: tls.clone(),
+        certs: Arc::clone(certs),
         limits: head_limits(settings),
         times,
         forwarding: edge::Forwarding::new(

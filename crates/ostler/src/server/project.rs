@@ -84,6 +84,7 @@ impl Project {
             entrance,
             settings,
             patient,
+            pair: _,
         } = project;
         let found = Found { routes, entrance };
         let count = threads.len();

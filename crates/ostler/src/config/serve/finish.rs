@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::problem::Problem;
 use super::schema::Section;
-use super::shape::{Draft, DraftProject};
+use super::shape::{Draft, DraftAcme, DraftProject};
 use super::source::{At, Sources, clean};
-use super::{Project, Route, Serve};
+use super::{Acme, Challenge, Host, Pair, Project, Route, Serve};
 use crate::config::assemble;
+use crate::config::bind::Bind;
 use crate::config::error::{Complaint, Warning};
 use crate::config::settings::{CONFIG_FILE, Settings, StaticFiles};
 use crate::config::table::Preset;
@@ -31,13 +32,15 @@ pub fn finish(
         trusted_hops,
         state,
         default_host,
+        acme,
         projects,
         ..
     } = draft;
     let projects = projects
         .into_iter()
-        .filter_map(|project| finisher.project(project))
-        .collect();
+        .filter_map(|project| Some((project.hosts.clone(), finisher.project(project)?)))
+        .collect::<Vec<_>>();
+    let acme = finisher.acme(acme, machine.as_ref()?, &projects, warnings);
     let state = state.or_else(|| match Section::Server.key("state")?.preset {
         Preset::Word(word) => Some(word.to_owned()),
         _ => None,
@@ -47,9 +50,13 @@ pub fn finish(
         trusted_hops,
         state: state.map(PathBuf::from).unwrap_or_default(),
         default_host,
-        projects,
+        acme,
+        projects: projects.into_iter().map(|(_, project)| project).collect(),
     })
 }
+
+/// The hosts of a project, and where each is written.
+type DraftHosts = Vec<(Host, At)>;
 
 struct Finisher<'a> {
     sources: &'a Sources,
@@ -122,6 +129,7 @@ impl Finisher<'_> {
         self.app(&draft, &source);
         self.canonical_host(&draft);
         self.paths(&draft, &source);
+        let pair = self.pair(&draft);
         let mut statics = Vec::new();
         for (prefix, folder, at) in &draft.statics {
             let directory = clean(&source.join(folder));
@@ -154,10 +162,84 @@ impl Finisher<'_> {
             https_optional: draft.https_optional,
             canonical_host: draft.canonical_host.map(|(name, _)| name),
             hsts: draft.hsts,
+            pair,
             routes,
             web: draft.web,
             statics,
         })
+    }
+
+    /// The project's own certificate.
+    fn pair(&mut self, draft: &DraftProject) -> Option<Pair> {
+        let mut file = |name: &str, file: &Option<(String, At)>| {
+            let (path, at) = file.as_ref()?;
+            let path = PathBuf::from(path);
+            self.there(name, *at, &path, Path::is_file, "file");
+            Some(path)
+        };
+        let keyfile = file("keyfile", &draft.keyfile);
+        let certfile = file("certfile", &draft.certfile)?;
+        Some(Pair {
+            keyfile: keyfile.unwrap_or_else(|| certfile.clone()),
+            certfile,
+            certificate: String::new(),
+            key: String::new(),
+        })
+    }
+
+    /// Who certificates are had from, when some host needs one.
+    fn acme(
+        &mut self,
+        draft: Option<DraftAcme>,
+        machine: &Settings,
+        projects: &[(DraftHosts, Project)],
+        warnings: &mut Vec<Warning>,
+    ) -> Option<Acme> {
+        let said = draft.as_ref().map(|draft| draft.at);
+        let mut acme = draft
+            .as_ref()
+            .map(|draft| draft.acme.clone())
+            .unwrap_or_default();
+        for (name, path, at) in draft.iter().flat_map(|draft| &draft.files) {
+            self.there(name, *at, Path::new(path), Path::is_file, "file");
+        }
+        let listening = &machine.listening;
+        if let (Some(at), true) = (said, listening.tls_binds.is_empty()) {
+            let what = "[acme] is there and nothing listens for HTTPS";
+            self.problems
+                .push(Problem::new(at, what, "add listen_tls = [\"0.0.0.0:443\"]"));
+        }
+        if listening.tls_binds.is_empty() || listening.tls.is_some() {
+            return None;
+        }
+        if !draft.is_some_and(|draft| draft.challenge_said) {
+            acme.challenge = usual_challenge(&acme, machine);
+        }
+        let mut needed = false;
+        let without = projects
+            .iter()
+            .filter(|(_, project)| project.pair.is_none());
+        for (host, at, project) in without
+            .flat_map(|(hosts, project)| hosts.iter().map(move |(host, at)| (host, *at, project)))
+        {
+            match (host, host.certificate_name()) {
+                (Host::Below(_), Some(name)) if acme.challenge != Challenge::Dns01 => {
+                    let what = format!("no certificate can be had for `{name}`: a CA proves wildcards through DNS only");
+                    let hint = format!("set challenge = \"dns-01\" and hook in [acme], or certfile in [projects.{}]", project.name);
+                    self.problems.push(Problem::new(at, what, hint));
+                }
+                (_, Some(_)) => needed = true,
+                (Host::Any, None) => warnings.push(Warning(format!(
+                    "no certificate can be had for any host (`*` of project `{}`): other hosts than those named are not served over HTTPS; hint: name them, or set certfile",
+                    project.name
+                ))),
+                (_, None) => warnings.push(Warning(format!(
+                    "no CA certifies `{host}` (project `{}`): it gets a certificate that nobody trusts",
+                    project.name
+                ))),
+            }
+        }
+        needed.then_some(acme)
     }
 
     fn canonical_host(&mut self, draft: &DraftProject) {
@@ -218,5 +300,20 @@ impl Finisher<'_> {
             ),
         };
         self.problems.push(Problem::of(name, at, complaint));
+    }
+}
+
+/// A file over HTTP where the CA comes to one of our addresses, else a handshake.
+fn usual_challenge(acme: &Acme, machine: &Settings) -> Challenge {
+    let on = |binds: &[Bind], wanted: u16| {
+        let mut ports = binds.iter().filter_map(Bind::port);
+        ports.any(|port| port == wanted)
+    };
+    let listening = &machine.listening;
+    let over_tls = on(&listening.tls_binds, acme.tls_port) && !on(&listening.binds, acme.http_port);
+    if over_tls {
+        Challenge::TlsAlpn01
+    } else {
+        Challenge::Http01
     }
 }

@@ -66,6 +66,15 @@ impl Host {
         }
     }
 
+    /// The name that a certificate of a CA has for it; `None` where no CA gives one.
+    pub fn certificate_name(&self) -> Option<String> {
+        let name = match self {
+            Host::Name(name) | Host::Below(name) => name,
+            Host::Any => return None,
+        };
+        is_public(name).then(|| self.to_string())
+    }
+
     /// Whether requests for `other` are among those for this host.
     pub fn covers(&self, other: &Host) -> bool {
         match (self, other) {
@@ -76,6 +85,24 @@ impl Host {
             _ => self == other,
         }
     }
+}
+
+/// Whether a CA may certify `name`, which is in lower case: two labels at least, of letters, digits and `-`
+/// (RFC 1123 section 2.1), and no address.
+pub fn is_public(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=LONGEST_LABEL).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let last = name.rsplit('.').next().unwrap_or("");
+    name.len() <= LONGEST_NAME
+        && name.contains('.')
+        && name.split('.').all(label)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn name(text: &str) -> Result<String, Complaint> {

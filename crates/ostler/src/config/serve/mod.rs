@@ -12,6 +12,7 @@ use super::error::Warning;
 use super::settings::{Settings, StaticFiles};
 use super::written::Layer;
 
+mod acme;
 mod finish;
 mod host;
 mod include;
@@ -28,7 +29,8 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use host::Host;
+pub use acme::{Acme, Challenge, Eab, KeyKind};
+pub use host::{Host, is_public};
 pub use owners::FILE;
 pub use problem::Problems;
 pub use read::Variables;
@@ -46,6 +48,8 @@ pub struct Serve {
     pub state: PathBuf,
     /// Requests for unknown hosts go where this one goes.
     pub default_host: Option<String>,
+    /// Who certificates are had from; `None` when no host needs one.
+    pub acme: Option<Acme>,
     /// By name.
     pub projects: Vec<Project>,
 }
@@ -65,12 +69,35 @@ pub struct Project {
     pub canonical_host: Option<String>,
     /// Seconds for which browsers are told to keep to HTTPS.
     pub hsts: Option<u64>,
+    /// Its own certificate.
+    pub pair: Option<Pair>,
     /// Never empty.
     pub routes: Vec<Route>,
     /// Settings of `ostler run` for the app, by name, in checked form: [`Written::toml`](super::Written::toml).
     /// Relative paths start at `chdir`, those of `chdir`, `env_file`, `config` and `python` at `source`.
     pub web: Layer,
     pub statics: Vec<StaticFiles>,
+}
+
+/// A certificate and its private key in the operator's files.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// The certificate, then its chain (PEM).
+    pub certfile: PathBuf,
+    /// PKCS#8, PKCS#1 or SEC1 (PEM); may be the same file.
+    pub keyfile: PathBuf,
+    /// What the files hold, once the keeper has read them.
+    pub certificate: String,
+    pub key: String,
+}
+
+impl std::fmt::Debug for Pair {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair")
+            .field("certfile", &self.certfile)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a project lies below its hosts.

@@ -206,7 +206,7 @@ fn only_its_own(table: &mut Table, project: &str, problems: &mut Vec<Problem>) {
 /// A key that a repository may not set, or that nobody knows.
 fn foreign(project: &str, key: &str, entry: &Entry) -> Problem {
     let heading = match key {
-        "include" | "projects" => "the machine's file".to_owned(),
+        "include" | "projects" | "acme" => "the machine's file".to_owned(),
         _ if Section::Project.key(key).is_some() => {
             format!("[projects.{}] of the machine's file", short(project))
         }

@@ -26,6 +26,9 @@ pub fn print(tree: &Table, sources: &Sources) -> String {
         Section::Server,
         tree.table("server").unwrap_or(&none),
     );
+    if let Some(acme) = tree.table("acme") {
+        printer.section("[acme]", Section::Acme, acme);
+    }
     let projects = tree
         .table("projects")
         .into_iter()
@@ -122,6 +125,10 @@ impl Printer<'_> {
                 });
                 inline(pairs)
             }
+            (Form::Secret, _) => match &entry.node.value {
+                Value::Text { written, text } if written != text => quoted(written),
+                _ => quoted("…"),
+            },
             // Those of `web` start at the project's source.
             (Form::Plain(Kind::Path | Kind::Binds), _) if section != Section::Web => toml(
                 &absolute(key, entry.node.json(), self.sources.of(entry.node.at)),

@@ -3,8 +3,8 @@
 //! [`TABLE`](crate::config::table::TABLE), which says where they belong. No logic but the search for a name.
 
 use crate::config::flags;
-use crate::config::table::Kind::{self, Binds, Path, Seconds, Switch};
-use crate::config::table::Preset::{self, Unset, Word, Words, Yes};
+use crate::config::table::Kind::{self, Binds, Path, Seconds, Switch, Text};
+use crate::config::table::Preset::{self, Int, Unset, Word, Words, Yes};
 use crate::config::table::{Place, Setting};
 
 /// One key.
@@ -25,6 +25,7 @@ pub struct Key {
 pub enum Section {
     Top,
     Server,
+    Acme,
     Project,
     Route,
     Web,
@@ -41,6 +42,12 @@ pub enum Form {
     Proxies,
     Host,
     Hosts,
+    /// A CA: its name or the URL of its directory.
+    Ca,
+    /// Address of a DNS server.
+    Resolver,
+    /// A text that is not shown.
+    Secret,
     Prefix,
     /// Files, with `*` and `?`.
     Patterns,
@@ -69,6 +76,7 @@ impl Section {
         match self {
             Section::Top => "at the top of the file",
             Section::Server => "[server]",
+            Section::Acme => "[acme]",
             Section::Project => "[projects.NAME]",
             Section::Route => "[[projects.NAME.routes]]",
             Section::Web => "[projects.NAME.web]",
@@ -80,6 +88,7 @@ impl Section {
         let own = match self {
             Section::Top => TOP,
             Section::Server => SERVER,
+            Section::Acme => ACME,
             Section::Project => PROJECT,
             Section::Route => ROUTE,
             Section::Web => &[],
@@ -141,6 +150,7 @@ const fn key(name: &'static str, form: Form, preset: Preset, help: &'static str)
 const TOP: &[Key] = &[
     key("include", Form::Patterns, Words(&[]), "More files of the operator; * and ? stand for any characters of a name"),
     key("server", Form::Table, Unset, "What is the machine's"),
+    key("acme", Form::Table, Unset, "How certificates are had from a CA"),
     key("projects", Form::Tables, Unset, "What is served, by name"),
     key("web", Form::Table, Unset, "The app of the folder that this file is in"),
     key("static", Form::Folders, Unset, "The static files of the folder that this file is in"),
@@ -152,6 +162,26 @@ const SERVER: &[Key] = &[
     key("state", Form::Plain(Path), Word(STATE), "Folder for what ostler has to remember"),
     key("default_host", Form::Host, Unset, "The host of a project that requests for unknown hosts go to"),
 ];
+
+#[rustfmt::skip]
+const ACME: &[Key] = &[
+    key("directory", Form::Ca, Word("letsencrypt"), "The CA: letsencrypt, staging (Let's Encrypt's, for trying out) or the URL of its directory. Its terms of service are agreed to"),
+    key("email", Form::Plain(Text), Unset, "Where the CA may write to"),
+    key("challenge", Form::Plain(CHALLENGE), Unset, "How names are proved: http-01, tls-alpn-01, or dns-01, which wildcards need [default: http-01 where something listens on http_port, else tls-alpn-01]"),
+    key("hook", Form::Plain(Path), Unset, "The program of dns-01, called as PROGRAM present|cleanup NAME VALUE; it returns when the TXT record can be seen"),
+    key("key", Form::Plain(KEY), Word("p256"), "The kind of private keys: ECDSA on P-256 or P-384"),
+    key("profile", Form::Plain(Text), Unset, "A profile of the CA, as shortlived"),
+    key("eab_id", Form::Plain(Text), Unset, "Your account at the CA (external account binding): its key identifier"),
+    key("eab_key", Form::Secret, Unset, "Its MAC key, in base64url, as the CA shows it"),
+    key("ca_root", Form::Plain(Path), Unset, "Roots (PEM) that the CA's own server is checked with [default: the system's]"),
+    key("resolver", Form::Resolver, Unset, "DNS server that is asked where a name leads, before the CA is asked [default: the system's]"),
+    key("http_port", Form::Plain(PORT), Int(80), "The port that the CA comes to for http-01, as the Internet sees it"),
+    key("tls_port", Form::Plain(PORT), Int(443), "The port that the CA comes to for tls-alpn-01, as the Internet sees it"),
+];
+
+const CHALLENGE: Kind = Kind::Choice(&["http-01", "tls-alpn-01", "dns-01"], None, None);
+const KEY: Kind = Kind::Choice(&["p256", "p384"], None, None);
+const PORT: Kind = Kind::Whole(1, 65_535);
 
 /// The state folder when none is named.
 const STATE: &str = "/var/lib/ostler";
@@ -165,6 +195,8 @@ const PROJECT: &[Key] = &[
     key("https", Form::Plain(HTTPS), Word("redirect"), "What a request without TLS gets where there is an address for HTTPS: a redirect there, or its answer"),
     key("canonical_host", Form::Host, Unset, "One of the hosts, to which requests for the others are redirected"),
     key("hsts", Form::Plain(Seconds), Unset, "Browsers keep to HTTPS for this long (Strict-Transport-Security)"),
+    key("certfile", Form::Plain(Path), Unset, "Its own certificate chain (PEM); read again when it changes [default: that of the machine, else one from the CA]"),
+    key("keyfile", Form::Plain(Path), Unset, "The private key of certfile (PEM) [default: in the certificate's file]"),
     key("routes", Form::Sections, Unset, "Where below these hosts it lies [default: all of it]"),
     key("web", Form::Table, Unset, "The app and its workers"),
     key("static", Form::Folders, Unset, "Folders whose files are served, by the prefix of their paths; relative to the source"),
@@ -191,6 +223,7 @@ pub fn meant(section: Section, name: &str) -> Option<(Section, Key)> {
     let lower = name.to_ascii_lowercase().replace('-', "_");
     let others = [
         Section::Server,
+        Section::Acme,
         Section::Project,
         Section::Route,
         Section::Web,

@@ -1,5 +1,6 @@
 //! One tree → a [`Draft`]: every key known, every value checked by itself and beside the others. Looks at no file.
 
+mod acme;
 mod routes;
 mod values;
 
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use self::values::{is_empty, texts};
+use super::acme::Acme;
 use super::host::{self, Host};
 use super::problem::{Problem, short};
 use super::read::{Entry, Node, Table, Value};
@@ -31,7 +33,19 @@ pub struct Draft {
     pub trusted_hops: Option<u32>,
     pub state: Option<String>,
     pub default_host: Option<String>,
+    pub acme: Option<DraftAcme>,
     pub projects: Vec<DraftProject>,
+}
+
+/// The section `[acme]`.
+#[derive(Debug)]
+pub struct DraftAcme {
+    pub acme: Acme,
+    /// It says how names are proved.
+    pub challenge_said: bool,
+    pub at: At,
+    /// The files it names: key, path, place.
+    pub files: Vec<(&'static str, String, At)>,
 }
 
 /// One project.
@@ -47,6 +61,9 @@ pub struct DraftProject {
     pub canonical_host: Option<(String, At)>,
     /// Seconds.
     pub hsts: Option<u64>,
+    /// Its own certificate: path and place.
+    pub certfile: Option<(String, At)>,
+    pub keyfile: Option<(String, At)>,
     pub routes: Vec<DraftRoute>,
     /// By setting name.
     pub web: Layer,
@@ -81,6 +98,7 @@ pub fn shape(tree: &Table, sources: &Sources, problems: &mut Vec<Problem>) -> Dr
         };
         match key.name {
             "server" => shaper.server(table, &mut draft),
+            "acme" => draft.acme = Some(shaper.acme(table, entry.key)),
             "projects" => draft.projects = shaper.projects(table),
             _ => {}
         }
@@ -129,18 +147,12 @@ impl Shaper<'_> {
         let place = |name: &str| table.get(name).map(|entry| entry.key);
         let tls = table.get("listen_tls").map(|entry| &entry.node);
         let tls = tls.filter(|node| !is_empty(node));
-        match (tls, place("certfile")) {
-            (Some(tls), None) => self.problems.push(Problem::new(
-                tls.at,
-                "`listen_tls` has no certificate",
-                "add certfile = \"chain.pem\" and keyfile = \"key.pem\"",
-            )),
-            (None, Some(at)) => self.problems.push(Problem::new(
+        if let (None, Some(at)) = (tls, place("certfile")) {
+            self.problems.push(Problem::new(
                 at,
                 "`certfile` is set and nothing listens for HTTPS",
                 "add listen_tls = [\"0.0.0.0:443\"]",
-            )),
-            _ => {}
+            ));
         }
         if let (Some(at), None) = (place("keyfile"), place("certfile")) {
             let what = "`keyfile` is set without `certfile`";
@@ -215,6 +227,8 @@ impl Shaper<'_> {
             https_optional: false,
             canonical_host: None,
             hsts: None,
+            certfile: None,
+            keyfile: None,
             routes: Vec::new(),
             web: Layer::new(),
             app_named: false,
@@ -233,6 +247,11 @@ impl Shaper<'_> {
                 }
                 _ => {
                     let value = self.value(&key, &entry.node);
+                    let source = self.sources.of(entry.node.at);
+                    let value = value.map(|value| match key.name {
+                        "source" => value,
+                        _ => absolute(&key, value, source),
+                    });
                     let text = value.as_ref().and_then(Json::as_str).map(str::to_owned);
                     let text = text.map(|text| (text, entry.node.at));
                     match key.name {
@@ -241,6 +260,8 @@ impl Shaper<'_> {
                         }
                         "hsts" => project.hsts = value.and_then(|age| Some(age.as_f64()? as u64)),
                         "canonical_host" => project.canonical_host = text,
+                        "certfile" => project.certfile = text,
+                        "keyfile" => project.keyfile = text,
                         _ => project.source = text,
                     }
                 }
@@ -256,6 +277,11 @@ impl Shaper<'_> {
         {
             let what = format!("project `{}` has no `{key}`", short(name));
             self.problems.push(Problem::new(at, what, example(key)));
+        }
+        if let (None, Some((_, at))) = (&project.certfile, &project.keyfile) {
+            let what = "`keyfile` is set without `certfile`";
+            let hint = "add certfile = \"chain.pem\", or leave it out";
+            self.problems.push(Problem::new(*at, what, hint));
         }
         self.hosts_of_routes(&project);
         project

@@ -91,6 +91,9 @@ impl Shaper<'_> {
                 _ => Err(Complaint::new("needs one name", "write it as example.com")),
             }),
             Form::Prefix => self.text(key, node, host::prefix),
+            Form::Ca => self.text(key, node, super::acme::directory),
+            Form::Resolver => self.text(key, node, super::acme::resolver),
+            Form::Secret => self.text(key, node, |text| Ok(text.to_owned())),
             _ => None,
         }
     }

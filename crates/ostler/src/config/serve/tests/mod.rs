@@ -442,6 +442,7 @@ fn line() -> impl Strategy<Value = String> {
         Section::Server,
         Section::Project,
         Section::Route,
+        Section::Acme,
         Section::Web,
     ]
     .into_iter()

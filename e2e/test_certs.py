@@ -1,0 +1,239 @@
+"""Certificates: had from a real CA (pebble), renewed, handed out by host, and the operator's own."""
+
+import os
+import pwd
+import signal
+import ssl
+import stat
+import subprocess
+import sys
+
+import pytest
+
+import harness
+import pebble as ca
+from harness import eventually
+
+APP = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ["wsgi.url_scheme"].encode(), b" ", environ["HTTP_HOST"].encode()]
+"""
+
+
+@pytest.fixture
+def pebble(tmp_path_factory):
+    started = []
+
+    def start(**options):
+        started.append(ca.Pebble(tmp_path_factory.mktemp("ca"), **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.finish()
+
+
+def config(authority, hosts, *more, listen=True, acme=()):
+    """A whole ostler.toml for one app under `hosts`."""
+    return "\n".join([
+        "[server]", f'listen = ["127.0.0.1:{authority.http_port}"]' if listen else "",
+        f'listen_tls = ["127.0.0.1:{authority.tls_port}"]', 'state = "state"',
+        authority.acme(*acme),
+        "[projects.shop]", 'source = "shop"', f"hosts = {hosts}".replace("'", '"'), *more,
+        "[projects.shop.web]", 'app = "app:app"', f'python = "{sys.executable}"', "",
+    ])
+
+
+class Shop:
+    """`ostler serve` with one project."""
+
+    def __init__(self, host, folder, authority, text, **options):
+        (folder / "shop").mkdir(exist_ok=True)
+        (folder / "shop" / "app.py").write_text(APP)
+        self.file = folder / "ostler.toml"
+        self.file.write_text(text)
+        self.port = authority.tls_port
+        self.host = host.serve(port=authority.http_port, ready="shop: ready", **options)
+
+    def reload(self, text):
+        self.file.write_text(text)
+        before = len(self.host.log.matches("reload complete: the configuration"))
+        self.host.kill(signal.SIGHUP)
+        self.host.log.wait("reload complete: the configuration", count=before + 1)
+
+    def trusted(self, name, context):
+        """Waits until clients trust what they get for `name`; gives it."""
+        found = lambda: ca.handshake(self.port, name, context)
+        eventually(lambda: isinstance(found(), bytes), 60, f"a trusted certificate for {name}\n{self.host.log}")
+        return found()
+
+    def alert(self, name):
+        """What a client that trusts anybody is told for `name`."""
+        anybody = ssl._create_unverified_context()
+        found = ca.handshake(self.port, name, anybody)
+        return None if isinstance(found, bytes) else found.reason
+
+
+def test_hosts_get_certificates_by_themselves(host, tmp_path, pebble):
+    authority = pebble()
+    shop = Shop(host, tmp_path, authority, config(authority, ["shop.example", "www.shop.example"]))
+    assert shop.alert("shop.example") is None, "there is one of our own until then"
+    context = authority.trusting()
+    one, other = shop.trusted("shop.example", context), shop.trusted("www.shop.example", context)
+    assert one != other, "each name has its own: one that cannot be proved does not hold up the others"
+    assert ca.get(shop.port, "shop.example", context).endswith(b"https shop.example")
+    sent_on = shop.host.get("/x?y", {"Host": "shop.example"})
+    assert (sent_on.status, sent_on.header("location")) == (308, f"https://shop.example:{shop.port}/x?y")
+    assert shop.alert("other.example") == "TLSV1_ALERT_ACCESS_DENIED"
+    nothing = shop.host.get("/.well-known/acme-challenge/nobodys", {"Host": "shop.example"})
+    assert nothing.status == 308, "a token that is not ours belongs to the app"
+    state = tmp_path / "state" / "certs"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    keys = list(state.rglob("current.pem"))
+    assert len(keys) == 2 and all(stat.S_IMODE(key.stat().st_mode) == 0o600 for key in keys)
+
+
+def test_lost_server_comes_back_with_the_same_certificates(host, tmp_path, pebble):
+    authority = pebble()
+    shop = Shop(host, tmp_path, authority, config(authority, ["shop.example"]))
+    context = authority.trusting()
+    before = shop.trusted("shop.example", context)
+    # The order must be on disk as done.
+    eventually(lambda: list((tmp_path / "state").rglob("current.pem")), 20)
+    shop.host.server().kill()
+    shop.host.log.wait("shop: ready", count=2)
+    assert shop.trusted("shop.example", context) == before
+
+
+def test_new_host_gets_its_certificate_with_a_reload(host, tmp_path, pebble):
+    authority = pebble()
+    shop = Shop(host, tmp_path, authority, config(authority, ["shop.example"]))
+    context = authority.trusting()
+    before = shop.trusted("shop.example", context)
+    load = ca.Load(shop.port, "shop.example", context)
+    try:
+        shop.reload(config(authority, ["shop.example", "new.example"]))
+        shop.trusted("new.example", context)
+        shop.reload(config(authority, ["shop.example"]))
+    finally:
+        load.finish()
+    assert load.failures == [] and load.certificates == [before]
+    assert shop.alert("new.example") == "TLSV1_ALERT_ACCESS_DENIED"
+
+
+def test_names_are_proved_in_a_handshake_when_nothing_listens_for_http(host, tmp_path, pebble):
+    authority = pebble()
+    text = config(authority, ["shop.example"], listen=False)
+    shop = Shop(host, tmp_path, authority, text)
+    context = authority.trusting()
+    shop.trusted("shop.example", context)
+    assert ca.get(shop.port, "shop.example", context).endswith(b"https shop.example")
+    anybody = ssl._create_unverified_context()
+    anybody.set_alpn_protocols(["acme-tls/1"])
+    assert not isinstance(ca.handshake(shop.port, "shop.example", anybody), bytes), "only while a CA asks"
+
+
+def test_wildcard_is_proved_through_dns(host, tmp_path, pebble):
+    authority = pebble()
+    acme = ['challenge = "dns-01"', f'hook = "{authority.dns_hook()}"']
+    shop = Shop(host, tmp_path, authority, config(authority, ["*.shop.example"], acme=acme))
+    context = authority.trusting()
+    shop.trusted("a.shop.example", context)
+    assert ca.get(shop.port, "b.shop.example", context).endswith(b"https b.shop.example")
+    assert shop.alert("a.b.shop.example") == "TLSV1_ALERT_ACCESS_DENIED"
+
+
+def test_certificates_are_renewed_under_load(host, tmp_path, pebble):
+    authority = pebble(life=15)
+    shop = Shop(host, tmp_path, authority, config(authority, ["shop.example"]))
+    context = authority.trusting()
+    shop.trusted("shop.example", context)
+    load = ca.Load(shop.port, "shop.example", context)
+    try:
+        eventually(lambda: len(load.certificates) >= 3, 60, "two renewals")
+    finally:
+        load.finish()
+    assert load.failures == [] and load.count > 10
+
+
+def test_hosts_are_served_while_the_ca_is_away(host, tmp_path, pebble):
+    authority = pebble()
+    authority.down()
+    shop = Shop(host, tmp_path, authority, config(authority, ["shop.example"]))
+    shop.host.log.wait("shop.example: no certificate: the CA: .*refused.*; next attempt in 1 min")
+    assert shop.alert("shop.example") is None, "it is served meanwhile"
+    anybody = ssl._create_unverified_context()
+    assert ca.get(shop.port, "shop.example", anybody).endswith(b"https shop.example")
+    authority.up()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_unprivileged_server_keeps_certificates_in_a_folder_of_its_own(host, tmp_path, pebble):
+    authority = pebble()
+    nobody = pwd.getpwnam("nobody")
+    for folder in [tmp_path, *tmp_path.parents][:3]:
+        folder.chmod(0o755)
+    text = config(authority, ["shop.example"]).replace("[server]", '[server]\nuser = "nobody"')
+    shop = Shop(host, tmp_path, authority, text)
+    shop.trusted("shop.example", authority.trusting())
+    eventually(lambda: list((tmp_path / "state").rglob("current.pem")), 20)
+    folder = tmp_path / "state" / "certs"
+    assert all(path.stat().st_uid == nobody.pw_uid for path in [folder, *folder.rglob("*")])
+    assert shop.host.server().uids().real == nobody.pw_uid
+
+
+def pair(folder, *names):
+    """A self-signed pair for `names` in `folder`; the client that trusts it."""
+    cert, key = folder / "own.pem", folder / "own.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", f"/CN={names[0]}", "-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names),
+         "-keyout", folder / "new.key", "-out", folder / "new.pem"],
+        check=True, capture_output=True,
+    )
+    (folder / "new.key").chmod(0o600)
+    os.replace(folder / "new.key", key)
+    os.replace(folder / "new.pem", cert)
+    context = ssl.create_default_context(cafile=cert)
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    return context
+
+
+OWN = """
+[server]
+listen_tls = ["127.0.0.1:{port}"]
+state = "state"
+[projects.shop]
+source = "shop"
+hosts = ["shop.example", "*.shop.example"]
+certfile = "own.pem"
+keyfile = "own.key"
+[projects.shop.web]
+app = "app:app"
+python = "{python}"
+"""
+
+
+class Ports:
+    """Where a server without a CA listens."""
+
+    def __init__(self):
+        self.tls_port = self.http_port = harness.free_port()
+
+
+def test_own_certificate_is_followed_when_its_files_change(host, tmp_path):
+    first = pair(tmp_path, "shop.example", "*.shop.example")
+    ports = Ports()
+    text = OWN.replace("{port}", str(ports.tls_port)).replace("{python}", sys.executable)
+    shop = Shop(host, tmp_path, ports, text)
+    assert ca.get(shop.port, "shop.example", first).endswith(b"https shop.example")
+    assert isinstance(ca.handshake(shop.port, "a.shop.example", first), bytes)
+    assert shop.alert("other.example") == "TLSV1_ALERT_ACCESS_DENIED"
+    assert not (tmp_path / "state").exists(), "nothing has to be kept"
+    second = pair(tmp_path, "shop.example", "*.shop.example")
+    shop.host.log.wait("certificate files have changed")
+    eventually(lambda: isinstance(ca.handshake(shop.port, "shop.example", second), bytes), 10)
+    (tmp_path / "own.pem").write_text("nothing")
+    shop.host.log.wait("shop: cannot use the certificate .*own.pem.*hint")
+    assert isinstance(ca.handshake(shop.port, "shop.example", second), bytes), "what was read before is served"
