@@ -10,9 +10,9 @@ use rustls::pki_types::CertificateDer;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use super::Names;
 use super::engine::Engine;
 use super::errand::Errand;
+use super::names::Names;
 use super::settings::Wanted;
 use super::state::Event;
 use super::stub::Stub;

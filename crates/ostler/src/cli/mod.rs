@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand; no logic of its own.
 
+mod certs;
 mod check;
 mod options;
 mod python;
@@ -78,6 +79,7 @@ pub fn main() -> ExitCode {
             }
         }
         Some(("check", matches)) => check::check(matches),
+        Some(("certs", matches)) => certs::certs(matches),
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
@@ -95,6 +97,7 @@ fn command() -> Command {
         .subcommand(options::command())
         .subcommand(serve::command())
         .subcommand(check::command())
+        .subcommand(certs::command())
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {

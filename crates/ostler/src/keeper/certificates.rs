@@ -112,6 +112,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
+/// Where what a CA gives is kept, below the state folder.
+pub fn certificates_folder(state: &Path) -> PathBuf {
+    state.join("certs")
+}
+
 /// Makes the folder for what a CA gives, where one is asked: only the server's user can look into it.
 ///
 /// # Errors
@@ -120,7 +125,7 @@ pub fn make_folder(machine: &Machine, user: Option<&User>) -> Result<(), String>
     let (Some(state), Some(_)) = (&machine.state, &machine.acme) else {
         return Ok(());
     };
-    let folder = machine.certificates_folder(state);
+    let folder = certificates_folder(state);
     let about = |error: io::Error| {
         let path = folder.display();
         format!(

@@ -43,6 +43,7 @@ use signals::Signals;
 use start::Prepared;
 use zygotes::{Configured, Trouble};
 
+pub use certificates::certificates_folder;
 pub use load::load_message;
 pub use log::{level, target};
 

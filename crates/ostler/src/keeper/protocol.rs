@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -118,11 +118,6 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Where what a CA gives is kept, below the state folder.
-    pub fn certificates_folder(&self, state: &Path) -> PathBuf {
-        state.join("certs")
-    }
-
     /// `ostler run`: the one app's settings are the machine's.
     pub fn of(settings: Settings) -> Self {
         Self {

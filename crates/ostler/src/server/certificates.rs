@@ -4,6 +4,7 @@ use anyhow::Context;
 
 use crate::certs::{Certs, Given, Next, Settings, Wanted};
 use crate::config::serve::Host;
+use crate::keeper;
 use crate::keeper::protocol::{Machine, Project};
 
 /// Looks at the certificates of a configuration.
@@ -52,7 +53,7 @@ pub(super) fn prepare(
     }
     let acme = machine.acme.as_ref().zip(machine.state.as_ref());
     let settings =
-        acme.map(|(acme, state)| Settings::new(acme, machine.certificates_folder(state)));
+        acme.map(|(acme, state)| Settings::new(acme, keeper::certificates_folder(state)));
     Ok(certs.prepare(given, wanted, settings)?)
 }
 

@@ -104,6 +104,7 @@ fn a_small_file_is_complete() {
         https_optional: false,
         canonical_host: None,
         hsts: None,
+        pair: None,
         routes: vec![Route {
             prefix: "/".to_owned(),
             strip: true,
@@ -333,6 +334,49 @@ fn the_machine_wins_key_by_key() {
             ("/a", folder.0.join("shop/a")),
             ("/b", folder.0.join("shop/b"))
         ]
+    );
+}
+
+/// How certificates are had, with and without a section about it.
+#[test]
+fn a_certificate_authority() {
+    let read = |server: &str, more: &str| {
+        let text = format!("{SMALL}[server]\n{server}\n{more}");
+        let folder = Folder::with(&[("ostler.toml", &text), ("shop/", ""), ("ca.pem", "")]);
+        let checked = folder.good(&[("MAC", "c2VjcmV0")]);
+        let printed = checked.print();
+        (checked.serve.acme, folder, printed)
+    };
+    let (none, ..) = read("listen = \":80\"", "");
+    assert_eq!(none, None, "nothing listens for HTTPS");
+    let (usual, ..) = read("listen = \":80\"\nlisten_tls = \":443\"", "");
+    assert_eq!(usual, Some(Acme::default()));
+    let (alone, ..) = read("listen_tls = \":443\"", "");
+    assert_eq!(alone.map(|acme| acme.challenge), Some(Challenge::TlsAlpn01));
+    let (own, folder, printed) = read(
+        "listen_tls = \":443\"",
+        "[acme]\ndirectory = \"staging\"\nemail = \"a@b.test\"\nchallenge = \"http-01\"\nkey = \"p384\"\nresolver = \"9.9.9.9\"\n\
+         ca_root = \"ca.pem\"\neab_id = \"kid\"\neab_key = \"${MAC}\"\nhttp_port = 5002\nprofile = \"shortlived\"\n",
+    );
+    let expected = Acme {
+        directory: "https://acme-staging-v02.api.letsencrypt.org/directory".to_owned(),
+        ca_root: Some(folder.0.join("ca.pem")),
+        email: Some("a@b.test".to_owned()),
+        key: KeyKind::P384,
+        challenge: Challenge::Http01,
+        resolver: "9.9.9.9:53".parse().ok(),
+        http_port: 5002,
+        eab: Some(Eab {
+            id: "kid".to_owned(),
+            key: "c2VjcmV0".to_owned(),
+        }),
+        profile: Some("shortlived".to_owned()),
+        ..Acme::default()
+    };
+    assert_eq!(own, Some(expected));
+    assert!(
+        printed.contains("eab_key = \"${MAC}\"") && !printed.contains("c2VjcmV0"),
+        "{printed}"
     );
 }
 

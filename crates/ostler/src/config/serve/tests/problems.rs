@@ -107,6 +107,85 @@ error: the host shop.example.com belongs to two projects
     );
 }
 
+/// What a CA has to do with it.
+#[test]
+fn certificates_that_cannot_be_had() {
+    let tls = "[server]\nlisten_tls = [\":443\"]\n";
+    let check = |text: &str, expected: &[&str]| {
+        let folder = Folder::with(&[("ostler.toml", text), ("shop/", ""), ("file", "")]);
+        let told = match expected.is_empty() {
+            true => folder.good(&[]).print(),
+            false => folder.problems(&[]),
+        };
+        let lines = told.lines().filter_map(|line| line.strip_prefix("error: "));
+        assert_eq!(lines.collect::<Vec<_>>(), expected, "{text}\n{told}");
+    };
+    let acme =
+        |line: &str, expected: &[&str]| check(&format!("{SMALL}{tls}[acme]\n{line}\n"), expected);
+    acme("directory = \"lets-encrypt\"", &["`directory` is no CA"]);
+    acme(
+        "directory = \"http://ca.test/dir\"",
+        &["`directory` is no CA"],
+    );
+    acme("directory = \"https:///dir\"", &["`directory` is no CA"]);
+    acme(
+        "resolver = \"dns.test\"",
+        &["`resolver` is no address of a DNS server"],
+    );
+    acme("key = \"rsa\"", &["`key` needs one of p256, p384"]);
+    acme(
+        "http_port = 0",
+        &["`http_port` needs a whole number from 1 to 65535"],
+    );
+    acme("hook = \"none\"", &["`hook` names no file (DIR/none)"]);
+    acme(
+        "ca_root = \"none.pem\"",
+        &["`ca_root` names no file (DIR/none.pem)"],
+    );
+    acme(
+        "eab_id = \"a\"",
+        &["`eab_id` and `eab_key` belong together"],
+    );
+    acme(
+        "challenge = \"dns-01\"",
+        &["the challenge dns-01 needs a program that sets TXT records"],
+    );
+    check(
+        &format!("{SMALL}[acme]\n"),
+        &["[acme] is there and nothing listens for HTTPS"],
+    );
+    let wild = SMALL.replace("shop.example.com", "*.example.com");
+    check(
+        &format!("{wild}{tls}"),
+        &["no certificate can be had for `*.example.com`: a CA proves wildcards through DNS only"],
+    );
+    let own = |lines: &str| SMALL.replace("hosts =", &format!("{lines}\nhosts ="));
+    check(
+        &format!("{}{tls}", own("certfile = \"none.pem\"")),
+        &["`certfile` names no file (DIR/none.pem)"],
+    );
+    check(
+        &format!("{}{tls}", own("keyfile = \"file\"")),
+        &["`keyfile` is set without `certfile`"],
+    );
+    // All of these are good.
+    acme(
+        "challenge = \"dns-01\"\nhook = \"file\"\nresolver = \"9.9.9.9\"",
+        &[],
+    );
+    check(
+        &format!("{wild}{tls}[acme]\nchallenge = \"dns-01\"\nhook = \"file\"\n"),
+        &[],
+    );
+    check(
+        &format!(
+            "{}{tls}",
+            own("certfile = \"file\"").replace("shop.example.com", "*.example.com")
+        ),
+        &[],
+    );
+}
+
 /// One line about each of these, by what is said first; the files around them are good.
 #[test]
 fn what_is_refused() {
@@ -134,10 +213,6 @@ fn what_is_refused() {
     server(
         "listen = [\":80\", \"0.0.0.0:80\"]",
         &["one address is listened on twice"],
-    );
-    server(
-        "listen_tls = [\":443\"]",
-        &["`listen_tls` has no certificate"],
     );
     server(
         "certfile = \"file\"",
@@ -719,7 +794,7 @@ error: unknown key ` [31m� ` at the top of the file
 1 | "\u001b[31m\u202e\n" = 1
   | ^^^^^^^^^^^^^^^^^^^^
   |
-  = hint: there are include, server, projects, web, static
+  = hint: there are include, server, acme, projects, web, static
 "#,
     );
     check(
