@@ -42,6 +42,7 @@ def test_one_app_is_served_under_its_hosts_without_a_file(host, tmp_path):
 TWO = """
 [server]
 listen = ["127.0.0.1:{port}"]
+state = "state"
 default_host = "shop.test"
 
 [projects.shop]
@@ -202,6 +203,7 @@ SECURE = """
 [server]
 listen = ["127.0.0.1:{port}"]
 listen_tls = ["127.0.0.1:{tls_port}"]
+state = "state"
 certfile = "{cert}"
 keyfile = "{key}"
 

@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", ANY),
     ("keeper", ANY),
     ("server", ANY),
+    ("admin", &["sys"]),
     ("edge", &["routes", "pool", "logs", "sys", "config"]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),

@@ -1,10 +1,13 @@
 //! The command line: one file per subcommand; no logic of its own.
 
 mod check;
+mod operator;
 mod options;
 mod python;
+mod reload;
 pub mod run;
 pub mod serve;
+mod status;
 
 #[cfg(test)]
 mod reference;
@@ -78,6 +81,8 @@ pub fn main() -> ExitCode {
             }
         }
         Some(("check", matches)) => check::check(matches),
+        Some(("status", matches)) => status::status(matches),
+        Some(("reload", matches)) => reload::reload(matches),
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
@@ -95,6 +100,8 @@ fn command() -> Command {
         .subcommand(options::command())
         .subcommand(serve::command())
         .subcommand(check::command())
+        .subcommand(status::command())
+        .subcommand(reload::command())
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {

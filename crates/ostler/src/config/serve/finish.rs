@@ -38,17 +38,22 @@ pub fn finish(
         .into_iter()
         .filter_map(|project| finisher.project(project))
         .collect();
-    let state = state.or_else(|| match Section::Server.key("state")?.preset {
-        Preset::Word(word) => Some(word.to_owned()),
-        _ => None,
-    });
     Some(Serve {
         machine: machine?,
         trusted_hops,
-        state: state.map(PathBuf::from).unwrap_or_default(),
+        state: folder_of_state(state),
         default_host,
         projects,
     })
+}
+
+/// The state folder, which nobody has to name.
+pub fn folder_of_state(named: Option<String>) -> PathBuf {
+    let preset = || match Section::Server.key("state")?.preset {
+        Preset::Word(word) => Some(word.to_owned()),
+        _ => None,
+    };
+    named.or_else(preset).map(PathBuf::from).unwrap_or_default()
 }
 
 struct Finisher<'a> {
