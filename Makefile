@@ -21,7 +21,7 @@ DENY := $(shell command -v cargo-deny || echo target/tools/bin/cargo-deny)
 ADVISORIES := https://github.com/rustsec/advisory-db
 
 # Debian packages of the tests, as command:package.
-TEST_PACKAGES := redis-server:redis-server nginx:nginx slowhttptest:slowhttptest wrk:wrk ab:apache2-utils \
+TEST_PACKAGES := redis-server:redis-server sshd:openssh-server nginx:nginx slowhttptest:slowhttptest wrk:wrk ab:apache2-utils \
 	h2load:nghttp2-client openssl:openssl readelf:binutils g++:g++ pebble:pebble
 
 .PHONY: help run test check soak bench wheel clean

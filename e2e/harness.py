@@ -203,7 +203,8 @@ class Answer:
 class Raw:
     """A socket that sends exactly the bytes it is told and reads responses one by one.
 
-    The address is the path of a UNIX socket, (host, port), or (host, port, certificate) for TLS."""
+    The address is the path of a UNIX socket, (host, port), (host, port, certificate) for TLS, or
+    (host, port, certificate, name) to ask for the host `name` whatever the certificate is for."""
 
     def __init__(self, address, timeout: float = 10.0, source: str | None = None) -> None:
         if isinstance(address, str):
@@ -216,7 +217,9 @@ class Raw:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if certificate:
                 context = ssl.create_default_context(cafile=certificate[0])
-                self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+                context.check_hostname = len(certificate) == 1
+                name = (certificate[1:] or ["localhost"])[0]
+                self.socket = context.wrap_socket(self.socket, server_hostname=name)
         self._buffer = b""
 
     def __enter__(self) -> "Raw":

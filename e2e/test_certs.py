@@ -1,5 +1,6 @@
 """Certificates: had from a real CA (pebble), renewed, handed out by host, and the operator's own."""
 
+import json
 import os
 import pwd
 import signal
@@ -94,6 +95,47 @@ def test_hosts_get_certificates_by_themselves(host, tmp_path, pebble):
     assert len(keys) == 2 and all(stat.S_IMODE(key.stat().st_mode) == 0o600 for key in keys)
 
 
+def ask(folder, *words):
+    """What a command of ostler says in the folder, and its exit code."""
+    done = subprocess.run([harness.OSTLER, *words], cwd=folder, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_certificates_are_listed(host, tmp_path, pebble):
+    authority = pebble()
+    shop = Shop(host, tmp_path, authority, config(authority, ["shop.example", "localhost", "*"]))
+    shop.trusted("shop.example", authority.trusting())
+    listed = lambda: json.loads(ask(tmp_path, "certs", "--json")[1])
+    eventually(lambda: all(one["state"] != "ordering" for one in listed()), 20, "the order is done")
+    by_name = {one["names"][0]: one for one in listed()}
+    assert by_name["shop.example"]["state"] == "valid" and by_name["shop.example"]["days_left"] > 100
+    assert by_name["localhost"]["state"] == "self-signed", "no CA certifies it"
+    assert shop.alert("other.example") == "TLSV1_ALERT_ACCESS_DENIED" and "*" not in by_name
+    code, text = ask(tmp_path, "certs")
+    assert code == 0 and text.splitlines()[0].split()[:3] == ["CERTIFICATE", "STATE", "DAYS"], text
+    assert "shop.example" in ask(tmp_path, "status")[1]
+
+
+def test_what_certbot_has_is_served_without_an_order(host, tmp_path, pebble):
+    authority = pebble()
+    trusting = pair(tmp_path, "shop.example", "www.shop.example", days=60)
+    live = tmp_path / "letsencrypt" / "live" / "shop.example"
+    live.mkdir(parents=True)
+    os.replace(tmp_path / "own.pem", live / "fullchain.pem")
+    os.replace(tmp_path / "own.key", live / "privkey.pem")
+    text = config(authority, ["shop.example", "www.shop.example"])
+    (tmp_path / "ostler.toml").write_text(text)
+    (tmp_path / "shop").mkdir()
+    code, said = ask(tmp_path, "certs", "import", "letsencrypt")
+    assert code == 0 and "shop.example: adopted: shop.example, www.shop.example (" in said, said
+    code, said = ask(tmp_path, "certs", "import", "nowhere")
+    assert code == 1 and "is no folder of certbot" in said
+    shop = Shop(host, tmp_path, authority, text)
+    for name in ("shop.example", "www.shop.example"):
+        assert isinstance(ca.handshake(shop.port, name, trusting), bytes)
+    assert not shop.host.log.matches("ordering a certificate"), "it is valid for long enough"
+
+
 def test_lost_server_comes_back_with_the_same_certificates(host, tmp_path, pebble):
     authority = pebble()
     shop = Shop(host, tmp_path, authority, config(authority, ["shop.example"]))
@@ -172,8 +214,9 @@ def test_hosts_are_served_while_the_ca_is_away(host, tmp_path, pebble):
 def test_unprivileged_server_keeps_certificates_in_a_folder_of_its_own(host, tmp_path, pebble):
     authority = pebble()
     nobody = pwd.getpwnam("nobody")
-    for folder in [tmp_path, *tmp_path.parents][:3]:
-        folder.chmod(0o755)
+    for folder in [tmp_path, *tmp_path.parents]:
+        if stat.S_IMODE(folder.stat().st_mode) == 0o700:
+            folder.chmod(0o755)
     text = config(authority, ["shop.example"]).replace("[server]", '[server]\nuser = "nobody"')
     shop = Shop(host, tmp_path, authority, text)
     shop.trusted("shop.example", authority.trusting())
@@ -183,11 +226,11 @@ def test_unprivileged_server_keeps_certificates_in_a_folder_of_its_own(host, tmp
     assert shop.host.server().uids().real == nobody.pw_uid
 
 
-def pair(folder, *names):
+def pair(folder, *names, days=2):
     """A self-signed pair for `names` in `folder`; the client that trusts it."""
     cert, key = folder / "own.pem", folder / "own.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", str(days),
          "-subj", f"/CN={names[0]}", "-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names),
          "-keyout", folder / "new.key", "-out", folder / "new.pem"],
         check=True, capture_output=True,
@@ -230,7 +273,7 @@ def test_own_certificate_is_followed_when_its_files_change(host, tmp_path):
     assert ca.get(shop.port, "shop.example", first).endswith(b"https shop.example")
     assert isinstance(ca.handshake(shop.port, "a.shop.example", first), bytes)
     assert shop.alert("other.example") == "TLSV1_ALERT_ACCESS_DENIED"
-    assert not (tmp_path / "state").exists(), "nothing has to be kept"
+    assert not (tmp_path / "state" / "certs").exists(), "nothing has to be kept"
     second = pair(tmp_path, "shop.example", "*.shop.example")
     shop.host.log.wait("certificate files have changed")
     eventually(lambda: isinstance(ca.handshake(shop.port, "shop.example", second), bytes), 10)

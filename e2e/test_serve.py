@@ -42,6 +42,7 @@ def test_one_app_is_served_under_its_hosts_without_a_file(host, tmp_path):
 TWO = """
 [server]
 listen = ["127.0.0.1:{port}"]
+state = "state"
 default_host = "shop.test"
 
 [projects.shop]
@@ -202,6 +203,7 @@ SECURE = """
 [server]
 listen = ["127.0.0.1:{port}"]
 listen_tls = ["127.0.0.1:{tls_port}"]
+state = "state"
 certfile = "{cert}"
 keyfile = "{key}"
 
@@ -234,7 +236,7 @@ def test_requests_without_tls_are_sent_to_https_and_other_names_to_the_canonical
     running.log.wait("open: ready")
 
     def asked(name, target="/a%20b?c=d", secure=False, method="GET", body=b""):
-        address = ("127.0.0.1", tls_port, str(cert)) if secure else ("127.0.0.1", port)
+        address = ("127.0.0.1", tls_port, str(cert), name) if secure else ("127.0.0.1", port)
         length = f"Content-Length: {len(body)}\r\n" if body else ""
         with Raw(address) as raw:
             raw.send(f"{method} {target} HTTP/1.1\r\nHost: {name}\r\n{length}\r\n".encode() + body)

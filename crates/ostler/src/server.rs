@@ -1,9 +1,11 @@
 //! The server process: what it holds, built in order, stopped in reverse.
 
+mod admin;
 mod certificates;
 mod configure;
 mod parts;
 mod project;
+mod reloads;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -15,6 +17,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::admin::Ask;
 use crate::certs::Certs;
 use crate::edge::{self, Listener, Live, Peers, Site};
 use crate::keeper::protocol::{
@@ -27,6 +30,7 @@ use crate::sys::{Channel, Pidfd};
 
 use parts::{EdgeThread, Logs, Machine, Shared};
 use project::Project;
+use reloads::Reloads;
 
 /// What is still being sent when the last worker is gone has this long.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -66,6 +70,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let (stop, stopping) = watch::channel(false);
     let shared = Shared::new(&machine.said.settings, stopping)?;
     let (requests, mut asked) = mpsc::unbounded_channel();
+    let (desk, mut asks) = crate::admin::desk();
     let handles = || threads.iter().map(|thread| thread.handle.clone()).collect();
     let mut first = handover.first;
     let mut started = Vec::new();
@@ -97,8 +102,15 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         listeners,
         logs,
         keeper_pid: handover.keeper_pid,
+        operator: handover.operator,
+        started: Instant::now(),
+        desk,
+        reloads: Reloads::default(),
     };
-    let code = server.run(first, &mut asked).await;
+    if let Some(socket) = handover.admin {
+        server.open_admin(socket)?;
+    }
+    let code = server.run(first, &mut asked, &mut asks).await;
     server.end().await;
     Ok(code)
 }
@@ -143,6 +155,12 @@ struct Server {
     stop: watch::Sender<bool>,
     listeners: Vec<(String, Listener)>,
     logs: Logs,
+    /// Who started the keeper.
+    operator: u32,
+    started: Instant,
+    /// Where the admin API puts its questions.
+    desk: mpsc::Sender<Ask>,
+    reloads: Reloads,
 }
 
 impl Server {
@@ -150,6 +168,7 @@ impl Server {
         &mut self,
         first: Option<FirstZygote>,
         asked: &mut mpsc::UnboundedReceiver<(ProjectId, Request)>,
+        asks: &mut mpsc::Receiver<Ask>,
     ) -> u8 {
         if let Err(error) = self.listen() {
             tracing::error!(%error, "cannot accept connections");
@@ -166,6 +185,7 @@ impl Server {
                     }
                     None => return 1,
                 },
+                Some(ask) = asks.recv() => self.attend(ask).await,
                 message = self.keeper.recv() => match message {
                     Ok(Some(message)) => match serde_json::from_slice(&message.bytes) {
                         Ok(said) => self.obey(said, message.fds).await,
@@ -235,7 +255,25 @@ impl Server {
                 self.apply_settings(project, generation);
                 let _ = applied.send(());
             }
+            Request::Reloads { generation } => {
+                if let Some(known) = self.project(project) {
+                    known.heard += 1;
+                    let heard = known.heard;
+                    self.reloads.named(project, heard, generation);
+                }
+            }
+            Request::Serves { generation } => self.reloads.serves(project, generation),
+            Request::GaveUp { generation, why } => {
+                self.reloads.gave_up(project, generation, &why);
+            }
+            Request::Trouble { text } => {
+                self.reloads.trouble(project, &text);
+                if let Some(project) = self.project(project) {
+                    project.troubles.keep(&text);
+                }
+            }
             Request::Finish { code } => {
+                self.reloads.ended(project);
                 if let Some(project) = self.project(project) {
                     project.ended = Some(code);
                 }
@@ -322,16 +360,16 @@ impl Server {
     async fn obey(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
         match said {
             FromKeeper::Stop { graceful } => self.begin_stop(graceful),
-            FromKeeper::Reload => self
-                .projects
-                .iter()
-                .for_each(|project| project.handle.reload()),
+            FromKeeper::Reload { ticket } => self.reload_all(ticket),
             FromKeeper::Workers { by } => {
                 self.projects
                     .iter()
                     .for_each(|project| project.handle.adjust(by));
             }
-            FromKeeper::Configure => self.configure(fds).await,
+            FromKeeper::Configure { ticket, warnings } => {
+                self.configure(fds, ticket, warnings).await;
+            }
+            FromKeeper::Refused { ticket, problems } => self.refused(ticket, problems),
             FromKeeper::ReopenLogs => self.logs.reopen(),
             FromKeeper::ZygoteFailed { zygote, exit, text } => {
                 if let Some(project) = self.project(zygote.project) {

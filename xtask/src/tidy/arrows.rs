@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "edge",
         &["routes", "pool", "certs", "logs", "sys", "config"],
     ),
+    ("admin", &["sys"]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),
     ("certs", &["logs", "sys", "config"]),

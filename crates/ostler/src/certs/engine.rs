@@ -92,6 +92,7 @@ impl Engine {
         rows.map(|(names, row)| Status {
             names: names.iter().map(str::to_owned).collect(),
             state: row.state,
+            expires: row.held.map(|held| held.not_after),
             days_left: row.held.map(|held| held.days(now)),
             last_error: row.error,
             next_attempt: row.next,

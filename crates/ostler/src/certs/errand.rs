@@ -125,10 +125,6 @@ impl Errand {
         done.unwrap_or_else(|_| Err(late()))
     }
 
-    pub fn job(&self) -> &Job {
-        &self.job
-    }
-
     pub fn feed(&mut self, event: Event) {
         let (job, actions) = self.job.clone().step(event, SystemTime::now());
         self.job = job;

@@ -74,6 +74,7 @@ impl Given {
         Status {
             names: self.hosts.clone(),
             state: if days < 0 { "expired" } else { self.state },
+            expires: Some(self.held.not_after),
             days_left: Some(days),
             last_error: self.warning.clone(),
             next_attempt: None,

@@ -72,6 +72,7 @@ pub struct Status {
     pub state: &'static str,
     /// Until it expires, rounded down; negative after that; `None` while there is none.
     pub days_left: Option<i64>,
+    pub expires: Option<SystemTime>,
     pub last_error: Option<String>,
     pub next_attempt: Option<SystemTime>,
 }

@@ -249,22 +249,6 @@ impl Pebble {
         answer[answer.find("-----BEGIN").unwrap()..].to_owned()
     }
 
-    /// Tells the DNS server something, as its own documentation says.
-    pub async fn dns(&self, path: &str, body: serde_json::Value) {
-        let body = body.to_string();
-        let mut stream = TcpStream::connect((self.address, DNS_ADMIN_PORT))
-            .await
-            .unwrap();
-        let request = format!(
-            "POST /{path} HTTP/1.1\r\nhost: dns\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-
     pub fn certs(&self, wanted: Vec<Wanted>) -> Arc<Engine> {
         self.certs_with(self.settings(), wanted)
     }

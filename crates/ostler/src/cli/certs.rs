@@ -1,12 +1,14 @@
-//! `ostler certs import`: takes over what certbot has, into the state folder of `ostler.toml`.
+//! `ostler certs`: how the certificates are; `ostler certs import`: takes over what certbot has.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{check, refuse};
+use super::{check, operator, refuse};
+use crate::admin::api::Status;
+use crate::admin::screen;
 use crate::certs::{self, import};
 use crate::config::ConfigError;
 use crate::keeper;
@@ -23,10 +25,17 @@ from the next start of `ostler serve` on, and renewed in its time.";
 pub fn command() -> Command {
     Command::new("certs")
         .display_name("ostler")
-        .about("Certificates")
+        .override_usage("ostler certs [OPTIONS]\n       ostler certs import [OPTIONS] [FOLDER]")
+        .about("Show the certificates of a running server; `certs import` adopts certbot's")
         .disable_version_flag(true)
-        .subcommand_required(true)
-        .arg_required_else_help(true)
+        .args_conflicts_with_subcommands(true)
+        .args(operator::args())
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("As JSON"),
+        )
         .subcommand(
             Command::new("import")
                 .display_name("ostler")
@@ -48,12 +57,33 @@ pub fn command() -> Command {
         )
 }
 
-/// Does what the command line says. Exit code 0 when certbot's folder could be read, else 1, or 2 for a wrong
-/// `ostler.toml`.
+/// Does what the command line says.
 pub fn certs(matches: &ArgMatches) -> ExitCode {
-    let Some(("import", matches)) = matches.subcommand() else {
-        return ExitCode::FAILURE;
+    match matches.subcommand() {
+        Some(("import", matches)) => import(matches),
+        _ => list(matches),
+    }
+}
+
+/// Exit code 0 when the server has answered.
+fn list(matches: &ArgMatches) -> ExitCode {
+    if let Some(code) = operator::elsewhere(&command(), matches) {
+        return code;
+    }
+    let answer = match operator::ask(matches, "GET", "/v1/status", false) {
+        Ok(answer) => answer,
+        Err(code) => return code,
     };
+    operator::show(
+        &answer,
+        matches.get_flag("json"),
+        |status: &Status| serde_json::to_string_pretty(&status.certificates),
+        screen::certificates,
+    )
+}
+
+/// Exit code 0 when certbot's folder could be read, else 1, or 2 for a wrong `ostler.toml`.
+fn import(matches: &ArgMatches) -> ExitCode {
     let around = match super::surroundings() {
         Ok(around) => around,
         Err(errors) => return refuse(&errors),

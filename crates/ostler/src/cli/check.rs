@@ -78,13 +78,7 @@ pub fn load(
     around: &Surroundings<'_>,
 ) -> Result<(PathBuf, Result<Checked, Problems>), ConfigError> {
     let directory = &around.directory;
-    let places = [Path::new(serve::FILE), Path::new(MACHINE)];
-    let found = || {
-        places
-            .into_iter()
-            .find(|path| directory.join(path).exists())
-    };
-    let Some(path) = asked.or_else(found) else {
+    let Some(path) = asked.map(Path::to_owned).or_else(|| found(directory)) else {
         return Err(ConfigError {
             what: "no ostler.toml was found".to_owned(),
             seen: format!(
@@ -94,8 +88,14 @@ pub fn load(
             hint: "name one with --config FILE".to_owned(),
         });
     };
-    let outcome = serve::load(path, directory, around.variable);
-    Ok((path.to_owned(), outcome))
+    let outcome = serve::load(&path, directory, around.variable);
+    Ok((path, outcome))
+}
+
+/// The file that is there when none was asked for.
+pub fn found(directory: &Path) -> Option<PathBuf> {
+    let mut places = [serve::FILE, MACHINE].into_iter().map(PathBuf::from);
+    places.find(|path| directory.join(path).exists())
 }
 
 /// Says all that is wrong.

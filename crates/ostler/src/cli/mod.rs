@@ -2,10 +2,13 @@
 
 mod certs;
 mod check;
+mod operator;
 mod options;
 mod python;
+mod reload;
 pub mod run;
 pub mod serve;
+mod status;
 
 #[cfg(test)]
 mod reference;
@@ -80,6 +83,8 @@ pub fn main() -> ExitCode {
         }
         Some(("check", matches)) => check::check(matches),
         Some(("certs", matches)) => certs::certs(matches),
+        Some(("status", matches)) => status::status(matches),
+        Some(("reload", matches)) => reload::reload(matches),
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
@@ -98,6 +103,8 @@ fn command() -> Command {
         .subcommand(serve::command())
         .subcommand(check::command())
         .subcommand(certs::command())
+        .subcommand(status::command())
+        .subcommand(reload::command())
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {

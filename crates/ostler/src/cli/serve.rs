@@ -22,6 +22,8 @@ use crate::keeper::protocol::{Entrance, Machine, ProjectId, Route};
 pub struct ServePlan {
     pub machine: Machine,
     pub projects: Vec<ProjectPlan>,
+    /// The state folder.
+    pub state: PathBuf,
     pub warnings: Vec<String>,
     /// What it was made of.
     asked: Asked,
@@ -84,20 +86,14 @@ impl Refused {
         }
     }
 
-    /// Says it in a log.
-    fn lines(&self) -> Vec<String> {
+    /// As it is told, without colours.
+    fn text(&self) -> String {
         match self {
-            Self::Errors(errors) => errors
-                .iter()
-                .map(|error| format!("error: {error}"))
-                .collect(),
-            Self::Problems(problems) => {
-                let text = problems.render(false);
-                text.lines()
-                    .filter(|line| !line.is_empty())
-                    .map(str::to_owned)
-                    .collect()
+            Self::Errors(errors) => {
+                let lines = errors.iter().map(|error| format!("error: {error}\n"));
+                lines.collect()
             }
+            Self::Problems(problems) => problems.render(false),
         }
     }
 }
@@ -167,11 +163,11 @@ pub fn plan(matches: &ArgMatches, around: &Surroundings<'_>) -> Result<ServePlan
 /// Makes the plan anew, of what is there now.
 ///
 /// # Errors
-/// What is wrong, as lines for the log.
-pub fn again(before: &ServePlan) -> Result<ServePlan, Vec<String>> {
+/// What is wrong, as `ostler check` tells it.
+pub fn again(before: &ServePlan) -> Result<ServePlan, String> {
     let around = super::surroundings().map_err(Refused::from);
     let made = around.and_then(|around| make(before.asked.clone(), &around));
-    made.map_err(|refused| refused.lines())
+    made.map_err(|refused| refused.text())
 }
 
 fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
@@ -203,10 +199,11 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
             settings: serve.machine,
             trusted_hops: serve.trusted_hops,
             default_host: serve.default_host,
-            state: Some(serve.state),
+            state: Some(serve.state.clone()),
             acme: serve.acme,
         },
         projects,
+        state: serve.state,
         warnings: warnings.iter().map(ToString::to_string).collect(),
         asked,
     })
@@ -243,7 +240,7 @@ fn without_file(
     Ok(Serve {
         machine,
         trusted_hops: None,
-        state: PathBuf::new(),
+        state: serve::state_without_file(),
         default_host: None,
         acme: None,
         projects: vec![serve::Project {

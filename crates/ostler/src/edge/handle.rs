@@ -203,6 +203,10 @@ impl Connection {
     /// Waits for a slot.
     async fn lease(&mut self, app: &App, asks: Asks) -> Result<(Lease, Vec<u8>), Reason> {
         let asked = Instant::now();
+        let asks = Asks {
+            since: Some(asked),
+            ..asks
+        };
         let session = engineio::session(self.head.query());
         let mut lease = pin!(app.pool.lease(self.thread.index, asks, session));
         self.deadline.set(asked + app.line);
@@ -249,7 +253,11 @@ impl Connection {
             self.frame = std::mem::take(&mut frame);
         }
         let bytes = held + frame.len();
-        Asks { frame, bytes }
+        Asks {
+            frame,
+            bytes,
+            since: None,
+        }
     }
 
     /// Sends the whole request to the worker, unless that has taken it; `file` is a spooled body.

@@ -84,6 +84,11 @@ impl Peers {
         self.wait_for(Self::is_quiet).await;
     }
 
+    /// Open connections of every kind.
+    pub fn total(&self) -> u32 {
+        self.total.load(Ordering::Acquire) as u32
+    }
+
     /// Open WebSockets and tunnels.
     pub fn sockets(&self) -> u32 {
         self.sockets.load(Ordering::Acquire) as u32

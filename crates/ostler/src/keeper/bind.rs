@@ -101,7 +101,9 @@ pub fn all(
                 Ok(())
             }),
             Bind::Unix(path) => {
-                listening.push(unix(path, settings, user).map_err(named)?);
+                // As gunicorn: the socket's mode follows --umask, which is 0 by default.
+                let umask = settings.process.umask.unwrap_or(0);
+                listening.push(unix(path, umask, backlog(settings), user).map_err(named)?);
                 Ok(())
             }
             Bind::Fd(number) => {
@@ -172,7 +174,12 @@ fn backlog(settings: &Settings) -> i32 {
 
 /// Binds a UNIX socket. One that a dead server left behind is taken away first; one that somebody
 /// answers on, or a file that is no socket, is not.
-fn unix(path: &Path, settings: &Settings, user: Option<&User>) -> io::Result<Listening> {
+pub(super) fn unix(
+    path: &Path,
+    umask: u32,
+    backlog: i32,
+    user: Option<&User>,
+) -> io::Result<Listening> {
     let address = SocketAddrUnix::new(path)?;
     if let Ok(metadata) = fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
@@ -185,8 +192,7 @@ fn unix(path: &Path, settings: &Settings, user: Option<&User>) -> io::Result<Lis
         fs::remove_file(path)?;
     }
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
-    // As gunicorn: the socket's mode follows --umask, which is 0 by default.
-    let before = rustix::process::umask(Mode::from_raw_mode(settings.process.umask.unwrap_or(0)));
+    let before = rustix::process::umask(Mode::from_raw_mode(umask));
     let bound = bind(&fd, &address);
     rustix::process::umask(before);
     bound?;
@@ -204,7 +210,7 @@ fn unix(path: &Path, settings: &Settings, user: Option<&User>) -> io::Result<Lis
         .map_or(Ok(()), |user| {
             std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
         })
-        .and_then(|()| Ok(listen(&fd, backlog(settings))?));
+        .and_then(|()| Ok(listen(&fd, backlog)?));
     match ready {
         Ok(()) => Ok(Listening {
             fd: Some(fd),

@@ -10,8 +10,13 @@ use crate::config;
 
 use super::certificates;
 use super::protocol::{Configuration, Entrance, FromKeeper, Project, ProjectId, to_file};
-use super::serving::Server;
+use super::serving::{Server, TEXT_MAX};
 use super::{Keeper, Plan};
+
+/// Warnings that who asked is told of one configuration, and the characters of each: they must fit in a message
+/// even when each character takes six bytes in JSON. The log has all.
+const MOST_WARNINGS: usize = 20;
+const LONGEST_WARNING: usize = 500;
 
 impl Keeper {
     /// What a server is to serve.
@@ -71,21 +76,27 @@ impl Keeper {
 
     /// Reads the configuration anew and has the server take it. What is wrong with it is said, and then
     /// nothing changes.
-    pub(super) async fn configure_anew(&mut self, server: &Server) {
+    pub(super) async fn configure_anew(&mut self, server: &Server, ticket: Option<u64>) {
         let Plan::Serve(now) = &self.plan else {
             return;
         };
         let next = serve::again(now).and_then(|next| self.next_configuration(next));
         match next {
-            Ok((next, file)) => {
+            Ok((next, warnings, file)) => {
                 self.told.push_back(next);
-                server.tell(&FromKeeper::Configure, &[file.as_fd()]).await;
+                let message = FromKeeper::Configure { ticket, warnings };
+                server.tell(&message, &[file.as_fd()]).await;
             }
-            Err(errors) => {
-                for error in errors {
-                    tracing::error!("{error}");
+            Err(problems) => {
+                for line in problems.lines().filter(|line| !line.is_empty()) {
+                    tracing::error!("{line}");
                 }
                 tracing::error!("reload failed: the configuration stays as it was");
+                if let Some(ticket) = ticket {
+                    let problems = problems.chars().take(TEXT_MAX).collect();
+                    let message = FromKeeper::Refused { ticket, problems };
+                    server.tell(&message, &[]).await;
+                }
             }
         }
     }
@@ -101,31 +112,33 @@ impl Keeper {
         // They were said when the plan was made.
         next.warnings.clear();
         match self.next_configuration(next) {
-            Ok((next, file)) => {
+            Ok((next, warnings, file)) => {
                 tracing::info!("certificate files have changed: they are read again");
                 self.told.push_back(next);
-                server.tell(&FromKeeper::Configure, &[file.as_fd()]).await;
+                let ticket = None;
+                let message = FromKeeper::Configure { ticket, warnings };
+                server.tell(&message, &[file.as_fd()]).await;
             }
-            Err(errors) => errors
-                .iter()
-                .for_each(|error| tracing::error!("{error}; what was read before is served")),
+            Err(error) => tracing::error!("{error}; what was read before is served"),
         }
     }
 
-    /// Completes a plan, and makes a file of it for the server.
+    /// Completes a plan, and makes a file of it for the server. Gives what is to be warned of as well.
     fn next_configuration(
         &mut self,
         mut next: ServePlan,
-    ) -> Result<(ServePlan, OwnedFd), Vec<String>> {
-        self.files = certificates::read(&mut next).map_err(|error| vec![error])?;
-        certificates::make_folder(&next.machine, self.user.as_ref())
-            .map_err(|error| vec![error])?;
-        for warning in &next.warnings {
+    ) -> Result<(ServePlan, Vec<String>, OwnedFd), String> {
+        self.files = certificates::read(&mut next)?;
+        certificates::make_folder(&next.machine, self.user.as_ref())?;
+        let mut warnings = next.warnings.clone();
+        let fixed = config::not_reloaded(&self.started, &next.machine.settings);
+        warnings.extend(fixed.map(|warning| warning.to_string()));
+        for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        if let Some(warning) = config::not_reloaded(&self.started, &next.machine.settings) {
-            tracing::warn!("{warning}");
-        }
+        warnings.truncate(MOST_WARNINGS);
+        let cut = |warning: String| warning.chars().take(LONGEST_WARNING).collect();
+        let warnings = warnings.into_iter().map(cut).collect();
         let before = match (self.told.back(), &self.plan) {
             (Some(told), _) => Some(told),
             (None, Plan::Serve(now)) => Some(&**now),
@@ -146,8 +159,8 @@ impl Keeper {
             projects: projects(&next),
         };
         let file = to_file("ostler-configuration", &configuration);
-        let file = file.map_err(|error| vec![format!("error: {error}")])?;
-        Ok((next, file))
+        let file = file.map_err(|error| format!("error: {error}"))?;
+        Ok((next, warnings, file))
     }
 
     /// The server has answered for the oldest configuration it was told.

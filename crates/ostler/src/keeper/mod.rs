@@ -2,6 +2,7 @@
 //! them all, and passes signals on. It takes no network input, has one thread and never changes its
 //! pid, which may be 1.
 
+mod admin;
 mod bind;
 mod certificates;
 mod configuring;
@@ -79,6 +80,8 @@ struct Keeper {
     /// Empty once the server has been told to stop: a listener that stays open would let clients
     /// in that nobody serves.
     listening: Vec<Listening>,
+    /// Where the admin API is; open until the end, which it can be asked about.
+    admin: Option<Listening>,
     pidfile: Option<PidFile>,
     log: Sink,
     /// The files of certificates.
@@ -157,6 +160,7 @@ async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {
         zygote,
         user,
         listening,
+        admin,
     } = prepared;
     // Again: a daemon is a grandchild of the process that checked its settings.
     process::become_subreaper()?;
@@ -169,6 +173,7 @@ async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {
         machine,
         user,
         listening,
+        admin,
         pidfile,
         log,
         files,
@@ -294,7 +299,7 @@ impl Keeper {
     /// Takes away what would outlive us, and waits for what is ours.
     async fn end(&mut self, signals: &mut Signals, code: u8) {
         self.zygotes.wait_for_all(signals, code == 0).await;
-        for listening in &self.listening {
+        for listening in self.listening.iter().chain(&self.admin) {
             listening.remove();
         }
         if let Some(pidfile) = &self.pidfile {

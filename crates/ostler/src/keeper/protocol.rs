@@ -37,11 +37,21 @@ pub enum FromKeeper {
     Stop {
         graceful: bool,
     },
-    /// `ostler run`: the app is to be loaded anew.
-    Reload,
+    /// `ostler run`: the app is to be loaded anew. The ticket is that of [`ToKeeper::Reload`].
+    Reload {
+        ticket: Option<u64>,
+    },
     /// `ostler serve`: another configuration. With it comes a file with a [`Configuration`], see
     /// [`configuration_from`].
-    Configure,
+    Configure {
+        ticket: Option<u64>,
+        warnings: Vec<String>,
+    },
+    /// Nothing changes for this ticket: what is written is wrong.
+    Refused {
+        ticket: u64,
+        problems: String,
+    },
     /// TTIN and TTOU.
     Workers {
         by: i32,
@@ -59,6 +69,10 @@ pub enum ToKeeper {
     },
     /// The app serves.
     Ready,
+    /// Somebody asks for what HUP does.
+    Reload {
+        ticket: u64,
+    },
     /// The answer to [`FromKeeper::Configure`]: the configuration is in force, or nothing has changed.
     Configured {
         taken: bool,
@@ -93,6 +107,10 @@ pub struct Handover {
     pub first: Option<First>,
     /// `pid` of the keeper: what people signal.
     pub keeper: u32,
+    /// Who started it.
+    pub operator: u32,
+    /// Descriptor number of the admin socket.
+    pub admin: Option<i32>,
 }
 
 /// Everything that a server is to serve.
@@ -234,8 +252,17 @@ pub struct ServerHandover {
     pub configuration: Configuration,
     pub keeper: OwnedFd,
     pub keeper_pid: u32,
+    pub operator: u32,
+    pub admin: Option<AdminSocket>,
     pub listeners: Vec<(ListenerName, OwnedFd)>,
     pub first: Option<FirstZygote>,
+}
+
+/// Where the admin API is listened for, and who may speak there.
+#[derive(Debug)]
+pub struct AdminSocket {
+    pub fd: OwnedFd,
+    pub operator: u32,
 }
 
 /// [`First`], with its descriptors.
@@ -260,7 +287,11 @@ impl ServerHandover {
         for (fd, name) in (HANDOVER_FD + 1..).zip(handover.listeners) {
             listeners.push((name, fds::claim(fd)?));
         }
+        let operator = handover.operator;
+        let admin = handover.admin.map(fds::claim).transpose()?;
         Ok(Self {
+            operator,
+            admin: admin.map(|fd| AdminSocket { fd, operator }),
             configuration: handover.configuration,
             keeper: fds::claim(KEEPER_FD)?,
             keeper_pid: handover.keeper,

@@ -82,6 +82,7 @@ impl Keeper {
             .iter()
             .filter_map(|listening| listening.fd.as_ref());
         let listening: Vec<&OwnedFd> = listening.collect();
+        let admin = self.admin.as_ref().and_then(|admin| admin.fd.as_ref());
         let first = HANDOVER_FD + 1 + i32::try_from(listening.len()).unwrap_or(0);
         let handover = Handover {
             configuration: self.configuration(),
@@ -98,6 +99,11 @@ impl Keeper {
                 python: python.clone(),
             }),
             keeper: process::own_pid(),
+            operator: sys::users::own().uid,
+            admin: admin.map(|_| {
+                let of_first = zygote.as_ref().map_or(0, |_| 2) + i32::from(hooks.is_some());
+                first + of_first
+            }),
         };
         let handover = to_file("ostler-handover", &handover)?;
         let mut passed = vec![theirs.as_fd(), handover.as_fd()];
@@ -106,6 +112,7 @@ impl Keeper {
             passed.extend([control.as_fd(), child.pidfd.as_fd()]);
         }
         passed.extend(hooks.as_ref().map(AsFd::as_fd));
+        passed.extend(admin.map(AsFd::as_fd));
         let child = spawn(passed, self.user.as_ref())?;
         if let Some((zygote, ..)) = zygote {
             let id = ZygoteId {
@@ -136,19 +143,22 @@ impl Keeper {
                 }
             }
             Order::Quit => self.begin_stop(false, server).await,
-            Order::Reload => {
-                // gunicorn opens its logs anew on HUP, and rotation scripts count on it.
-                self.reopen_logs(server).await;
-                match self.plan {
-                    Plan::Run(_) => server.tell(&FromKeeper::Reload, &[]).await,
-                    Plan::Serve(_) => self.configure_anew(server).await,
-                }
-            }
+            Order::Reload => self.reload(server, None).await,
             Order::ReopenLogs => self.reopen_logs(server).await,
             Order::Workers { by } => server.tell(&FromKeeper::Workers { by }, &[]).await,
             Order::Upgrade => {
                 tracing::warn!("USR2 does nothing: ostler does not execute itself anew yet");
             }
+        }
+    }
+
+    /// Has what is written taken anew; the ticket is that of who asked.
+    async fn reload(&mut self, server: &Server, ticket: Option<u64>) {
+        // gunicorn opens its logs anew on HUP, and rotation scripts count on it.
+        self.reopen_logs(server).await;
+        match self.plan {
+            Plan::Run(_) => server.tell(&FromKeeper::Reload { ticket }, &[]).await,
+            Plan::Serve(_) => self.configure_anew(server, ticket).await,
         }
     }
 
@@ -193,6 +203,7 @@ impl Keeper {
                     self.hand_over(Started { id, zygote }, server).await;
                 }
             }
+            Some(ToKeeper::Reload { ticket }) => self.reload(server, Some(ticket)).await,
             Some(ToKeeper::Configured { taken }) => self.configured(taken),
             Some(ToKeeper::Ready) => {
                 self.ever_ready = true;
@@ -283,7 +294,7 @@ impl Keeper {
 
 /// Longest text of a failure, in characters: a message must fit in one piece even when each of
 /// them takes six bytes in JSON.
-const TEXT_MAX: usize = 20_000;
+pub(super) const TEXT_MAX: usize = 20_000;
 
 fn spawn(fds: Vec<BorrowedFd<'_>>, user: Option<&sys::User>) -> io::Result<Child> {
     let args: [OsString; 2] = ["ostler".into(), "__server".into()];

@@ -1,5 +1,6 @@
 //! What happens before there is a server, in view of the user who started it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::cli::run::RunPlan;
@@ -7,6 +8,7 @@ use crate::config::{self, Account, Settings};
 use crate::sys::{self, User, process};
 
 use super::Plan;
+use super::admin;
 use super::bind::{self, Listening};
 use super::certificates;
 use super::protocol::Machine;
@@ -22,6 +24,7 @@ pub struct Prepared {
     /// Who server and app run as, where that is not who the keeper is.
     pub user: Option<User>,
     pub listening: Vec<Listening>,
+    pub admin: Option<Listening>,
 }
 
 pub enum Outcome {
@@ -42,7 +45,7 @@ pub async fn prepare(plan: &Plan) -> Result<Outcome, Trouble> {
             for warning in &plan.warnings {
                 eprintln!("warning: {warning}");
             }
-            bind(plan.machine.clone(), true, None)
+            bind(plan.machine.clone(), Some(&plan.state), None)
         }
     }
 }
@@ -67,13 +70,19 @@ async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
         zygote.end().await;
         return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
     }
-    bind(Machine::of(settings), false, Some(zygote))
+    bind(Machine::of(settings), None, Some(zygote))
 }
 
 /// Reads what only the one who starts ostler may read, and binds the addresses.
-fn bind(mut machine: Machine, plain: bool, zygote: Option<Configured>) -> Result<Outcome, Trouble> {
-    // Under `ostler serve` they have been read.
-    if let (None, Some(tls)) = (&machine.state, &mut machine.settings.listening.tls) {
+///
+/// Under `ostler serve` there is a state folder, and who wants TLS names an address for it.
+fn bind(
+    mut machine: Machine,
+    state: Option<&Path>,
+    zygote: Option<Configured>,
+) -> Result<Outcome, Trouble> {
+    // There they have been read as well.
+    if let (None, Some(tls)) = (state, &mut machine.settings.listening.tls) {
         tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
     let user = user_of(&machine.settings)?;
@@ -82,7 +91,7 @@ fn bind(mut machine: Machine, plain: bool, zygote: Option<Configured>) -> Result
     }
     certificates::make_folder(&machine, user.as_ref()).map_err(|text| Trouble { exit: 1, text })?;
     let listening =
-        bind::all(&machine.settings, plain, user.as_ref()).map_err(|error| Trouble {
+        bind::all(&machine.settings, state.is_some(), user.as_ref()).map_err(|error| Trouble {
             exit: 1,
             text: format!("error: {error}"),
         })?;
@@ -91,6 +100,7 @@ fn bind(mut machine: Machine, plain: bool, zygote: Option<Configured>) -> Result
         zygote,
         user,
         listening,
+        admin: state.and_then(admin::open),
     })))
 }
 

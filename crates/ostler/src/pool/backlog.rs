@@ -46,6 +46,11 @@ impl Tickets {
         self.waiting.len()
     }
 
+    /// Who waits there, in no order.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Waiter> {
+        self.waiting.values()
+    }
+
     /// Lays `waiter` into the backlog; gives it back when that cannot take it.
     fn lay(&mut self, mut waiter: Waiter) -> Result<(), Waiter> {
         let Some(socket) = &self.socket else {

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -20,6 +21,7 @@ pub(super) struct Waiter {
     /// No other worker will do.
     pub(super) wanted: Option<WorkerId>,
     pub(super) bytes: usize,
+    pub(super) since: Option<Instant>,
     /// The whole request on no stream, when any worker may take it; empty otherwise.
     pub(super) frame: Vec<u8>,
     pub(super) place: oneshot::Sender<Served>,
@@ -310,6 +312,7 @@ mod tests {
                     thread: 0,
                     wanted: None,
                     bytes,
+                    since: None,
                     frame: Vec::new(),
                     place: oneshot::channel().0,
                 });

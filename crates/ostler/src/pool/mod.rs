@@ -16,6 +16,7 @@ mod channel;
 mod grant;
 mod lease;
 mod line;
+mod look;
 mod rest;
 mod slot;
 #[cfg(test)]
@@ -25,7 +26,7 @@ mod worker;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +39,7 @@ pub use channel::Channel;
 pub use grant::Grant;
 pub use lease::Lease;
 use line::{HandedOn, Lost, Served, State, Waiter};
+pub use look::Look;
 pub use rest::Rest;
 pub use slot::{Fault, Frame, Slot};
 pub use worker::Worker;
@@ -89,6 +91,8 @@ pub struct Asks {
     pub frame: Vec<u8>,
     /// What it holds in memory, in bytes.
     pub bytes: usize,
+    /// When it began to wait; `None` for what is no request.
+    pub since: Option<Instant>,
 }
 
 /// Why no slot was leased.
@@ -193,6 +197,7 @@ impl Pool {
                 thread,
                 wanted: wanted.filter(|_| matches!(session, Session::Of(_))),
                 bytes: asks.bytes,
+                since: asks.since,
                 frame: asks.frame,
                 place,
             });

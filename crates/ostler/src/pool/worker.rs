@@ -81,6 +81,11 @@ impl Worker {
         self.in_flight.load(Ordering::SeqCst)
     }
 
+    /// Requests that it has served.
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
     pub(super) fn lease_began(&self) {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
     }

@@ -18,34 +18,20 @@ pub(super) fn prepare(
 ) -> anyhow::Result<Next> {
     let mut given = Vec::new();
     let mut wanted = Vec::new();
-    let machines = machine.settings.listening.tls.as_ref();
-    for project in projects {
+    let over_tls = !machine.settings.listening.tls_binds.is_empty();
+    for project in projects.iter().filter(|_| over_tls) {
         let hosts = hosts(project);
-        let texts = || hosts.iter().map(ToString::to_string).collect();
-        if let Some(pair) = &project.pair {
-            let own = Given::new(texts(), &pair.certfile, &pair.key, &pair.certificate);
-            given.push(
-                own.map_err(anyhow::Error::msg)
-                    .context(project.name.clone())?,
-            );
-        } else if let Some(tls) = machines {
-            let own = Given::new(
-                texts(),
-                &tls.certfile,
-                &tls.texts.key,
-                &tls.texts.certificate,
-            );
-            given.push(own.map_err(anyhow::Error::msg)?);
-        } else if let Some(acme) = &machine.acme {
-            for host in hosts {
-                match host.certificate_name() {
-                    Some(name) => wanted.push(Wanted::acme([name], acme.challenge)?),
-                    None => given.extend(Given::self_signed(&host.to_string())),
-                }
+        if let Some(own) = from_files(machine, project, &hosts)? {
+            given.push(own);
+            continue;
+        }
+        for host in hosts {
+            match (&machine.acme, host.certificate_name()) {
+                (Some(acme), Some(name)) => wanted.push(Wanted::acme([name], acme.challenge)?),
+                // Nobody asks for it by name.
+                _ if host == Host::Any => {}
+                _ => given.extend(Given::self_signed(&host.to_string())),
             }
-        } else {
-            let own = hosts.iter().filter(|host| **host != Host::Any);
-            given.extend(own.filter_map(|host| Given::self_signed(&host.to_string())));
         }
     }
     for warning in given.iter().filter_map(Given::warning) {
@@ -55,6 +41,23 @@ pub(super) fn prepare(
     let settings =
         acme.map(|(acme, state)| Settings::new(acme, keeper::certificates_folder(state)));
     Ok(certs.prepare(given, wanted, settings)?)
+}
+
+/// The operator's certificate for a project: its own, else that of the machine.
+fn from_files(
+    machine: &Machine,
+    project: &Project,
+    hosts: &[Host],
+) -> anyhow::Result<Option<Given>> {
+    let tls = &machine.settings.listening.tls;
+    let (path, key, chain) = match (&project.pair, tls) {
+        (Some(pair), _) => (&pair.certfile, &pair.key, &pair.certificate),
+        (None, Some(tls)) => (&tls.certfile, &tls.texts.key, &tls.texts.certificate),
+        (None, None) => return Ok(None),
+    };
+    let hosts = hosts.iter().map(ToString::to_string).collect();
+    let given = Given::new(hosts, path, key, chain).map_err(anyhow::Error::msg);
+    Ok(Some(given.context(project.name.clone())?))
 }
 
 /// Each host once.

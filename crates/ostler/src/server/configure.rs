@@ -5,13 +5,15 @@ use std::os::fd::OwnedFd;
 
 use anyhow::Context;
 
+use crate::admin::api::{Change as Changed, Reloaded};
 use crate::certs;
 use crate::keeper::protocol::{self, Configuration, ToKeeper};
 use crate::supervise::Hooks;
 
 use super::parts::Machine;
 use super::project::{Change, Project};
-use super::{Server, certificates};
+use super::reloads::{Awaited, Since};
+use super::{Server, admin, certificates};
 
 /// Everything of a new configuration that could fail, done.
 struct Built {
@@ -25,16 +27,32 @@ struct Built {
 
 impl Server {
     /// Takes what the keeper has read, or says why nothing changes.
-    pub(super) async fn configure(&mut self, fds: Vec<OwnedFd>) {
+    pub(super) async fn configure(
+        &mut self,
+        fds: Vec<OwnedFd>,
+        ticket: Option<u64>,
+        warnings: Vec<String>,
+    ) {
+        let asked = ticket.and_then(|ticket| self.reloads.answered(ticket));
         let built = self.build(fds);
         let taken = built.is_ok();
         // The keeper must know before it is asked for zygotes.
         self.tell_keeper(ToKeeper::Configured { taken }).await;
         match built {
-            Ok(built) => self.swap(built).await,
+            Ok(built) => {
+                let (changes, awaited) = self.swap(built).await;
+                if let Some(asked) = asked {
+                    self.reloads.begun(asked, changes, warnings, awaited);
+                }
+            }
             Err(error) => {
                 tracing::error!("error: {error:#}");
                 tracing::error!("reload failed: the configuration stays as it was");
+                if let Some(asked) = asked {
+                    let failed = Reloaded::failed(format!("error: {error:#}\n"));
+                    // Who has asked may have left.
+                    let _ = asked.answer.send(Reloaded { warnings, ..failed });
+                }
             }
         }
     }
@@ -100,7 +118,17 @@ impl Server {
         })
     }
 
-    async fn swap(&mut self, built: Built) {
+    /// `ostler run`: the one app is loaded anew.
+    pub(super) fn reload_all(&mut self, ticket: Option<u64>) {
+        let asked = ticket.and_then(|ticket| self.reloads.answered(ticket));
+        let awaited = self.projects.iter_mut().map(Project::restart).collect();
+        if let Some(asked) = asked {
+            self.reloads.begun(asked, Vec::new(), Vec::new(), awaited);
+        }
+    }
+
+    /// Gives what has changed, and what has to start for it.
+    async fn swap(&mut self, built: Built) -> (Vec<Changed>, Vec<Awaited>) {
         let Built {
             machine,
             certificates,
@@ -108,27 +136,43 @@ impl Server {
             new,
             vanished,
         } = built;
+        let (mut told, mut awaited) = (Vec::new(), Vec::new());
+        if self.machine.said != machine.said {
+            told.push(Changed {
+                project: String::new(),
+                what: "[server] changed".to_owned(),
+            });
+        }
+        let mut tell = |project: &Project, what: &str| {
+            tracing::info!("{}{what}", project.spoken_of());
+            told.push(Changed {
+                project: project.name.clone(),
+                what: what.to_owned(),
+            });
+        };
         self.take_machine(machine);
         for (index, change) in changes {
             let project = &mut self.projects[index];
-            let what = match change.restarts {
+            let restarts = change.restarts;
+            let what = match restarts {
                 true => "changed; its workers are replaced",
                 false => "changed",
             };
-            tracing::info!("{}{what}", project.spoken_of());
+            tell(project, what);
             project.change(change);
+            if restarts {
+                awaited.push(project.restart());
+            }
         }
         for index in vanished {
             let project = &mut self.projects[index];
-            tracing::info!(
-                "{}is served no more; its last requests end",
-                project.spoken_of()
-            );
+            tell(project, "is served no more; its last requests end");
             project.retire(&self.threads[0].handle);
         }
         let ids: Vec<_> = new.iter().map(|project| project.id).collect();
         for project in &new {
-            tracing::info!("{}is new", project.spoken_of());
+            tell(project, "is new");
+            awaited.push(admin::awaited(project, Since::Generation(1)));
         }
         self.projects.extend(new);
         // A host is served when it has a certificate to be served with.
@@ -138,5 +182,6 @@ impl Server {
         for id in ids {
             self.ask_for_zygote(id, 1).await;
         }
+        (told, awaited)
     }
 }

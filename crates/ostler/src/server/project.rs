@@ -12,7 +12,9 @@ use crate::keeper::protocol::{self, Entrance, ProjectId, Route};
 use crate::pool::{Asks, Pool, Session};
 use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
 
+use super::admin::{self, Troubles};
 use super::parts::{self, Machine};
+use super::reloads::{Awaited, Since};
 
 /// A running app.
 pub(super) struct Project {
@@ -32,6 +34,10 @@ pub(super) struct Project {
     pub(super) ended: Option<u8>,
     /// It is no longer in the configuration: its last requests are ending.
     pub(super) retired: bool,
+    /// How often it was told to reload, and how often its supervisor has said that it has heard.
+    told: u64,
+    pub(super) heard: u64,
+    pub(super) troubles: Troubles,
 }
 
 /// The settings in force, as they are once the app's config file was evaluated, and what requests are served
@@ -114,6 +120,9 @@ impl Project {
             python: String::new(),
             ended: None,
             retired: false,
+            told: 0,
+            heard: 0,
+            troubles: Troubles::default(),
         })
     }
 
@@ -165,7 +174,7 @@ impl Project {
         }))
     }
 
-    /// Takes a change. Its workers are replaced where that needs them.
+    /// Takes a change, which may need [`Project::restart`].
     pub(super) fn change(&mut self, change: Change) {
         self.said = change.said;
         self.found = change.found;
@@ -173,9 +182,13 @@ impl Project {
         if let (Some(next), Some(begun)) = (&mut self.next, change.begun) {
             next.served = begun;
         }
-        if change.restarts {
-            self.handle.reload();
-        }
+    }
+
+    /// Has another generation started; gives what there is to wait for.
+    pub(super) fn restart(&mut self) -> Awaited {
+        self.told += 1;
+        self.handle.reload();
+        admin::awaited(self, Since::Reload(self.told))
     }
 
     /// Ends it when its last request has been served: it is no longer in the configuration.

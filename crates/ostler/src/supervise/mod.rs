@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use crate::sys::Exit;
 use crate::sys::fds;
 pub use hooks::Hooks;
+pub use memory::private as private_memory;
+pub use shell::{Look, WorkerLook};
 pub use shell::{Supervisor, Zygote};
 pub use state::Policy;
 
@@ -131,9 +133,21 @@ pub enum Request {
         generation: u64,
         applied: oneshot::Sender<()>,
     },
+    /// The answer to each [`SupervisorHandle::reload`], in their order: this generation comes of it.
+    Reloads { generation: u64 },
+    /// All workers of a generation serve.
+    Serves { generation: u64 },
+    /// A generation did not come to that.
+    GaveUp { generation: u64, why: String },
+    /// Something went wrong: it is in the log as well.
+    Trouble { text: String },
     /// Everything has ended.
     Finish { code: u8 },
 }
+
+/// Who asks how things stand waits this long: a supervisor that sends to a process that does not read
+/// is back after a second.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Speaks to the supervisor from anywhere in the server. No call waits.
 #[derive(Debug, Clone)]
@@ -200,8 +214,17 @@ impl SupervisorHandle {
         self.tell(Event::Drained { worker });
     }
 
+    /// How its workers stand; `None` when it has ended, or has too much to do to say so.
+    pub async fn look(&self) -> Option<Look> {
+        let (answer, looked) = oneshot::channel();
+        self.send(shell::Input::Look(answer));
+        let looked = tokio::time::timeout(LOOK_LIMIT, looked).await;
+        looked.ok()?.ok()
+    }
+
+    /// Starts a generation in the place of the one that serves; the answer is [`Request::Reloads`].
     pub fn reload(&self) {
-        self.tell(Event::Reload);
+        self.send(shell::Input::Reload);
     }
 
     /// More or fewer workers.

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod exit;
 pub mod fds;
 pub mod memory;
+pub mod peer;
 pub mod process;
 pub mod program;
 pub mod signal;

@@ -85,6 +85,13 @@ impl Spawn<'_> {
     }
 }
 
+/// Becomes another program, found in `PATH`, with this process's descriptors, terminal and environment. Returns
+/// only what kept it from that.
+pub fn become_program(program: &str, args: &[String]) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    std::process::Command::new(program).args(args).exec()
+}
+
 /// This process's environment without the variables that speak to it alone.
 pub fn own_env() -> Vec<(OsString, OsString)> {
     const OURS: [&str; 4] = [

@@ -41,14 +41,10 @@ pub fn finish(
         .filter_map(|project| Some((project.hosts.clone(), finisher.project(project)?)))
         .collect::<Vec<_>>();
     let acme = finisher.acme(acme, machine.as_ref()?, &projects, warnings);
-    let state = state.or_else(|| match Section::Server.key("state")?.preset {
-        Preset::Word(word) => Some(word.to_owned()),
-        _ => None,
-    });
     Some(Serve {
         machine: machine?,
         trusted_hops,
-        state: state.map(PathBuf::from).unwrap_or_default(),
+        state: folder_of_state(state),
         default_host,
         acme,
         projects: projects.into_iter().map(|(_, project)| project).collect(),
@@ -57,6 +53,15 @@ pub fn finish(
 
 /// The hosts of a project, and where each is written.
 type DraftHosts = Vec<(Host, At)>;
+
+/// The state folder, which nobody has to name.
+pub fn folder_of_state(named: Option<String>) -> PathBuf {
+    let preset = || match Section::Server.key("state")?.preset {
+        Preset::Word(word) => Some(word.to_owned()),
+        _ => None,
+    };
+    named.or_else(preset).map(PathBuf::from).unwrap_or_default()
+}
 
 struct Finisher<'a> {
     sources: &'a Sources,

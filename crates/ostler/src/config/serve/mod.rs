@@ -127,6 +127,21 @@ impl Checked {
     }
 }
 
+/// The state folder of a server without a file.
+pub fn state_without_file() -> PathBuf {
+    finish::folder_of_state(None)
+}
+
+/// The state folder that the operator's file at `path` names, whatever else may be wrong with it. `None` when it
+/// cannot be read at all.
+pub fn state(path: &Path, directory: &Path, variables: Variables<'_>) -> Option<PathBuf> {
+    let mut sources = source::Sources::default();
+    let mut list = Vec::new();
+    let tree = include::load(path, directory, variables, &mut sources, &mut list)?;
+    let draft = shape::shape(&tree, &sources, &mut list);
+    Some(finish::folder_of_state(draft.state))
+}
+
 /// Reads and checks the operator's file at `path` (relative to `directory`, which is absolute) and all that it names.
 ///
 /// # Errors

@@ -77,7 +77,11 @@ fn asks(number: u8) -> Asks {
     let start = begin(&mut frame, Kind::ReqHead, END, 0);
     frame.push(number);
     finish(&mut frame, start, 0);
-    Asks { frame, bytes: 1 }
+    Asks {
+        frame,
+        bytes: 1,
+        since: None,
+    }
 }
 
 /// Ticket and number of the oldest request in a backlog.

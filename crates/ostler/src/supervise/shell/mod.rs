@@ -1,6 +1,7 @@
 //! Carries out what [`super::state`] decides: the only place that speaks to zygotes and workers.
 
 mod follow;
+mod look;
 mod workers;
 mod zygotes;
 
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::sys::{Channel, Exit, Pidfd, Signal};
 use follow::{Follower, News, Said};
+pub use look::{Look, WorkerLook};
 
 /// Orders from the rest of the server that may wait: more than there can be slots, each of which
 /// has at most one thing to say at a time.
@@ -52,12 +54,17 @@ pub(super) enum Input {
     Zygote(Zygote, Box<Plan>),
     /// The keeper has reaped a zygote.
     ZygoteExited(u64, Exit),
+    /// The app is to be loaded anew.
+    Reload,
+    /// Somebody wants to know how its workers stand.
+    Look(oneshot::Sender<Look>),
 }
 
 /// A worker as the shell knows it.
 struct Worker {
     generation: u64,
     age: u64,
+    started: Instant,
     pid: u32,
     pidfd: Option<Pidfd>,
     control: Arc<Channel>,
@@ -156,6 +163,12 @@ impl Supervisor {
                     Some(Input::ZygoteExited(generation, exit)) => {
                         self.zygote_exited(generation, exit).await
                     }
+                    Some(Input::Reload) => self.reload().await,
+                    Some(Input::Look(answer)) => {
+                        // Who has asked may have gone.
+                        let _ = answer.send(self.look());
+                        false
+                    }
                     // Nobody is left who could want anything.
                     None => true,
                 },
@@ -242,6 +255,9 @@ impl Supervisor {
             Action::Pool(state) => self.tell_pool(SlotEvent::State(state)).await,
             Action::Say { level, text } => {
                 let about = &self.about;
+                if level == Level::Error {
+                    self.ask(Request::Trouble { text: text.clone() });
+                }
                 match level {
                     Level::Info => tracing::info!("{about}{text}"),
                     Level::Warning => tracing::warn!("{about}{text}"),
@@ -263,6 +279,8 @@ impl Supervisor {
             Action::Reloading => {
                 self.call_hook("on_reload", Value::Null, json!({}));
             }
+            Action::Serves { generation } => self.ask(Request::Serves { generation }),
+            Action::GaveUp { generation, why } => self.ask(Request::GaveUp { generation, why }),
             Action::Finish { code } => {
                 self.call_hook("on_exit", Value::Null, json!({}));
                 if let Some(hooks) = self.hooks.take() {

@@ -199,6 +199,7 @@ impl Supervisor {
         let worker = Worker {
             generation,
             age,
+            started: std::time::Instant::now(),
             pid: 0,
             pidfd: None,
             control,

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::{
     ABORT_GRACE, Action, BOOT_FAILED, EXIT_GRACE, Event, Exit, Fleet, LAST_WORD, Level,
-    MOST_WORKERS, Phase, Policy, Signal, Stage, Then, Turn, Worker, WorkerId, crashes, name, say,
+    MOST_WORKERS, Phase, Policy, Signal, Stage, Then, Turn, Worker, WorkerId, crashes,
+    look::gave_up, name, say,
 };
 
 /// Exit codes by which a worker says that the app cannot be imported or is not there: as gunicorn.
@@ -116,6 +117,7 @@ impl Fleet {
         }
         if number == self.live {
             say(actions, Level::Error, text);
+            gave_up(actions, number, "it could not be loaded");
             self.generations.remove(&number);
             actions.push(Action::KillZygote { generation: number });
             match self.ever_ready {
@@ -137,6 +139,7 @@ impl Fleet {
             Level::Error,
             format!("reload failed: {why}; {kept}"),
         );
+        gave_up(actions, number, &format!("{why}; {kept}"));
         self.give_up(number, now, actions);
     }
 
@@ -180,6 +183,7 @@ impl Fleet {
         if self.next == Some(number) {
             self.abandon(number, "its zygote ended", now, actions);
         } else if number == self.live {
+            gave_up(actions, number, "its zygote ended");
             match self.ever_ready {
                 true => self.lost_zygote(now, actions),
                 false => self.finish(code_of(exit), actions),
@@ -244,6 +248,7 @@ impl Fleet {
                 format!("{} has ended: {exit}", name(id, &worker)),
             );
         }
+        self.crashed += 1;
         if self.next == Some(worker.generation) {
             say(actions, Level::Error, obituary(id, &worker, exit));
             return self.abandon(
@@ -302,6 +307,9 @@ impl Fleet {
     ) {
         let mut text = obituary(id, worker, exit);
         let allowed = self.lines.next(now);
+        if matches!(worker.phase, Phase::Booting { .. }) || worker.failed.is_some() {
+            gave_up(actions, worker.generation, &text);
+        }
         if !worker.proven(now) {
             let wait = self.book_crash(now, actions);
             self.hold = Some(self.hold.unwrap_or(now).max(now + wait));

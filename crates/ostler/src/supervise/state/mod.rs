@@ -8,6 +8,7 @@
 
 mod crashes;
 mod events;
+mod look;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::{PoolState, WorkerId};
 use crate::sys::{Exit, Signal};
 use crashes::{Crashes, Lines};
+pub use look::Stands;
 
 /// How many workers, and how patient to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,6 +194,15 @@ pub enum Action {
         old: Option<u32>,
     },
     Reloading,
+    /// All workers that this generation should have are ready.
+    Serves {
+        generation: u64,
+    },
+    /// This generation could not start, or a worker of it.
+    GaveUp {
+        generation: u64,
+        why: String,
+    },
     /// Nothing is left to do; the server ends with this code.
     Finish {
         code: u8,
@@ -308,6 +319,8 @@ pub struct Fleet {
     ever_ready: bool,
     announced: bool,
     crashes: Crashes,
+    /// All of them, for those who count.
+    crashed: u64,
     lines: Lines,
     /// No fork in the live generation before this.
     hold: Option<Instant>,
@@ -317,6 +330,8 @@ pub struct Fleet {
     recycling: Option<WorkerId>,
     queue: VecDeque<Turn>,
     told: Option<PoolState>,
+    /// The last generation that was said to serve.
+    said_to_serve: u64,
     stopping: bool,
     finished: bool,
 }
@@ -341,12 +356,14 @@ impl Fleet {
             ever_ready: resumed,
             announced: false,
             crashes: Crashes::default(),
+            crashed: 0,
             lines: Lines::default(),
             hold: None,
             retry: None,
             recycling: None,
             queue: VecDeque::new(),
             told: None,
+            said_to_serve: 0,
             stopping: false,
             finished: false,
         }

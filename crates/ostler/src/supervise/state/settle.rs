@@ -26,6 +26,7 @@ impl Fleet {
         self.retire_empty(now, actions);
         self.tell_pool(now, actions);
         self.announce(actions);
+        self.say_who_serves(actions);
     }
 
     /// Deadlines of workers that boot or drain, and of zygotes that load.

@@ -71,7 +71,7 @@ fn short(action: &Action) -> Option<String> {
         Action::WorkersChanged { new, old } => format!("workers {old:?}->{new}"),
         Action::Reloading => "reloading".to_owned(),
         Action::Finish { code } => format!("finish {code}"),
-        Action::Say { .. } => return None,
+        Action::Say { .. } | Action::Serves { .. } | Action::GaveUp { .. } => return None,
     })
 }
 

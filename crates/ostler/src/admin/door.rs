@@ -1,0 +1,115 @@
+//! Who may speak to the admin API, and how many at once. What they say is `hyper`'s and `axum`'s affair.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use crate::sys::peer;
+
+/// Connections at once: some people, a scraper and a dashboard. Others wait in the kernel.
+const MOST: usize = 32;
+
+/// A head must be here by then: those who ask are programs on this machine.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection carries one request, and ends after this: a reload may take as long as a slow import, which has
+/// 300 s in a zygote and 300 s in a worker.
+pub const LONGEST: Duration = Duration::from_secs(900);
+
+/// Between two tries to accept when no descriptor is left.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// Who is let in.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    /// The user who started ostler.
+    pub operator: u32,
+    /// Who this process runs as, and apps with it.
+    pub own: u32,
+    /// The process that everything of ostler descends from, apps too.
+    pub keeper: u32,
+}
+
+impl Gate {
+    /// Root and the operator come in, but never a process of an app: it may well run as the operator.
+    ///
+    /// # Errors
+    /// What a person is told who stays outside.
+    fn check(self, stream: &UnixStream) -> Result<(), String> {
+        let peer =
+            peer::of(stream).map_err(|error| format!("nobody knows who you are: {error}"))?;
+        if peer.uid != 0 && peer.uid != self.operator {
+            let operator = self.operator;
+            return Err(format!(
+                "only root and the user who started ostler (uid {operator}) may ask"
+            ));
+        }
+        match peer.descends_from(self.keeper) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err("a process that ostler itself started may not ask".to_owned()),
+            // Behind hidepid= (proc(5)) we do not see other users' processes, but then apps are not theirs.
+            Err(_) if peer.uid != self.own => Ok(()),
+            Err(error) => Err(format!(
+                "where process {} comes from is not known: {error}",
+                peer.pid
+            )),
+        }
+    }
+}
+
+/// Lets in who may, until the server ends.
+pub async fn serve(listener: UnixListener, gate: Gate, router: Router) {
+    let room = Arc::new(Semaphore::new(MOST));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => match gate.check(&stream) {
+                Ok(()) => drop(tokio::spawn(talk(stream, router.clone(), permit))),
+                Err(why) => refuse(&stream, &why),
+            },
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    permit: OwnedSemaphorePermit,
+) {
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // Who leaves or talks nonsense is told nothing more.
+    let _ = timeout(LONGEST, connection).await;
+    drop(permit);
+}
+
+/// Says it in one packet, which a fresh connection always takes, and leaves.
+fn refuse(stream: &UnixStream, why: &str) {
+    tracing::warn!("the admin socket was refused to somebody: {why}");
+    let text = format!("{why}\n");
+    let head = "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nConnection: close\r\n";
+    let length = text.len();
+    let whole = format!("{head}Content-Length: {length}\r\n\r\n{text}");
+    let _: Result<usize, io::Error> = stream.try_write(whole.as_bytes());
+}
+
+async fn refused(error: &io::Error) {
+    tracing::error!(%error, "the admin socket cannot accept");
+    sleep(OUT_OF_DESCRIPTORS).await;
+}

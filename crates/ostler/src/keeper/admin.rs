@@ -1,0 +1,47 @@
+//! The socket of the admin API: bound here, so that it stays when a server is lost, and handed over. Nothing is
+//! read from it here.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use super::bind::{self, Listening};
+use crate::admin::client::SOCKET;
+
+/// Only who started ostler, and root, may connect.
+const UMASK: u32 = 0o177;
+
+/// Connections that wait in the kernel while a server is started anew.
+const BACKLOG: i32 = 32;
+
+/// Others may look into the folder, where what is secret has a mode of its own.
+const FOLDER: u32 = 0o755;
+
+/// Binds it in the state folder, which is made when it is not there. Without it everything is served all the
+/// same, and who starts ostler is told.
+pub fn open(state: &Path) -> Option<Listening> {
+    let path = state.join(SOCKET);
+    let bound = DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER)
+        .create(state)
+        .and_then(|()| bind::unix(&path, UMASK, BACKLOG, None));
+    bound
+        .inspect_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "another ostler has it; give each its own `[server] state`"
+                }
+                io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => {
+                    "name a folder that you may write to: `[server] state`"
+                }
+                _ => "correct `[server] state`",
+            };
+            eprintln!(
+                "warning: no `ostler status` and `ostler reload`: {}: {error}; hint: {hint}",
+                path.display()
+            );
+        })
+        .ok()
+}

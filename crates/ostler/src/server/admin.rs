@@ -1,0 +1,350 @@
+//! What the admin API asks of the server, answered: how everything stands, and reloads.
+
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::oneshot;
+
+use crate::admin::{self, Ask, Gate, api};
+use crate::certs;
+use crate::config::Settings;
+use crate::edge::Peers;
+use crate::keeper::protocol::{AdminSocket, ProjectId, ToKeeper};
+use crate::pool::{self, Pool};
+use crate::supervise::{self, Interface, PoolState, SupervisorHandle};
+use crate::sys::users;
+
+use super::Server;
+use super::project::Project;
+use super::reloads::{Asked, Awaited, Since};
+
+/// Errors of a project that are kept for those who ask.
+const MOST_TROUBLES: usize = 5;
+
+/// Bytes that are kept of one: the end of a traceback.
+const LONGEST_TROUBLE: usize = 4096;
+
+/// What went wrong with a project last.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(Vec<api::Trouble>);
+
+impl Troubles {
+    pub(super) fn keep(&mut self, text: &str) {
+        let text = text.trim_end();
+        let from = text.len().saturating_sub(LONGEST_TROUBLE);
+        let from = (from..=text.len()).find(|at| text.is_char_boundary(*at));
+        if self.0.len() == MOST_TROUBLES {
+            self.0.remove(0);
+        }
+        self.0.push(api::Trouble {
+            at: rfc3339(SystemTime::now()),
+            text: text[from.unwrap_or(0)..].to_owned(),
+        });
+    }
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    let at = OffsetDateTime::from(at).replace_nanosecond(0);
+    let text = at.ok().and_then(|at| at.format(&Rfc3339).ok());
+    // Only a year beyond 9999 has none.
+    text.unwrap_or_default()
+}
+
+impl Server {
+    /// Begins to answer on the socket that the keeper has bound.
+    pub(super) fn open_admin(&self, socket: AdminSocket) -> anyhow::Result<()> {
+        let listener = std::os::unix::net::UnixListener::from(socket.fd);
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let gate = Gate {
+            operator: socket.operator,
+            own: users::own().uid,
+            keeper: self.keeper_pid,
+        };
+        tokio::spawn(admin::serve(
+            listener,
+            gate,
+            admin::router(self.desk.clone()),
+        ));
+        Ok(())
+    }
+
+    /// Answers what was asked, or begins to.
+    pub(super) async fn attend(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(answer) => self.tell_status(answer),
+            Ask::Reload {
+                project: None,
+                wait,
+                answer,
+            } => {
+                let ticket = self.reloads.ask(Asked { wait, answer });
+                self.tell_keeper(ToKeeper::Reload { ticket }).await;
+            }
+            Ask::Reload {
+                project: Some(name),
+                wait,
+                answer,
+            } => self.reload_one(&name, Asked { wait, answer }),
+        }
+    }
+
+    /// Replaces the workers of one project; no file is read but the app's own.
+    fn reload_one(&mut self, name: &str, asked: Asked) {
+        let here = |project: &&mut Project| !project.retired;
+        let mut projects = self.projects.iter_mut().filter(here);
+        let Some(project) = projects.find(|project| project.name == name) else {
+            let names = self.projects.iter().filter(|project| !project.retired);
+            let names: Vec<&str> = names.map(|project| &project.name[..]).collect();
+            let problems = match &names[..] {
+                [] | [""] => format!(
+                    "error: no project is called `{name}`; hint: there are none with names\n"
+                ),
+                _ => format!(
+                    "error: no project is called `{name}`; hint: there are {}\n",
+                    names.join(", ")
+                ),
+            };
+            // Who has asked may have left.
+            let _ = asked.answer.send(api::Reloaded {
+                outcome: api::Outcome::Unknown,
+                ..api::Reloaded::failed(problems)
+            });
+            return;
+        };
+        let awaited = project.restart();
+        let change = api::Change {
+            project: project.name.clone(),
+            what: "its workers are replaced".to_owned(),
+        };
+        self.reloads
+            .begun(asked, vec![change], Vec::new(), vec![awaited]);
+    }
+
+    /// The keeper has read a wrong configuration.
+    pub(super) fn refused(&mut self, ticket: u64, problems: String) {
+        if let Some(asked) = self.reloads.answered(ticket) {
+            // As above.
+            let _ = asked.answer.send(api::Reloaded::failed(problems));
+        }
+    }
+
+    fn tell_status(&self, answer: oneshot::Sender<api::Status>) {
+        let settings = &self.machine.said.settings;
+        let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
+        let own = users::own().uid;
+        let account = users::account_by_uid(own).ok().flatten();
+        let mut notes = Vec::new();
+        if own != 0 && own == self.operator {
+            let text = "server and apps run as the user who started ostler: nothing keeps one project from another";
+            notes.push(text.to_owned());
+        }
+        let status = api::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            keeper: self.keeper_pid,
+            server: std::process::id(),
+            uptime: self.started.elapsed().as_secs(),
+            user: account.map_or_else(|| own.to_string(), |account| account.name),
+            listeners: self
+                .listeners
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect(),
+            connections: connections(&self.shared.peers),
+            limits: api::MachineLimits {
+                max_connections_per_address: settings.listening.max_connections_per_address,
+                header_timeout: seconds(settings.http.header_timeout),
+                keepalive: seconds(settings.http.keepalive),
+                body_timeout: seconds(settings.http.body_timeout),
+                write_timeout: seconds(settings.http.write_timeout),
+            },
+            projects: Vec::new(),
+            certificates: self.certs.status().into_iter().map(certificate).collect(),
+            notes,
+        };
+        let seen: Vec<Seen> = self.projects.iter().map(Seen::new).collect();
+        // Supervisors may take a moment to answer, and this loop has others to attend to.
+        tokio::spawn(async move {
+            let mut status = status;
+            for seen in seen {
+                status.projects.push(seen.finish().await);
+            }
+            let _ = answer.send(status);
+        });
+    }
+}
+
+fn certificate(status: certs::Status) -> api::Certificate {
+    api::Certificate {
+        names: status.names,
+        state: status.state.to_owned(),
+        expires: status.expires.map(rfc3339),
+        days_left: status.days_left,
+        error: status.last_error,
+        next_attempt: status.next_attempt.map(rfc3339),
+    }
+}
+
+fn connections(peers: &Peers) -> api::Connections {
+    api::Connections {
+        open: peers.total(),
+        sockets: peers.sockets(),
+    }
+}
+
+/// One project as the server's loop sees it.
+struct Seen {
+    project: api::Project,
+    handle: SupervisorHandle,
+    pool: std::sync::Arc<Pool>,
+    /// What each worker can serve at once, by interface.
+    threads: u32,
+    streams: u32,
+    retired: bool,
+}
+
+impl Seen {
+    fn new(project: &Project) -> Self {
+        let settings = project.settings();
+        let routes = project.places().map(|(route, _)| match project.id {
+            ProjectId::RUN => "everything".to_owned(),
+            _ => format!("{}{}", route.host, route.prefix),
+        });
+        Self {
+            project: api::Project {
+                name: project.name.clone(),
+                app: settings.app.name.clone(),
+                python: project.python.clone(),
+                interface: None,
+                state: api::State::Starting,
+                generation: 0,
+                next: None,
+                crashes: 0,
+                routes: routes.collect(),
+                workers: Vec::new(),
+                line: api::Line {
+                    length: 0,
+                    oldest: None,
+                },
+                limits: limits(settings),
+                errors: project.troubles.0.clone(),
+            },
+            handle: project.handle.clone(),
+            pool: std::sync::Arc::clone(&project.pool),
+            threads: settings.workers.threads,
+            streams: settings.workers.worker_connections,
+            retired: project.retired,
+        }
+    }
+
+    async fn finish(self) -> api::Project {
+        let Self { mut project, .. } = self;
+        let seen = self.pool.look();
+        project.state = match seen.serving {
+            _ if self.retired => api::State::Leaving,
+            PoolState::Starting => api::State::Starting,
+            PoolState::Serving => api::State::Serving,
+            PoolState::CrashLooping { .. } => api::State::CrashLooping,
+            PoolState::Stopping => api::State::Stopping,
+        };
+        project.line = api::Line {
+            length: seen.line,
+            oldest: seen.oldest.map(|oldest| oldest.as_secs_f64()),
+        };
+        let Some(look) = self.handle.look().await else {
+            project.errors.push(api::Trouble {
+                at: rfc3339(SystemTime::now()),
+                text: "its supervisor does not say how its workers are".to_owned(),
+            });
+            return project;
+        };
+        project.interface = look.interface.map(|interface| match interface {
+            Interface::Wsgi => "wsgi".to_owned(),
+            Interface::Asgi => "asgi".to_owned(),
+        });
+        let slots = match look.interface {
+            Some(Interface::Asgi) => self.streams,
+            Some(Interface::Wsgi) | None => self.threads,
+        };
+        project.generation = look.generation;
+        project.next = look.next;
+        project.crashes = look.crashes;
+        let pids: Vec<u32> = look.workers.iter().map(|worker| worker.pid).collect();
+        // A walk through the pages of each worker.
+        let memory = tokio::task::spawn_blocking(move || {
+            let measure = |&pid| supervise::private_memory(pid).ok().flatten();
+            pids.iter().map(measure).collect::<Vec<_>>()
+        });
+        let memory = memory.await.unwrap_or_default();
+        let memory = memory.into_iter().chain(std::iter::repeat(None));
+        let workers = look.workers.iter().zip(memory);
+        project.workers = workers
+            .map(|(worker, memory)| shown(worker, &seen, slots, memory))
+            .collect();
+        project
+    }
+}
+
+fn shown(
+    worker: &supervise::WorkerLook,
+    pool: &pool::Look,
+    slots: u32,
+    memory: Option<u64>,
+) -> api::Worker {
+    let leased = pool.workers.iter().find(|leased| leased.id == worker.id);
+    api::Worker {
+        worker: worker.id.0,
+        pid: worker.pid,
+        generation: worker.generation,
+        state: worker.phase.to_owned(),
+        busy: leased.map_or(0, |leased| leased.busy),
+        slots,
+        requests: leased.map_or(0, |leased| leased.served),
+        age: worker.age.as_secs(),
+        memory,
+    }
+}
+
+fn limits(settings: &Settings) -> api::Limits {
+    let workers = &settings.workers;
+    api::Limits {
+        timeout: workers.timeout.map(|limit| limit.as_secs_f64()),
+        graceful_timeout: workers.graceful_timeout.as_secs_f64(),
+        line_length: workers.line_length,
+        line_timeout: workers.line_timeout.as_secs_f64(),
+        limit_request_body: settings.http.limit_request_body,
+        max_requests: workers.max_requests,
+        memory_soft: workers.memory_soft,
+        memory_hard: workers.memory_hard,
+    }
+}
+
+/// What is waited for when a project was told to reload for the `reload`th time.
+pub(super) fn awaited(project: &Project, since: Since) -> Awaited {
+    Awaited {
+        project: project.id,
+        name: project.name.clone(),
+        since,
+        troubles: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_troubles_are_kept_and_of_each_its_end() {
+        let mut troubles = Troubles::default();
+        for number in 0..9 {
+            troubles.keep(&format!("{number}\n"));
+        }
+        let kept: Vec<&str> = troubles.0.iter().map(|trouble| &trouble.text[..]).collect();
+        assert_eq!(kept, ["4", "5", "6", "7", "8"]);
+        troubles.keep(&format!("{}KeyError\n", "é".repeat(LONGEST_TROUBLE)));
+        let last = &troubles.0[MOST_TROUBLES - 1].text;
+        assert!(last.ends_with("éKeyError") && last.len() <= LONGEST_TROUBLE);
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH), "1970-01-01T00:00:00Z");
+    }
+}
