@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import ssl
 import stat
 import subprocess
@@ -238,6 +239,10 @@ def pair(folder, *names, days=2):
     (folder / "new.key").chmod(0o600)
     os.replace(folder / "new.key", key)
     os.replace(folder / "new.pem", cert)
+    return pair_context(cert)
+
+
+def pair_context(cert):
     context = ssl.create_default_context(cafile=cert)
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
     return context
@@ -280,3 +285,103 @@ def test_own_certificate_is_followed_when_its_files_change(host, tmp_path):
     (tmp_path / "own.pem").write_text("nothing")
     shop.host.log.wait("shop: cannot use the certificate .*own.pem.*hint")
     assert isinstance(ca.handshake(shop.port, "shop.example", second), bytes), "what was read before is served"
+
+
+def authority(folder, name):
+    """An authority for client certificates; gives its file, and a function that makes a pair for a client."""
+    run = lambda *args: subprocess.run(["openssl", *args], check=True, capture_output=True, cwd=folder)
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    run("req", "-x509", *new, "-days", "2", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem")
+
+    def client(who):
+        run("req", *new, "-subj", f"/CN={who}", "-addext", "extendedKeyUsage=clientAuth", "-keyout", f"{who}.key", "-out", f"{who}.csr")
+        run("x509", "-req", "-in", f"{who}.csr", "-CA", f"{name}.pem", "-CAkey", f"{name}.key", "-CAcreateserial",
+            "-days", "2", "-copy_extensions", "copy", "-out", f"{who}.pem")
+        return folder / f"{who}.pem", folder / f"{who}.key"
+
+    return folder / f"{name}.pem", client
+
+
+GUARDED = """
+[server]
+listen = ["127.0.0.1:{port}"]
+listen_tls = ["127.0.0.1:{tls_port}"]
+state = "state"
+certfile = "own.pem"
+keyfile = "own.key"
+[projects.shop]
+source = "shop"
+hosts = ["shop.example"]
+[projects.shop.web]
+app = "app:app"
+python = "{python}"
+[projects.staff]
+source = "shop"
+hosts = ["staff.example"]
+client_ca = "staff.pem"
+[projects.staff.web]
+app = "app:app"
+python = "{python}"
+"""
+
+
+def test_clients_of_a_guarded_host_show_certificates(host, tmp_path):
+    trusting = lambda: pair_context(tmp_path / "own.pem")
+    pair(tmp_path, "shop.example", "staff.example")
+    staff, employ = authority(tmp_path, "staff")
+    _, strange = authority(tmp_path, "strangers")
+    good, bad = employ("ann"), strange("eve")
+    ports = Ports()
+    ports.http_port = harness.free_port()
+    text = GUARDED.replace("{port}", str(ports.http_port)).replace("{tls_port}", str(ports.tls_port))
+    shop = Shop(host, tmp_path, ports, text.replace("{python}", sys.executable))
+    shop.host.log.wait("staff: ready")
+
+    def asked(sni, name, client=None):
+        """The status for a request for `name` on a connection that was made for `sni`, or why there is none."""
+        context = trusting()
+        if client:
+            context.load_cert_chain(*client)
+        with socket.create_connection(("127.0.0.1", shop.port), 10) as plain:
+            try:
+                with context.wrap_socket(plain, server_hostname=sni) as secure:
+                    secure.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+                    return int(secure.recv(4096).split()[1])
+            except ssl.SSLError as error:
+                return error.reason
+
+    assert asked("staff.example", "staff.example", good) == 200
+    assert asked("staff.example", "staff.example") == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    assert asked("staff.example", "staff.example", bad) in ("TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_DECRYPT_ERROR")
+    assert asked("shop.example", "shop.example") == 200
+    assert asked("shop.example", "staff.example", good) == 421, "the handshake did not ask for it"
+    assert asked("staff.example", "shop.example", good) == 421
+    assert shop.host.get("/", {"Host": "staff.example"}).status == 308
+    forwarded = {"Host": "staff.example", "X-Forwarded-Proto": "https"}
+    assert shop.host.get("/", forwarded).status == 421, "no proxy vouches for a client's certificate"
+
+
+def test_session_tickets_are_good_after_a_reload_and_only_for_their_host(host, tmp_path):
+    context = pair(tmp_path, "shop.example", "staff.example")
+    staff, employ = authority(tmp_path, "staff")
+    ports = Ports()
+    ports.http_port = harness.free_port()
+    text = GUARDED.replace("{port}", str(ports.http_port)).replace("{tls_port}", str(ports.tls_port))
+    text = text.replace("{python}", sys.executable)
+    shop = Shop(host, tmp_path, ports, text)
+    shop.host.log.wait("staff: ready")
+    context.load_cert_chain(*employ("ann"))
+
+    def resumed(name, session=None):
+        with socket.create_connection(("127.0.0.1", shop.port), 10) as plain:
+            with context.wrap_socket(plain, server_hostname=name, session=session) as secure:
+                secure.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+                while secure.recv(4096):
+                    pass
+                return secure.session_reused, secure.session
+
+    _, session = resumed("shop.example")
+    assert resumed("shop.example", session)[0]
+    shop.reload(text.replace("[projects.shop.web]", "hsts = 1000\n[projects.shop.web]"))
+    assert resumed("shop.example", session)[0]
+    assert not resumed("staff.example", session)[0]

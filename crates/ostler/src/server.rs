@@ -63,7 +63,7 @@ pub fn run() -> ExitCode {
 async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let Configuration { machine, projects } = handover.configuration;
     let mut certs = Certs::default();
-    let machine = Machine::new(machine, certs.served())?;
+    let machine = Machine::new(machine, &projects, certs.served(), None)?;
     let certificates = certificates::prepare(&certs, &machine.said, &projects)?;
     let logs = Logs::open(&machine.said.settings)?;
     let threads = parts::edge_threads(&machine.said.settings, logs.access.as_ref())?;
@@ -418,7 +418,7 @@ impl Server {
         let settings = protocol::settings_from(settings).context("no settings of a zygote")?;
         let machine = match project.id {
             ProjectId::RUN => Some(
-                Machine::new(protocol::Machine::of(settings.clone()), &certs)
+                Machine::new(protocol::Machine::of(settings.clone()), &[], &certs, None)
                     .context("the new settings cannot be served")?,
             ),
             _ => None,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::check;
 use super::run::{self, RunPlan, Surroundings};
-use crate::config::serve::{self, Host, Pair, Problems, Serve};
+use crate::config::serve::{self, Acme, Clients, Host, Pair, Problems, Serve};
 use crate::config::table::Kind;
 use crate::config::written::Layer;
 use crate::config::{self, Bind, Complaint, ConfigError, Settings, Written, value};
@@ -52,6 +52,7 @@ pub struct ProjectPlan {
     pub entrance: Entrance,
     /// Its own certificate.
     pub pair: Option<Pair>,
+    pub clients: Option<Clients>,
     pub run: Arc<RunPlan>,
     /// What is known of its settings before its config file is evaluated.
     pub settings: Settings,
@@ -129,14 +130,16 @@ pub fn command() -> Command {
                 .action(ArgAction::Append)
                 .requires("app")
                 .help(
-                    "host:port, :port, [::1]:port, unix:PATH or fd://N; repeatable [default: :80]",
+                    "For HTTP alone: host:port, :port, [::1]:port, unix:PATH or fd://N; repeatable \
+                     [default: :80, and :443 with certificates from Let's Encrypt, whose terms are agreed to]",
                 ),
         ])
 }
 
 const EXAMPLES: &str = "\
 ostler serve                                   what ./ostler.toml says
-ostler serve --host example.com app:app        one app on port 80, without a file
+ostler serve --host example.com app:app        one app on ports 80 and 443, without a file
+ostler serve --host example.com --listen :80 app:app     the same without HTTPS
 ostler check                                   is the file good?
 docs/reference/ostler-toml.md has all keys; HUP takes a changed file.";
 
@@ -216,8 +219,9 @@ fn without_file(
     listen: &[String],
     around: &Surroundings<'_>,
 ) -> Result<Serve, Refused> {
-    let port = [":80".to_owned()];
-    let listen = if listen.is_empty() { &port[..] } else { listen };
+    let usual = [":80".to_owned()];
+    let named = !listen.is_empty();
+    let listen = if named { listen } else { &usual[..] };
     let wrong = |flag: &str, text: &str, complaint: Complaint| ConfigError {
         what: format!("{flag} {}", complaint.what),
         seen: format!("`{flag} {text}` on the command line"),
@@ -230,7 +234,10 @@ fn without_file(
     let binds = value::check(Kind::Binds, &Value::from(listen))
         .map_err(|complaint| wrong("--listen", &listen.join(" "), complaint))?;
     let given = Layer::from_iter([("bind".to_owned(), binds)]);
-    let machine = config::machine(&given, &[], &around.directory, &mut Vec::new());
+    // Who names no address wants what browsers ask for, where a CA can give a certificate.
+    let https = !named && hosts.iter().all(can_be_proved);
+    let tls: &[String] = if https { &[":443".to_owned()] } else { &[] };
+    let machine = config::machine(&given, tls, &around.directory, &mut Vec::new());
     let machine = machine.map_err(|complaints| -> Vec<ConfigError> {
         let complaints = complaints.into_iter();
         complaints
@@ -242,15 +249,16 @@ fn without_file(
         trusted_hops: None,
         state: serve::state_without_file(),
         default_host: None,
-        acme: None,
+        acme: https.then(Acme::default),
         projects: vec![serve::Project {
             name: "app".to_owned(),
             source: around.directory.clone(),
             hosts,
-            https_optional: true,
+            https_optional: false,
             canonical_host: None,
             hsts: None,
             pair: None,
+            clients: None,
             routes: vec![serve::Route {
                 prefix: "/".to_owned(),
                 strip: true,
@@ -260,6 +268,11 @@ fn without_file(
             statics: Vec::new(),
         }],
     })
+}
+
+/// A CA that comes to our port 80 gives a certificate for it.
+fn can_be_proved(host: &Host) -> bool {
+    matches!(host, Host::Name(_)) && host.certificate_name().is_some()
 }
 
 impl ProjectPlan {
@@ -277,6 +290,7 @@ impl ProjectPlan {
             routes: routes(project),
             entrance: entrance(project, machine),
             pair: project.pair.clone(),
+            clients: project.clients.clone(),
             graceful: settings.workers.graceful_timeout,
             settings,
             run: Arc::new(run),

@@ -21,7 +21,7 @@ use super::reason::Reason;
 use super::row::Row;
 use super::sending::After;
 use super::site::Site;
-use super::{Edge, Thread};
+use super::{Edge, Thread, tls};
 
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
 /// or the client sees the answer (threats E-05).
@@ -38,6 +38,8 @@ pub struct Peer {
     pub port: u16,
     /// Where it reached us; `None` on a UNIX socket.
     pub local: Option<SocketAddr>,
+    /// The number of the policy of its handshake; without TLS that of none.
+    pub policy: u64,
 }
 
 impl Peer {
@@ -46,6 +48,7 @@ impl Peer {
             address: Some(address),
             port,
             local: Some(local),
+            policy: tls::OPEN,
         }
     }
 
@@ -54,6 +57,7 @@ impl Peer {
             address: None,
             port: 0,
             local: None,
+            policy: tls::OPEN,
         }
     }
 }

@@ -53,7 +53,7 @@ impl Connection {
         }
     }
 
-    /// connection → head → forwarded → site → ACME? → redirect? → static file? → body → lease → worker → response.
+    /// connection → head → forwarded → site → ACME? → redirect? → policy → static file? → body → lease → worker → response.
     async fn line(&mut self) -> Result<After, Reason> {
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
@@ -65,6 +65,7 @@ impl Connection {
         if let Some(after) = self.redirect(&sender).await? {
             return Ok(after);
         }
+        self.check_policy()?;
         if let Some(after) = self.serve_static().await? {
             return Ok(after);
         }
@@ -84,6 +85,15 @@ impl Connection {
         let site = self.edge.routes.find(self.head.host(), self.head.path());
         if !Arc::ptr_eq(site, &self.site) {
             self.site = Arc::clone(site);
+        }
+    }
+
+    /// A client that came in for a host whose clients show other certificates, or none, is not answered for this one
+    /// (RFC 9110 section 15.5.20).
+    fn check_policy(&self) -> Result<(), Reason> {
+        match self.peer.policy == self.site.policy {
+            true => Ok(()),
+            false => Err(Reason::Misdirected),
         }
     }
 

@@ -6,15 +6,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::certs::ACME_TLS;
 
 use super::connection::{self, Peer};
 use super::io::Io;
 use super::reason::Reason;
+use super::tls::{self, Tls};
 use super::{Edge, Live, Thread};
 
 /// How long to leave the listener alone when the process has no descriptor left.
@@ -187,8 +189,12 @@ fn admit(stream: TcpStream, peer: Peer, tls: bool, edge: Arc<Edge>, thread: Arc<
             place,
         ))),
         Some(acceptor) => drop(tokio::spawn(async move {
+            let mut peer = peer;
             match handshake(stream, acceptor, &edge).await {
-                Some(Ok(io)) => connection::serve(io, peer, edge, thread, place).await,
+                Some(Ok((io, policy))) => {
+                    peer.policy = policy;
+                    connection::serve(io, peer, edge, thread, place).await;
+                }
                 Some(Err(plain)) => {
                     let io = Io::Tcp(plain.into());
                     connection::refuse(Reason::PlainOnTls, io, peer, edge, thread, place).await;
@@ -203,22 +209,33 @@ fn admit(stream: TcpStream, peer: Peer, tls: bool, edge: Arc<Edge>, thread: Arc<
 /// A client that speaks HTTP without TLS gets its stream back, to be told so.
 async fn handshake(
     stream: TcpStream,
-    acceptor: TlsAcceptor,
+    tls: Arc<Tls>,
     edge: &Edge,
-) -> Option<Result<Io, TcpStream>> {
+) -> Option<Result<(Io, u64), TcpStream>> {
     let shaken = async {
         let mut first = [0];
         // A handshake begins with 0x16, a method with a letter.
         if stream.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
             return Ok(Err(stream));
         }
-        let mut stream = acceptor.accept(stream.into()).await?;
+        let (mut stream, policy) = match tls.only() {
+            Some(config) => {
+                let acceptor = TlsAcceptor::from(Arc::clone(config));
+                (acceptor.accept(stream.into()).await?, tls::OPEN)
+            }
+            None => {
+                let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream.into());
+                let begun = acceptor.await?;
+                let (policy, config) = tls.of(&begun.client_hello());
+                (begun.into_stream(config).await?, policy)
+            }
+        };
         if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS) {
             // The handshake was the answer (RFC 8737 section 3).
             let _ = stream.shutdown().await;
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        Ok(Ok(Io::Tls(Box::new(stream))))
+        Ok(Ok((Io::Tls(Box::new(stream)), policy)))
     };
     match tokio::time::timeout(edge.times.handshake, shaken).await {
         Ok(Ok(shaken)) => Some(shaken),

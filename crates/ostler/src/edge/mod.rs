@@ -43,7 +43,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, watch};
-use tokio_rustls::TlsAcceptor;
 
 use crate::certs::Served;
 use crate::logs::{AccessLog, AccessWriter};
@@ -115,7 +114,7 @@ pub struct Edge {
     /// What is served, and where.
     pub routes: Table<Arc<Site>>,
     pub peers: Arc<Peers>,
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<tls::Tls>>,
     /// What a CA is answered that comes to see whether a name is ours.
     pub certs: Arc<Served>,
     pub limits: h1::head::Limits,

@@ -42,6 +42,7 @@ pub enum Reason {
     HostDuplicate,
     HostInvalid,
     HostMismatch,
+    Misdirected,
 
     // The visitor: where the body ends (RFC 9112 section 6.3).
     ClAndTe,
@@ -218,6 +219,7 @@ impl Reason {
             Self::HostDuplicate => refuse(400, "host_duplicate", "The request has more than one Host field."),
             Self::HostInvalid => refuse(400, "host_invalid", "The Host field is not a host name."),
             Self::HostMismatch => refuse(400, "host_mismatch", "The request target and the Host field name different hosts."),
+            Self::Misdirected => refuse(421, "misdirected", "This connection is not for this host: its clients show other certificates."),
 
             Self::ClAndTe => refuse(400, "cl_and_te", "The request has both Content-Length and Transfer-Encoding."),
             Self::ClDuplicate => refuse(400, "cl_duplicate", "The request has more than one Content-Length field."),

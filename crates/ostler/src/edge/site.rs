@@ -22,6 +22,8 @@ pub struct Site {
     pub root: String,
     /// Where its requests should come to.
     pub entrance: Entrance,
+    /// The number of the policy that handshakes for it have.
+    pub policy: u64,
     /// Lines with their CRLF that stand in every response to a request over TLS.
     pub secure_lines: Option<Arc<[u8]>>,
     /// Who answers what no file answers; `None` is 404.

@@ -4,12 +4,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use crate::certs::{ACME_TLS, Served};
+use crate::config::serve::Clients;
+use crate::routes::{Host, Table};
 
 /// A PEM file as it was read, and from where.
 pub struct Pem {
@@ -82,16 +87,7 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(certificates("client authorities", authorities)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = match files.client_required {
-                true => verifier,
-                false => verifier.allow_unauthenticated(),
-            };
-            let verifier = verifier
-                .build()
-                .map_err(|error| refuse(error.to_string()))?;
+            let verifier = verifier(authorities, files.client_required, provider)?;
             builder.with_client_cert_verifier(verifier)
         }
     };
@@ -105,17 +101,164 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// Each handshake gets the certificate of the host it names.
-pub fn by_host(certs: &Arc<Served>) -> Result<Arc<ServerConfig>, rustls::Error> {
+/// Which clients a handshake lets in: those of some hosts show certificates.
+#[derive(Debug)]
+pub struct Policy {
+    /// A request for a host is answered on connections with the number of its policy; [`OPEN`] without any.
+    pub number: u64,
+    config: Arc<ServerConfig>,
+}
+
+/// The policy of hosts whose clients need no certificate, and of connections without TLS.
+pub const OPEN: u64 = 0;
+
+/// What handshakes are made with.
+#[derive(Debug)]
+pub struct Tls {
+    by_host: Table<Arc<Policy>>,
+    /// There is only the one that is open.
+    one: bool,
+}
+
+impl Tls {
+    /// The same for every host.
+    pub fn one(config: Arc<ServerConfig>) -> Self {
+        let number = OPEN;
+        Self {
+            by_host: Table::new(Arc::new(Policy { number, config })),
+            one: true,
+        }
+    }
+
+    /// Each handshake gets the certificate of the host it names, and lets in the clients of that host. Policies that
+    /// `before` has too stay as they are, so that its tickets are good.
+    ///
+    /// # Errors
+    /// Authorities that cannot be used.
+    pub fn by_host<'a>(
+        certs: &Arc<Served>,
+        guarded: impl IntoIterator<Item = (&'a Host, &'a Clients)>,
+        before: Option<&Self>,
+    ) -> Result<Self, TlsError> {
+        let mut known: Vec<Arc<Policy>> = before.map(Self::policies).unwrap_or_default();
+        let open = policy(certs, None, &mut known)?;
+        let mut tls = Self {
+            by_host: Table::new(open),
+            one: true,
+        };
+        for (host, clients) in guarded {
+            let policy = policy(certs, Some(clients), &mut known)?;
+            // A host that is there twice belongs to one project, with one policy.
+            let _ = tls.by_host.add(host.clone(), "/", policy);
+            tls.one = false;
+        }
+        Ok(tls)
+    }
+
+    fn policies(&self) -> Vec<Arc<Policy>> {
+        self.by_host.targets().map(Arc::clone).collect()
+    }
+
+    /// The one there is, when a handshake need not be looked into.
+    pub fn only(&self) -> Option<&Arc<ServerConfig>> {
+        self.one.then(|| &self.by_host.nowhere().config)
+    }
+
+    /// The policy for a handshake. A CA shows no certificate (RFC 8737).
+    pub fn of(&self, hello: &ClientHello<'_>) -> (u64, Arc<ServerConfig>) {
+        let acme = hello
+            .alpn()
+            .is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS));
+        let name = hello.server_name().filter(|_| !acme).unwrap_or("");
+        let policy = self.by_host.find(name.as_bytes(), b"/");
+        (policy.number, Arc::clone(&policy.config))
+    }
+}
+
+/// The number of the policy that `clients` ask for: the same for the same authorities.
+pub fn number(clients: Option<&Clients>) -> u64 {
+    let Some(clients) = clients else {
+        return OPEN;
+    };
+    let text = [
+        &[u8::from(clients.required)],
+        clients.authorities.as_bytes(),
+    ]
+    .concat();
+    let hash = digest::digest(&digest::SHA256, &text);
+    let mut number = [0; 8];
+    number.copy_from_slice(&hash.as_ref()[..8]);
+    u64::from_be_bytes(number).max(OPEN + 1)
+}
+
+/// The policy that is there, or a new one with tickets of its own.
+fn policy(
+    certs: &Arc<Served>,
+    clients: Option<&Clients>,
+    known: &mut Vec<Arc<Policy>>,
+) -> Result<Arc<Policy>, TlsError> {
+    let number = number(clients);
+    if let Some(same) = known.iter().find(|policy| policy.number == number) {
+        return Ok(Arc::clone(same));
+    }
+    let refuse = |error: String| TlsError::Config {
+        path: clients
+            .map(|clients| clients.ca.clone())
+            .unwrap_or_default(),
+        error,
+    };
+    let config = config_by_host(certs, clients, refuse)?;
+    let policy = Arc::new(Policy { number, config });
+    known.push(Arc::clone(&policy));
+    Ok(policy)
+}
+
+fn config_by_host(
+    certs: &Arc<Served>,
+    clients: Option<&Clients>,
+    refuse: impl Fn(String) -> TlsError,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| refuse(error.to_string()))?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => {
+            let pem = Pem {
+                path: clients.ca.clone(),
+                text: clients.authorities.clone(),
+            };
+            builder.with_client_cert_verifier(verifier(&pem, clients.required, provider)?)
+        }
+    };
     let resolver: Arc<Served> = Arc::clone(certs);
-    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+    let mut config = builder.with_cert_resolver(resolver);
     // Last: who offers both wants to be served.
     config.alpn_protocols = vec![b"http/1.1".to_vec(), ACME_TLS.to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    // Its keys change every six hours; a ticket of one policy is none of another.
+    let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new();
+    config.ticketer = ticketer.map_err(|error| refuse(error.to_string()))?;
     Ok(Arc::new(config))
+}
+
+/// Who checks the certificates that clients show.
+fn verifier(
+    authorities: &Pem,
+    required: bool,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates("client authorities", authorities)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let verifier = match required {
+        true => verifier,
+        false => verifier.allow_unauthenticated(),
+    };
+    verifier.build().map_err(|error| TlsError::Config {
+        path: authorities.path.clone(),
+        error: error.to_string(),
+    })
 }
 
 fn certificates(what: &'static str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -70,13 +70,14 @@ pub fn read(plan: &mut ServePlan) -> Result<Files, String> {
     {
         acme.ca_root_text = Some(files.read("the roots of the CA", path)?);
     }
-    for pair in plan
-        .projects
-        .iter_mut()
-        .filter_map(|project| project.pair.as_mut())
-    {
-        pair.certificate = files.read("the certificate", &pair.certfile)?;
-        pair.key = files.read("the private key", &pair.keyfile)?;
+    for project in &mut plan.projects {
+        if let Some(pair) = &mut project.pair {
+            pair.certificate = files.read("the certificate", &pair.certfile)?;
+            pair.key = files.read("the private key", &pair.keyfile)?;
+        }
+        if let Some(clients) = &mut project.clients {
+            clients.authorities = files.read("the authorities of clients", &clients.ca)?;
+        }
     }
     Ok(files)
 }

@@ -28,6 +28,7 @@ impl Keeper {
                 routes: Vec::new(),
                 entrance: Entrance::default(),
                 pair: None,
+                clients: None,
                 settings: self.machine.settings.clone(),
                 patient: self.ever_ready,
             }],
@@ -196,6 +197,7 @@ fn projects(plan: &ServePlan) -> Vec<Project> {
         routes: project.routes.clone(),
         entrance: project.entrance.clone(),
         pair: project.pair.clone(),
+        clients: project.clients.clone(),
         settings: project.settings.clone(),
         patient: true,
     });

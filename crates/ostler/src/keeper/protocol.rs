@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
-use crate::config::serve::{Acme, Pair};
+use crate::config::serve::{Acme, Clients, Pair};
 use crate::routes::Host;
 use crate::sys::{Exit, Pidfd, fds, process};
 
@@ -168,6 +168,8 @@ pub struct Project {
     pub entrance: Entrance,
     /// Its own certificate.
     pub pair: Option<Pair>,
+    /// Which certificates its clients show.
+    pub clients: Option<Clients>,
     /// As far as they are known before its zygote has evaluated its config file.
     pub settings: Settings,
     /// Trouble with it is met with patience, and ends nothing: it served before, in a server that was

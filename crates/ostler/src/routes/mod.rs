@@ -88,6 +88,15 @@ impl<T> Table<T> {
         &self.nowhere
     }
 
+    /// Everything that requests go to, in no order; some of it several times.
+    pub fn targets(&self) -> impl Iterator<Item = &T> {
+        let hosts = self.names.values().chain(self.below.values());
+        let prefixes = hosts.chain(std::iter::once(&self.any));
+        prefixes
+            .flat_map(|prefixes| prefixes.targets.values())
+            .chain(std::iter::once(&self.nowhere))
+    }
+
     fn host(&self, host: &[u8]) -> Option<&Prefixes<T>> {
         if self.names.is_empty() && self.below.is_empty() || host.len() > LONGEST_HOST {
             return None;

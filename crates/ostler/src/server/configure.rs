@@ -65,7 +65,7 @@ impl Server {
             protocol::configuration_from(file).context("the configuration cannot be read")?;
         anyhow::ensure!(!self.stopping, "the server is stopping");
         let certificates = certificates::prepare(&self.certs, &machine, &projects)?;
-        let machine = Machine::new(machine, self.certs.served())?;
+        let machine = Machine::new(machine, &projects, self.certs.served(), Some(&self.machine))?;
         let count = self.threads.len();
         let mut changes = Vec::new();
         let mut starting = Vec::new();

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
-use tokio_rustls::TlsAcceptor;
 
 use crate::certs::Served;
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings, Tls};
@@ -159,21 +158,37 @@ pub(super) struct Shared {
 /// What holds for all projects, checked.
 pub(super) struct Machine {
     pub(super) said: protocol::Machine,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<edge::tls::Tls>>,
     /// What a CA is answered.
     certs: Arc<Served>,
 }
 
 impl Machine {
+    /// `before` is the one in force.
+    ///
     /// # Errors
-    /// Certificate and key cannot be used.
-    pub(super) fn new(said: protocol::Machine, certs: &Arc<Served>) -> anyhow::Result<Self> {
+    /// Certificate, key or authorities cannot be used.
+    pub(super) fn new(
+        said: protocol::Machine,
+        projects: &[protocol::Project],
+        certs: &Arc<Served>,
+        before: Option<&Self>,
+    ) -> anyhow::Result<Self> {
         let tls = match (&said.state, &said.settings.listening.tls) {
             // `ostler serve`: each host has its own certificate.
-            (Some(_), _) => Some(edge::tls::by_host(certs)?.into()),
+            (Some(_), _) => {
+                let guarded = projects.iter().flat_map(|project| {
+                    let hosts = project.routes.iter().map(|route| &route.host);
+                    hosts.zip(std::iter::repeat(project.clients.as_ref()))
+                });
+                let guarded = guarded.filter_map(|(host, clients)| Some((host, clients?)));
+                let before = before.and_then(|before| before.tls.as_deref());
+                Some(edge::tls::Tls::by_host(certs, guarded, before)?)
+            }
             (None, Some(files)) => Some(tls(files)?),
             (None, None) => None,
         };
+        let tls = tls.map(Arc::new);
         let certs = Arc::clone(certs);
         Ok(Self { said, tls, certs })
     }
@@ -242,7 +257,7 @@ pub(super) fn edge(machine: &Machine, routes: Table<Arc<Site>>, shared: &Shared)
     }
 }
 
-fn tls(tls: &Tls) -> anyhow::Result<TlsAcceptor> {
+fn tls(tls: &Tls) -> anyhow::Result<edge::tls::Tls> {
     let pem = |path: &PathBuf, text: &str| edge::tls::Pem {
         path: path.clone(),
         text: text.to_owned(),
@@ -258,7 +273,7 @@ fn tls(tls: &Tls) -> anyhow::Result<TlsAcceptor> {
         client_ca,
         client_required,
     };
-    Ok(edge::tls::config(&files)?.into())
+    Ok(edge::tls::Tls::one(edge::tls::config(&files)?))
 }
 
 pub(super) fn app(settings: &Settings, pool: &Arc<Pool>) -> App {
@@ -281,6 +296,7 @@ pub(super) fn site(
     settings: &Settings,
     route: &Route,
     entrance: &Entrance,
+    policy: u64,
     app: &Arc<App>,
     threads: usize,
 ) -> anyhow::Result<Site> {
@@ -298,6 +314,7 @@ pub(super) fn site(
             https: entrance.https,
             host: entrance.host.clone(),
         },
+        policy,
         secure_lines: entrance.hsts.map(|age| {
             let line = format!("Strict-Transport-Security: max-age={age}\r\n");
             line.into_bytes().into()
@@ -315,6 +332,7 @@ pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
         body_limit: 0,
         root: String::new(),
         entrance: edge::Entrance::default(),
+        policy: edge::tls::OPEN,
         secure_lines: None,
         app: None,
     })

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
-use crate::edge::Site;
+use crate::edge::{Site, tls};
 use crate::keeper::protocol::{self, Entrance, ProjectId, Route};
 use crate::pool::{Asks, Pool, Session};
 use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
@@ -52,6 +52,7 @@ struct Served {
 struct Found {
     routes: Vec<Route>,
     entrance: Entrance,
+    policy: u64,
 }
 
 /// What a configuration changes about a project that goes on.
@@ -91,8 +92,14 @@ impl Project {
             settings,
             patient,
             pair: _,
+            clients,
         } = project;
-        let found = Found { routes, entrance };
+        let policy = tls::number(clients.as_ref());
+        let found = Found {
+            routes,
+            entrance,
+            policy,
+        };
         let count = threads.len();
         let plan = parts::plan(&settings, count);
         let (asks, mut asked) = mpsc::unbounded_channel();
@@ -143,6 +150,7 @@ impl Project {
         let found = Found {
             routes: next.routes.clone(),
             entrance: next.entrance.clone(),
+            policy: tls::number(next.clients.as_ref()),
         };
         if next.settings == self.said && found == self.found {
             return Ok(None);
@@ -302,6 +310,7 @@ fn sites(
                 settings,
                 route,
                 &found.entrance,
+                found.policy,
                 &app,
                 threads,
             )?),

@@ -8,7 +8,7 @@ use super::problem::Problem;
 use super::schema::Section;
 use super::shape::{Draft, DraftAcme, DraftProject};
 use super::source::{At, Sources, clean};
-use super::{Acme, Challenge, Host, Pair, Project, Route, Serve};
+use super::{Acme, Challenge, Clients, Host, Pair, Project, Route, Serve};
 use crate::config::assemble;
 use crate::config::bind::Bind;
 use crate::config::error::{Complaint, Warning};
@@ -135,6 +135,7 @@ impl Finisher<'_> {
         self.canonical_host(&draft);
         self.paths(&draft, &source);
         let pair = self.pair(&draft);
+        let clients = self.clients(&draft);
         let mut statics = Vec::new();
         for (prefix, folder, at) in &draft.statics {
             let directory = clean(&source.join(folder));
@@ -168,6 +169,7 @@ impl Finisher<'_> {
             canonical_host: draft.canonical_host.map(|(name, _)| name),
             hsts: draft.hsts,
             pair,
+            clients,
             routes,
             web: draft.web,
             statics,
@@ -189,6 +191,22 @@ impl Finisher<'_> {
             certfile,
             certificate: String::new(),
             key: String::new(),
+        })
+    }
+
+    /// Which certificates its clients show.
+    fn clients(&mut self, draft: &DraftProject) -> Option<Clients> {
+        let (path, at) = draft.client_ca.as_ref()?;
+        self.there("client_ca", *at, Path::new(path), Path::is_file, "file");
+        if draft.https_optional {
+            let what = "`client_ca` is set and requests without TLS are answered";
+            self.problems
+                .push(Problem::new(*at, what, "leave out https = \"optional\""));
+        }
+        Some(Clients {
+            ca: path.into(),
+            authorities: String::new(),
+            required: !draft.clients_optional,
         })
     }
 

@@ -71,6 +71,8 @@ pub struct Project {
     pub hsts: Option<u64>,
     /// Its own certificate.
     pub pair: Option<Pair>,
+    /// Whose clients show certificates.
+    pub clients: Option<Clients>,
     /// Never empty.
     pub routes: Vec<Route>,
     /// Settings of `ostler run` for the app, by name, in checked form: [`Written::toml`](super::Written::toml).
@@ -98,6 +100,17 @@ impl std::fmt::Debug for Pair {
             .field("certfile", &self.certfile)
             .finish_non_exhaustive()
     }
+}
+
+/// Which certificates clients show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// The authorities (PEM).
+    pub ca: PathBuf,
+    /// What that file holds, once the keeper has read it.
+    pub authorities: String,
+    /// One without a certificate is turned away.
+    pub required: bool,
 }
 
 /// Where a project lies below its hosts.

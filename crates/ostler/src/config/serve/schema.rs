@@ -186,6 +186,8 @@ const PORT: Kind = Kind::Whole(1, 65_535);
 /// The state folder when none is named.
 const STATE: &str = "/var/lib/ostler";
 
+const CLIENTS: Kind = Kind::Choice(&["required", "optional"], None, None);
+
 const HTTPS: Kind = Kind::Choice(&["redirect", "optional"], None, None);
 
 #[rustfmt::skip]
@@ -197,6 +199,8 @@ const PROJECT: &[Key] = &[
     key("hsts", Form::Plain(Seconds), Unset, "Browsers keep to HTTPS for this long (Strict-Transport-Security)"),
     key("certfile", Form::Plain(Path), Unset, "Its own certificate chain (PEM); read again when it changes [default: that of the machine, else one from the CA]"),
     key("keyfile", Form::Plain(Path), Unset, "The private key of certfile (PEM) [default: in the certificate's file]"),
+    key("client_ca", Form::Plain(Path), Unset, "Clients show a certificate of these authorities (PEM)"),
+    key("client_certificates", Form::Plain(CLIENTS), Word("required"), "With client_ca: required, or optional (one that is shown must be good)"),
     key("routes", Form::Sections, Unset, "Where below these hosts it lies [default: all of it]"),
     key("web", Form::Table, Unset, "The app and its workers"),
     key("static", Form::Folders, Unset, "Folders whose files are served, by the prefix of their paths; relative to the source"),

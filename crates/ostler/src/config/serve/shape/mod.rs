@@ -64,6 +64,9 @@ pub struct DraftProject {
     /// Its own certificate: path and place.
     pub certfile: Option<(String, At)>,
     pub keyfile: Option<(String, At)>,
+    /// Authorities of client certificates: path and place.
+    pub client_ca: Option<(String, At)>,
+    pub clients_optional: bool,
     pub routes: Vec<DraftRoute>,
     /// By setting name.
     pub web: Layer,
@@ -229,6 +232,8 @@ impl Shaper<'_> {
             hsts: None,
             certfile: None,
             keyfile: None,
+            client_ca: None,
+            clients_optional: false,
             routes: Vec::new(),
             web: Layer::new(),
             app_named: false,
@@ -262,6 +267,10 @@ impl Shaper<'_> {
                         "canonical_host" => project.canonical_host = text,
                         "certfile" => project.certfile = text,
                         "keyfile" => project.keyfile = text,
+                        "client_ca" => project.client_ca = text,
+                        "client_certificates" => {
+                            project.clients_optional = value.is_some_and(|word| word == "optional");
+                        }
                         _ => project.source = text,
                     }
                 }

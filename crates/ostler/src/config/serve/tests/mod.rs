@@ -105,6 +105,7 @@ fn a_small_file_is_complete() {
         canonical_host: None,
         hsts: None,
         pair: None,
+        clients: None,
         routes: vec![Route {
             prefix: "/".to_owned(),
             strip: true,

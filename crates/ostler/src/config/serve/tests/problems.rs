@@ -168,6 +168,14 @@ fn certificates_that_cannot_be_had() {
         &format!("{}{tls}", own("keyfile = \"file\"")),
         &["`keyfile` is set without `certfile`"],
     );
+    check(
+        &format!("{}{tls}", own("client_ca = \"none.pem\"")),
+        &["`client_ca` names no file (DIR/none.pem)"],
+    );
+    check(
+        &format!("{}{tls}", own("client_ca = \"file\"\nhttps = \"optional\"")),
+        &["`client_ca` is set and requests without TLS are answered"],
+    );
     // All of these are good.
     acme(
         "challenge = \"dns-01\"\nhook = \"file\"\nresolver = \"9.9.9.9\"",
