@@ -17,6 +17,7 @@ pub mod files;
 mod forwarded;
 pub mod h1;
 mod handle;
+mod http2;
 mod io;
 mod listen;
 mod outgoing;

@@ -18,7 +18,9 @@ pub struct Peers {
     total: AtomicUsize,
     /// Those of them that have become WebSockets or tunnels.
     sockets: AtomicUsize,
-    /// One of the two became equal to the other, or fell to zero.
+    /// Those of them that carry streams, each of which has a place of its own.
+    carriers: AtomicUsize,
+    /// One of the sums became equal to the other, or fell to zero.
     emptied: Notify,
     /// Guards the connections of each address.
     open: Mutex<HashMap<IpAddr, Vec<Arc<Seat>>>>,
@@ -49,7 +51,15 @@ pub struct Place {
     /// `None` for an address that is not counted.
     address: Option<IpAddr>,
     pub seat: Arc<Seat>,
-    is_socket: bool,
+    kind: Kind,
+}
+
+/// What a connection is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Requests,
+    Socket,
+    Streams,
 }
 
 impl Peers {
@@ -59,6 +69,7 @@ impl Peers {
             started: Instant::now(),
             total: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
+            carriers: AtomicUsize::new(0),
             emptied: Notify::new(),
             open: Mutex::default(),
         })
@@ -90,7 +101,8 @@ impl Peers {
     }
 
     fn is_quiet(&self) -> bool {
-        self.total.load(Ordering::Acquire) <= self.sockets.load(Ordering::Acquire)
+        let quiet = self.sockets.load(Ordering::Acquire) + self.carriers.load(Ordering::Acquire);
+        self.total.load(Ordering::Acquire) <= quiet
     }
 
     async fn wait_for(&self, reached: impl Fn(&Self) -> bool) {
@@ -141,7 +153,7 @@ impl Peers {
             peers: Arc::clone(self),
             address,
             seat,
-            is_socket: false,
+            kind: Kind::Requests,
         })
     }
 }
@@ -156,8 +168,18 @@ impl Place {
 
     /// Marks the connection as one that serves no request any more.
     pub fn becomes_socket(&mut self) {
-        if !std::mem::replace(&mut self.is_socket, true) {
+        if self.kind == Kind::Requests {
+            self.kind = Kind::Socket;
             self.peers.sockets.fetch_add(1, Ordering::AcqRel);
+            self.peers.tell_if_quiet();
+        }
+    }
+
+    /// Marks the connection as one of HTTP/2: its requests are its streams'.
+    pub fn carries_streams(&mut self) {
+        if self.kind == Kind::Requests {
+            self.kind = Kind::Streams;
+            self.peers.carriers.fetch_add(1, Ordering::AcqRel);
             self.peers.tell_if_quiet();
         }
     }
@@ -170,8 +192,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.is_socket {
-            self.peers.sockets.fetch_sub(1, Ordering::AcqRel);
+        match self.kind {
+            Kind::Requests => {}
+            Kind::Socket => drop(self.peers.sockets.fetch_sub(1, Ordering::AcqRel)),
+            Kind::Streams => drop(self.peers.carriers.fetch_sub(1, Ordering::AcqRel)),
         }
         self.peers.total.fetch_sub(1, Ordering::AcqRel);
         self.peers.tell_if_quiet();
