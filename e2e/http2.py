@@ -44,7 +44,8 @@ class Http2:
         assert self.socket.selected_alpn_protocol() == "h2"
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self.streams, self.settings, self.goaway, self.closed = {}, {}, None, False
-        self.reads, self.timeout, self.unread, self.next, self.pongs, self.taken = reads, timeout, b"", 1, 0, {}
+        self.reads, self.timeout, self.unread, self.next, self.pongs = reads, timeout, b"", 1, 0
+        self.taken, self.credits = {}, {}
         self.write(PREFACE + SettingsFrame(0, settings=settings or {}).serialize())
 
     def __enter__(self):
@@ -118,6 +119,18 @@ class Http2:
             self.receive()
         return self.goaway.error_code if self.goaway else None
 
+    def credit(self, stream, initial):
+        """Bytes that may be sent on a stream in all."""
+        return min(initial + self.credits.get(stream, 0), 65535 + self.credits.get(0, 0))
+
+    def poll(self):
+        """Takes what is there."""
+        self.socket.settimeout(0.05)
+        try:
+            self.receive()
+        except TimeoutError:
+            pass
+
     def receive(self):
         try:
             came = self.socket.recv(65536)
@@ -158,6 +171,8 @@ class Http2:
                 stream.body += frame.data
                 if self.reads:
                     self.give_back(frame)
+            case WindowUpdateFrame():
+                self.credits[frame.stream_id] = self.credits.get(frame.stream_id, 0) + frame.window_increment
             case RstStreamFrame():
                 stream.reset = frame.error_code
             case GoAwayFrame():
