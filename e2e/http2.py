@@ -32,13 +32,15 @@ class Stream:
 class Http2:
     """One connection. `settings` are the client's own; windows are given back unless `reads` is false."""
 
-    def __init__(self, port, certificate, settings=None, reads=True, timeout=10, narrow=False):
+    def __init__(self, port, certificate, settings=None, reads=True, timeout=10, narrow=False, preface=None, source=None):
         context = ssl.create_default_context(cafile=certificate)
         context.set_alpn_protocols(["h2"])
         plain = socket.socket()
         if narrow:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         plain.settimeout(timeout)
+        if source:
+            plain.bind((source, 0))
         plain.connect(("127.0.0.1", port))
         self.socket = context.wrap_socket(plain, server_hostname="localhost")
         assert self.socket.selected_alpn_protocol() == "h2"
@@ -46,7 +48,7 @@ class Http2:
         self.streams, self.settings, self.goaway, self.closed = {}, {}, None, False
         self.reads, self.timeout, self.unread, self.next, self.pongs = reads, timeout, b"", 1, 0
         self.taken, self.credits = {}, {}
-        self.write(PREFACE + SettingsFrame(0, settings=settings or {}).serialize())
+        self.write(PREFACE + SettingsFrame(0, settings=settings or {}).serialize() if preface is None else preface)
 
     def __enter__(self):
         return self
@@ -58,6 +60,7 @@ class Http2:
 
     def write(self, data):
         """False when the server has closed the connection."""
+        self.socket.settimeout(self.timeout)
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
@@ -123,12 +126,12 @@ class Http2:
         """Bytes that may be sent on a stream in all."""
         return min(initial + self.credits.get(stream, 0), 65535 + self.credits.get(0, 0))
 
-    def poll(self):
+    def poll(self, seconds=0.05):
         """Takes what is there."""
-        self.socket.settimeout(0.05)
+        self.socket.settimeout(seconds)
         try:
             self.receive()
-        except TimeoutError:
+        except (TimeoutError, ssl.SSLWantReadError):
             pass
 
     def receive(self):

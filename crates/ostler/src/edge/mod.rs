@@ -23,6 +23,7 @@ mod listen;
 mod outgoing;
 mod patience;
 mod peers;
+mod penalties;
 pub mod proxy_protocol;
 mod reason;
 mod redirect;

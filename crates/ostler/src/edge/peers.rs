@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::penalties::Penalties;
+
 /// Open connections by address. Shared by all edge threads.
 #[derive(Debug)]
 pub struct Peers {
@@ -24,6 +26,7 @@ pub struct Peers {
     emptied: Notify,
     /// Guards the connections of each address.
     open: Mutex<HashMap<IpAddr, Vec<Arc<Seat>>>>,
+    penalties: Penalties,
 }
 
 /// What the rest of the server may know of one open connection.
@@ -72,6 +75,7 @@ impl Peers {
             carriers: AtomicUsize::new(0),
             emptied: Notify::new(),
             open: Mutex::default(),
+            penalties: Penalties::default(),
         })
     }
 
@@ -126,9 +130,15 @@ impl Peers {
         self.started.elapsed().as_millis() as u64
     }
 
+    /// Slows down whoever wears us out: its address gets few connections for a while. True when it was
+    /// not slowed down already.
+    pub fn penalise(&self, address: IpAddr) -> bool {
+        self.penalties.add(address, Instant::now())
+    }
+
     /// Seats a new connection. `counted` is its address when the cap applies to it (a peer that is
     /// no trusted proxy). At the cap the address's oldest idle connection is asked to leave; `None`
-    /// when every one of them is busy.
+    /// when every one of them is busy, or when the address is kept off.
     pub fn seat(self: &Arc<Self>, counted: Option<IpAddr>) -> Option<Place> {
         let seat = Arc::new(Seat {
             idle_since: AtomicU64::new(BUSY),
@@ -136,6 +146,9 @@ impl Peers {
         });
         let cap = self.cap.load(Ordering::Relaxed);
         let address = counted.filter(|_| cap > 0);
+        if counted.is_some_and(|address| self.penalties.keeps_off(address, Instant::now())) {
+            return None;
+        }
         if let Some(address) = address {
             let mut open = self.open();
             let seats = open.entry(address).or_default();

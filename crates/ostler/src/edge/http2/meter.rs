@@ -28,6 +28,16 @@ pub enum Flood {
     IdleFrames,
 }
 
+impl Flood {
+    /// What there was too much of.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Resets => "resets",
+            Self::IdleFrames => "frames without a request",
+        }
+    }
+}
+
 /// Counts the frames of one connection.
 #[derive(Debug)]
 pub struct Meter {

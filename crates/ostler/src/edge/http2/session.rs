@@ -189,6 +189,9 @@ impl Session {
                 Poll::Ready(Some(Ok((request, respond)))) => self.begin(request, respond),
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "an HTTP/2 connection failed");
+                    if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && error.is_library() {
+                        self.penalise("frames that cost more than they bring");
+                    }
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
@@ -274,7 +277,17 @@ impl Session {
     /// Ends the connection of a client that wears us out (RFC 9113 section 10.5).
     fn break_off(&mut self, flood: Flood) {
         (self.is_leaving, self.is_broken) = (true, true);
-        tracing::debug!(address = ?self.peer.address, ?flood, "an HTTP/2 connection is closed");
+        self.penalise(flood.name());
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    }
+
+    /// Its address gets few connections for a while, unless it is one that speaks for many.
+    fn penalise(&self, what: &str) {
+        let counted = self.peer.address.filter(|_| !self.edge.trusts(&self.peer));
+        if let Some(address) = counted
+            && self.edge.peers.penalise(address)
+        {
+            tracing::warn!(%address, "a client of HTTP/2 sends too many {what}: it is slowed down for a minute");
+        }
     }
 }
