@@ -40,7 +40,7 @@ pub fn response(text: Vec<u8>) -> Response<()> {
 pub fn fields(text: &Bytes) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(16);
     let mut from = 0;
-    while let Some(length) = memchr::memmem::find(&text[from..], b"\r\n") {
+    while let Some(length) = memchr::memchr(b'\n', &text[from..]) {
         let line = &text[from..from + length];
         if let Some(colon) = memchr::memchr(b':', line) {
             let value = line[colon + 1..].trim_ascii();
@@ -58,7 +58,7 @@ pub fn fields(text: &Bytes) -> HeaderMap {
                 ),
             }
         }
-        from += length + 2;
+        from += length + 1;
     }
     fields
 }

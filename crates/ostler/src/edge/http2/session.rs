@@ -111,7 +111,9 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, mut
     let wire = Wire::new(io, edge.times.clone(), Arc::clone(&shared));
     let mut deadline = Deadline::new(now);
     deadline.set(now + edge.times.head);
-    let shaken = deadline.bound(settings(&edge.limits).handshake(wire)).await;
+    let shaken = deadline
+        .bound(settings(&edge.limits).handshake(wire.clone()))
+        .await;
     let Ok(Ok(connection)) = shaken else {
         return;
     };
@@ -122,6 +124,7 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, mut
     let mut leave = pin!(seat.asked_to_leave());
     let mut session = Session {
         connection,
+        wire,
         peer,
         edge,
         thread,
@@ -161,6 +164,7 @@ fn settings(limits: &Limits) -> server::Builder {
 
 struct Session {
     connection: server::Connection<Wire, Bytes>,
+    wire: Wire,
     peer: Peer,
     edge: Arc<Edge>,
     thread: Arc<Thread>,
@@ -200,6 +204,10 @@ impl Session {
                     _ => break,
                 },
             }
+        }
+        if let Poll::Ready(Err(error)) = self.wire.poll_drain(cx) {
+            tracing::debug!(%error, "an HTTP/2 connection is lost");
+            return Poll::Ready(());
         }
         self.poll_idle(cx)
     }
@@ -246,6 +254,7 @@ impl Session {
         if !self.is_idle {
             self.is_idle = true;
             self.place.idle();
+            self.wire.release();
             self.thread.freed.notify_one();
             let times = &self.edge.times;
             let time = if self.is_leaving {
