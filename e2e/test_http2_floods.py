@@ -5,6 +5,7 @@ import ssl
 import time
 from types import SimpleNamespace
 
+import hpack
 import pytest
 from hyperframe.frame import (
     ContinuationFrame, DataFrame, HeadersFrame, PingFrame, PriorityFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame,
@@ -205,7 +206,10 @@ def test_preface_and_nothing_more(module_host, module_tls):
         "app:app", "--certfile", module_tls[0], "--keyfile", module_tls[1], "--header-timeout", 1,
         source="def app(environ, start_response):\n    start_response('200 OK', [])\n    return []\n",
     )
-    for sent in (b"", PREFACE[:10], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
+    started = PREFACE + SettingsFrame(0).serialize()
+    head = hpack.Encoder().encode([(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")])
+    begun = HeadersFrame(1, head).serialize()
+    for sent in (b"", PREFACE[:10], started + begun, started + begun[:-3], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
         began = time.monotonic()
         client = Http2(running.port, module_tls[0], preface=sent)
         client.end(10)

@@ -127,8 +127,12 @@ fn line(name: &[u8], value: &[u8], text: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::edge::h1::head::Framing;
+    use crate::edge::h1::head::{Framing, Progress, parse};
+    use crate::edge::h1::invariants::rewritten;
 
     fn parts(method: &str, uri: &str, fields: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::builder().method(method).uri(uri);
@@ -292,5 +296,45 @@ mod tests {
             .insert(Protocol::from_static("connect-udp"));
         let refused = read(&parts, false, &Limits::default()).err();
         assert_eq!(refused, Some(Reason::Protocol));
+    }
+
+    proptest! {
+        /// What is taken is a head that HTTP/1.1 takes as well, and means the same there: no field, line or
+        /// path can be smuggled through the form in which it is read.
+        #[test]
+        fn what_is_taken_means_the_same_in_http_1(
+            method in "(GET|POST|OPTIONS|PUT|[!-~]{1,8})",
+            path in "(/[ -~]{0,20}|\\*|[ -~]{0,10})",
+            authority in "([a-z.]{1,10}|[!-~]{0,12})",
+            names in vec("(host|cookie|content-length|te|x|x-[a-z_]{1,5}|connection|upgrade|expect)", 0..6),
+            values in vec("([0-9]{1,3}|[\\x09 -~\u{80}-\u{ff}]{0,12})", 6),
+            ends in any::<bool>(),
+        ) {
+            let mut request = http::Request::builder().method(&method[..]);
+            let uri = http::Uri::builder().scheme("https").authority(&authority[..]);
+            if let Ok(uri) = uri.path_and_query(&path[..]).build() {
+                request = request.uri(uri);
+            }
+            for (name, value) in names.iter().zip(&values) {
+                request = request.header(&name[..], value.as_bytes());
+            }
+            let Ok(request) = request.body(()) else {
+                return Ok(());
+            };
+            let Ok(head) = read(&request.into_parts().0, ends, &Limits::default()) else {
+                return Ok(());
+            };
+            let text = rewritten(&head);
+            let mut again = Head::default();
+            let parsed = parse(&text, &Limits::default(), &mut again);
+            prop_assert_eq!(parsed, Ok(Progress::Complete { consumed: text.len() }));
+            prop_assert_eq!(again.method(), head.method());
+            prop_assert_eq!(again.path(), head.path());
+            prop_assert_eq!(again.host(), head.host());
+            let fields = |head: &Head| -> Vec<_> {
+                head.fields().map(|(_, name, value)| (name.to_vec(), value.to_vec())).collect()
+            };
+            prop_assert_eq!(fields(&again), fields(&head));
+        }
     }
 }

@@ -49,6 +49,10 @@ pub struct Meter {
     since: Instant,
     resets: u32,
     idle: u32,
+    /// Since when a head is on its way: HEADERS until the frame that ends the block.
+    head_since: Option<Instant>,
+    /// The present frame ends the block.
+    ends_head: bool,
 }
 
 impl Meter {
@@ -60,7 +64,14 @@ impl Meter {
             since: now,
             resets: 0,
             idle: 0,
+            head_since: None,
+            ends_head: false,
         }
+    }
+
+    /// Since when the head of a request is on its way and not whole.
+    pub fn head_since(&self) -> Option<Instant> {
+        self.head_since
     }
 
     /// Counts what came; `Some` once it is too much.
@@ -74,6 +85,7 @@ impl Meter {
                 let count = self.skip.min(bytes.len());
                 self.skip -= count;
                 bytes = &bytes[count..];
+                self.end_head();
                 continue;
             }
             let count = (HEAD - self.filled).min(bytes.len());
@@ -83,9 +95,26 @@ impl Meter {
             if self.filled == HEAD {
                 self.filled = 0;
                 flood = flood.or(self.count());
+                self.note_head(now);
             }
         }
         flood
+    }
+
+    fn note_head(&mut self, now: Instant) {
+        const END_HEADERS: u8 = 4;
+        let [.., kind, flags, _, _, _, _] = self.head;
+        if matches!(kind, 1 | 9) {
+            self.head_since.get_or_insert(now);
+            self.ends_head = flags & END_HEADERS != 0;
+            self.end_head();
+        }
+    }
+
+    fn end_head(&mut self) {
+        if self.skip == 0 && std::mem::take(&mut self.ends_head) {
+            self.head_since = None;
+        }
     }
 
     /// Counts the frame whose head is there.
@@ -166,6 +195,24 @@ mod tests {
         assert_eq!(taken(0, 1, 0), None, "the ends of bodies");
         assert_eq!(taken(0, 0, 1000), None);
         assert_eq!(taken(1, 5, 100), None);
+    }
+
+    #[test]
+    fn a_head_is_on_its_way_until_its_last_byte() {
+        let now = Instant::now();
+        let mut meter = Meter::new(now);
+        let mut sees = |bytes: &[u8]| {
+            assert_eq!(meter.take(bytes, now), None);
+            meter.head_since().is_some()
+        };
+        assert!(!sees(&[b'x'; PREFACE]));
+        assert!(!sees(&frame(1, 4, 10)), "whole at once");
+        assert!(!sees(&frame(1, 4, 0)));
+        let (start, rest) = (&frame(1, 4, 10)[..15], &frame(1, 4, 10)[15..]);
+        assert!(sees(start) && !sees(rest));
+        assert!(sees(&frame(1, 0, 10)) && sees(&frame(9, 0, 10)) && sees(&frame(9, 0, 0)));
+        assert!(!sees(&frame(9, 4, 10)));
+        assert!(!sees(&frame(0, 0, 10)[..12]), "a body");
     }
 
     #[test]

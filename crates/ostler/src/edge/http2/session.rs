@@ -209,6 +209,9 @@ impl Session {
             tracing::debug!(%error, "an HTTP/2 connection is lost");
             return Poll::Ready(());
         }
+        if self.is_head_late(cx) {
+            return Poll::Ready(());
+        }
         self.poll_idle(cx)
     }
 
@@ -246,9 +249,21 @@ impl Session {
         tokio::spawn(connection.stream(head));
     }
 
+    /// A head must be whole in its time, however it is cut into frames (threats E-15); `h2` gives a
+    /// connection for that as long as it likes.
+    fn is_head_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(since) = self.wire.head_since() else {
+            return false;
+        };
+        // The next wait is a new one.
+        self.is_idle = false;
+        self.deadline.set(since + self.edge.times.head);
+        self.deadline.poll(cx).is_ready()
+    }
+
     /// Ready when a connection without streams has had its time.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.open() > 0 {
+        if self.shared.open() > 0 || self.wire.head_since().is_some() {
             return Poll::Pending;
         }
         if !self.is_idle {

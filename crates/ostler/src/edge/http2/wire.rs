@@ -73,6 +73,11 @@ impl Wire {
         lock(&self.0).poll_drain(cx)
     }
 
+    /// Since when the head of a request is on its way.
+    pub fn head_since(&self) -> Option<Instant> {
+        lock(&self.0).meter.head_since()
+    }
+
     /// Gives memory back.
     pub fn release(&self) {
         let mut line = lock(&self.0);
