@@ -68,7 +68,7 @@ def test_environ_has_everything_pep_3333_and_gunicorn_name(serve, seen):
 
 
 @pytest.mark.parametrize(
-    "version, name", [(10, "HTTP/1.0"), (11, "HTTP/1.1"), (20, "HTTP/2")]
+    "version, name", [(10, "HTTP/1.0"), (11, "HTTP/1.1"), (20, "HTTP/2.0")]
 )
 def test_protocol_is_spelled_in_full(serve, seen, version, name):
     serve(seen).ask(version=version)
@@ -249,7 +249,7 @@ def test_no_value_of_one_request_is_ever_in_another(serve, seen):
             "REMOTE_ADDR": parts["client"],
             "SERVER_PORT": b"%d" % parts["server_port"],
             "SERVER_NAME": b"example.test",
-            "SERVER_PROTOCOL": {10: b"HTTP/1.0", 11: b"HTTP/1.1", 20: b"HTTP/2"}[parts["version"]],
+            "SERVER_PROTOCOL": {10: b"HTTP/1.0", 11: b"HTTP/1.1", 20: b"HTTP/2.0"}[parts["version"]],
             "REQUEST_METHOD": seen.environ["REQUEST_METHOD"].encode(),
         }
         expected["REQUEST_URI"] = expected["RAW_URI"]

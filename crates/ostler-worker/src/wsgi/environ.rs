@@ -172,7 +172,7 @@ impl Environ {
         let fixed = &mut self.fixed;
         let protocol: &[u8] = match head.version {
             10 => b"HTTP/1.0",
-            20 => b"HTTP/2",
+            20 => b"HTTP/2.0",
             _ => b"HTTP/1.1",
         };
         let scheme: &[u8] = if head.https { b"https" } else { b"http" };

@@ -104,7 +104,7 @@ pub struct Next {
 enum Acme {
     Nobody,
     AsBefore,
-    Anew(Settings, Engine),
+    Anew(Box<Settings>, Engine),
 }
 
 impl Certs {
@@ -130,7 +130,7 @@ impl Certs {
             (Some(settings), Some(now)) if settings == now.settings => Acme::AsBefore,
             (Some(settings), _) => {
                 let engine = Engine::open(settings.clone(), Arc::clone(&self.served))?;
-                Acme::Anew(settings, engine)
+                Acme::Anew(Box::new(settings), engine)
             }
         };
         Ok(Next {
@@ -163,7 +163,7 @@ impl Certs {
                     own.run(stopping).await;
                 });
                 self.acme = Some(Running {
-                    settings,
+                    settings: *settings,
                     engine,
                     stop,
                     task,

@@ -260,7 +260,8 @@ pub const ACCESS_LOG_FORMAT: &str =
     r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
 const STRICT: &str = "requests are always parsed strictly";
-const HTTP2: &str = "connections speak HTTP/1.1";
+const HTTP2: &str =
+    "HTTP/2 is spoken with every client that asks for it by ALPN, within limits of ostler's own";
 const SYSLOG: &str = "logs go to files or to standard output and error";
 const STATSD: &str = "no metrics are sent to statsd";
 const DIRTY: &str = "there are no dirty workers";

@@ -22,6 +22,9 @@ use super::sending::After;
 /// Bytes of a file sent in one step, so that one download does not hold an edge thread.
 const FILE_STEP: u64 = 512 * 1024;
 
+/// The same for a stream of HTTP/2, of which a connection may have a hundred: each step is in memory.
+const STREAM_STEP: u64 = 64 * 1024;
+
 impl Connection {
     /// Sends a static file when the path lies below a static prefix; `None` when it does not.
     pub async fn serve_static(&mut self) -> Result<Option<After>, Reason> {
@@ -170,7 +173,7 @@ impl Connection {
                 if self.flush_part(&mut patience).await.is_err() {
                     return After::Abort;
                 }
-                let step = (end - at).min(FILE_STEP);
+                let step = (end - at).min(self.file_step());
                 match self.send_step(file, at, step, &mut patience).await {
                     Some(count @ 1..) => {
                         at += count as u64;
@@ -181,6 +184,14 @@ impl Connection {
             }
         }
         After::KeepAlive
+    }
+
+    fn file_step(&self) -> u64 {
+        if self.io.is_stream() {
+            STREAM_STEP
+        } else {
+            FILE_STEP
+        }
     }
 
     /// One step by `sendfile(2)`, or through memory under TLS. `None` when the client, the file or
@@ -194,7 +205,7 @@ impl Connection {
     ) -> Option<usize> {
         loop {
             let step = self.thread.disk.fetch(file, at, step).await.ok()? as usize;
-            if !self.site.sendfile || self.io.is_tls() {
+            if !self.site.sendfile || !self.io.sends_files() {
                 return Some(self.read_step(file, at, step));
             }
             match self.io.send_file(file.as_fd(), at, step) {
@@ -269,6 +280,7 @@ impl Connection {
         };
         self.head = Default::default();
         self.answer(reason).await;
+        self.out.finish(&mut self.io);
         let _ = self.flush().await;
         self.log();
         After::Close
@@ -292,8 +304,10 @@ impl Connection {
     /// Writes the status line and the head of an answer of ours, which has its length.
     pub fn begin_answer(&mut self, status: u16, fields: &[&[u8]], close: bool) {
         let date = self.thread.date();
-        let close = close || !self.keeps_alive();
-        let old = self.head.version() < 11;
+        // A stream has no Connection field (RFC 9113 section 8.2.2).
+        let is_stream = self.io.is_stream();
+        let close = (close || !self.keeps_alive()) && !is_stream;
+        let old = self.head.version() < 11 && !is_stream;
         let secure_lines = self.secure_lines();
         self.row.status = status;
         let out = self.out.bytes();

@@ -34,6 +34,7 @@ enum Decoder {
     Done,
     Length(u64),
     Chunked(chunked::Decoder),
+    UntilEnd,
 }
 
 impl BodyReader {
@@ -44,6 +45,7 @@ impl BodyReader {
             Framing::Length(len) if limit > 0 && len > limit => return Err(Reason::BodyTooLarge),
             Framing::Length(len) => Decoder::Length(len),
             Framing::Chunked => Decoder::Chunked(chunked::Decoder::default()),
+            Framing::UntilEnd => Decoder::UntilEnd,
         };
         Ok(Self {
             framing,
@@ -83,6 +85,10 @@ impl BodyReader {
         while !self.is_done() && out.len() == before {
             if buffer.is_empty() {
                 match ready!(buffer.poll_fill(cx, io)) {
+                    Ok(0) if matches!(self.framing, Decoder::UntilEnd) => {
+                        self.framing = Decoder::Done;
+                        break;
+                    }
                     Ok(0) | Err(_) => return Poll::Ready(Err(Reason::BodyIncomplete)),
                     Ok(_) => self.heard = Instant::now(),
                 }
@@ -108,6 +114,10 @@ impl BodyReader {
                 if *left == 0 {
                     self.framing = Decoder::Done;
                 }
+            }
+            Decoder::UntilEnd => {
+                out.extend_from_slice(buffer.data());
+                buffer.consume(buffer.data().len());
             }
             Decoder::Chunked(decoder) => {
                 let decoded = decoder.decode(buffer.data(), out)?;

@@ -86,7 +86,7 @@ impl Connection {
             tokio::spawn(async move { part(&mut lease, INTERNAL_ERROR).await });
             return self.answer(reason).await;
         }
-        self.row.status = 101;
+        self.row.status = self.switched();
         if self.flush().await.is_err() {
             tokio::spawn(async move { part(&mut lease, ABNORMAL).await });
             return After::Abort;

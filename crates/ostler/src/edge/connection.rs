@@ -13,6 +13,7 @@ use crate::logs::AccessWriter;
 use super::buffer::Buffer;
 use super::deadline::{Deadline, Elapsed};
 use super::h1::head::{Head, Progress, parse};
+use super::http2;
 use super::io::Io;
 use super::outgoing::{ClientGone, Outgoing};
 use super::patience::Patience;
@@ -25,7 +26,7 @@ use super::{Edge, Thread, tls};
 
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
 /// or the client sees the answer (threats E-05).
-const LINGER_BYTES: usize = 64 * 1024;
+pub const LINGER_BYTES: usize = 64 * 1024;
 
 /// A request that is on its way when the server stops is still served; it must be here by then.
 const LAST_REQUEST: Duration = Duration::from_millis(100);
@@ -91,6 +92,10 @@ pub struct Connection {
 
 /// Serves a connection to its end.
 pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, place: Place) {
+    if io.chose_http2() {
+        // Boxed, as an exchange is.
+        return Box::pin(http2::serve(io, peer, edge, thread, place)).await;
+    }
     let mut connection = Connection::new(io, peer, edge, thread, place);
     let after = loop {
         match connection.next_head().await {
@@ -123,7 +128,10 @@ pub async fn refuse(
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.thread.freed.notify_one();
+        // Streams end all the time; their connection says when it is idle.
+        if !self.io.is_stream() {
+            self.thread.freed.notify_one();
+        }
     }
 }
 
@@ -134,7 +142,13 @@ enum Next {
 }
 
 impl Connection {
-    fn new(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, place: Place) -> Self {
+    pub(super) fn new(
+        io: Io,
+        peer: Peer,
+        edge: Arc<Edge>,
+        thread: Arc<Thread>,
+        place: Place,
+    ) -> Self {
         let access = thread.access.clone();
         Self {
             io,
@@ -268,14 +282,20 @@ impl Connection {
 
     /// Sends what is in `out`, all of it, as long as the client keeps taking it.
     pub async fn flush(&mut self) -> Result<(), ClientGone> {
-        self.flush_part(&mut Patience::default()).await
+        let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
+        let (times, mut patience) = (&self.edge.times, Patience::default());
+        poll_fn(|cx| match out.poll_send(cx, io) {
+            Poll::Ready(sent) => Poll::Ready(sent),
+            Poll::Pending => patience.poll(cx, io, times, deadline).map(Err),
+        })
+        .await
     }
 
     /// As [`Connection::flush`], for an answer that is sent in parts with one patience.
     pub async fn flush_part(&mut self, patience: &mut Patience) -> Result<(), ClientGone> {
         let (out, io, deadline) = (&mut self.out, &mut self.io, &mut self.deadline);
         let times = &self.edge.times;
-        poll_fn(|cx| match out.poll_send(cx, io) {
+        poll_fn(|cx| match out.poll_step(cx, io) {
             Poll::Ready(sent) => Poll::Ready(sent),
             Poll::Pending => patience.poll(cx, io, times, deadline).map(Err),
         })
@@ -349,6 +369,9 @@ pub enum Sign {
 /// Waits for a sign of a client that has sent all of its request; never ready once something is
 /// read that belongs to the next one.
 pub fn poll_sign(cx: &mut Context<'_>, io: &mut Io, buffer: &mut Buffer) -> Poll<Sign> {
+    if let Io::Stream(stream) = io {
+        return stream.poll_gone(cx).map(|()| Sign::End);
+    }
     if !buffer.is_empty() {
         return Poll::Pending;
     }

@@ -9,6 +9,7 @@ use crate::pool::{Fault, Lease, Rest};
 use super::connection::Connection;
 use super::forwarded;
 use super::h1::response::ResponseContext;
+use super::io::Io;
 use super::micros_since;
 
 impl Connection {
@@ -24,11 +25,15 @@ impl Connection {
         }
     }
 
-    /// Remembers the response head that starts at `mark` in `out`, when a log may ask for its fields.
+    /// Called when a response head is whole, which starts at `mark` in `out`. It is remembered when a log
+    /// may ask for its fields; a stream takes it away, to send it as fields.
     pub fn note_head(&mut self, mark: usize) {
         if self.access.is_some() {
             self.sent_head.clear();
             self.sent_head.extend_from_slice(&self.out.bytes()[mark..]);
+        }
+        if let Io::Stream(stream) = &mut self.io {
+            self.out.take_head(mark, stream);
         }
     }
 
@@ -54,10 +59,10 @@ impl Connection {
             target: head.target(),
             path: head.path(),
             query: head.query(),
-            protocol: if head.version() < 11 {
-                b"HTTP/1.0"
-            } else {
-                b"HTTP/1.1"
+            protocol: match head.version() {
+                _ if self.io.is_stream() => b"HTTP/2.0",
+                11 => b"HTTP/1.1",
+                _ => b"HTTP/1.0",
             },
             scheme: if self.https { "https" } else { "http" },
             host: head.host(),

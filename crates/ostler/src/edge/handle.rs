@@ -41,6 +41,9 @@ impl Connection {
             // It had its line in the log when it became a tunnel.
             return after;
         }
+        if after != After::Abort {
+            self.out.finish(&mut self.io);
+        }
         let after = match self.flush().await {
             Ok(()) => after,
             Err(_gone) => After::Abort,
@@ -102,7 +105,7 @@ impl Connection {
         let small = match self.head.framing() {
             Framing::None => true,
             Framing::Length(length) => length <= IN_MEMORY as u64,
-            Framing::Chunked => false,
+            Framing::Chunked | Framing::UntilEnd => false,
         };
         let none = matches!(self.head.framing(), Framing::None | Framing::Length(0));
         !none && (!app.request_buffering || (!small && app.pool.streams()))
@@ -114,6 +117,7 @@ impl Connection {
             self.out
                 .bytes()
                 .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.interim(0);
             self.flush().await.map_err(|_| Reason::ClientGone)?;
         }
         Ok(())

@@ -11,6 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use super::counted::Counted;
+use super::http2::Stream;
 
 /// A connection from a client.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub enum Io {
     Tcp(Counted<TcpStream>),
     Unix(Counted<UnixStream>),
     Tls(Box<TlsStream<Counted<TcpStream>>>),
+    /// One stream of an HTTP/2 connection.
+    Stream(Box<Stream>),
 }
 
 /// Runs `$body` with `$io` bound to the pinned stream inside.
@@ -33,6 +36,10 @@ macro_rules! each {
                 $body
             }
             Io::Tls(stream) => {
+                let $io = Pin::new(stream.as_mut());
+                $body
+            }
+            Io::Stream(stream) => {
                 let $io = Pin::new(stream.as_mut());
                 $body
             }
@@ -81,8 +88,32 @@ impl AsyncWrite for Io {
 }
 
 impl Io {
+    /// The client speaks TLS to us.
     pub fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        match self {
+            Self::Tls(_) => true,
+            Self::Stream(stream) => stream.is_tls(),
+            Self::Tcp(_) | Self::Unix(_) => false,
+        }
+    }
+
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Stream(_))
+    }
+
+    /// TLS negotiated HTTP/2.
+    pub fn chose_http2(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+
+    /// Something between us and the socket may keep what was written until it is flushed.
+    pub fn keeps_bytes(&self) -> bool {
+        matches!(self, Self::Tls(_) | Self::Stream(_))
+    }
+
+    /// [`Io::send_file`] works.
+    pub fn sends_files(&self) -> bool {
+        !self.keeps_bytes()
     }
 
     /// Bytes on the wire that the client has taken since it connected.
@@ -91,27 +122,31 @@ impl Io {
             Self::Tcp(stream) => stream.taken(),
             Self::Unix(stream) => stream.taken(),
             Self::Tls(stream) => stream.get_ref().0.taken(),
+            Self::Stream(stream) => stream.taken(),
         }
     }
 
-    /// Ready when there may be something to read. Under TLS always: only rustls knows.
+    /// Ready when there may be something to read. Under TLS and HTTP/2 always: only
+    /// rustls and h2 know.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.socket.poll_read_ready(cx),
             Self::Unix(stream) => stream.socket.poll_read_ready(cx),
-            Self::Tls(_) => Poll::Ready(Ok(())),
+            Self::Tls(_) | Self::Stream(_) => Poll::Ready(Ok(())),
         }
     }
 
-    /// Makes the end of a connection over TCP a reset.
-    pub fn end_by_reset(&self) {
-        if let Self::Tcp(stream) = self {
-            let _ = stream.socket.set_zero_linger();
+    /// Makes the end of a connection over TCP a reset, and resets a stream.
+    pub fn end_by_reset(&mut self) {
+        match self {
+            Self::Tcp(stream) => drop(stream.socket.set_zero_linger()),
+            Self::Stream(stream) => stream.reset(),
+            Self::Unix(_) | Self::Tls(_) => {}
         }
     }
 
     /// Hands `bytes` to the kernel as the start of something larger, which it puts into the same
-    /// packet (`MSG_MORE`, send(2)): at most as many as it takes now. 0 under TLS.
+    /// packet (`MSG_MORE`, send(2)): at most as many as it takes now. 0 under TLS and HTTP/2.
     pub fn send_ahead(&mut self, bytes: &[u8]) -> usize {
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         // What is wrong with the connection shows again when the rest is sent.
@@ -124,7 +159,7 @@ impl Io {
     ///
     /// # Errors
     /// `WouldBlock` when the client takes nothing now, `Unsupported` when the connection cannot do
-    /// that (TLS).
+    /// that ([`Io::sends_files`]).
     pub fn send_file(
         &mut self,
         file: BorrowedFd<'_>,
@@ -136,7 +171,7 @@ impl Io {
         sent.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))
     }
 
-    /// Runs `write` on the bare socket; `None` under TLS, where nothing may be written past rustls.
+    /// Runs `write` on the bare socket; `None` where nothing may be written past rustls or h2.
     fn try_write(
         &mut self,
         write: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
@@ -154,7 +189,7 @@ impl Io {
                 stream.count(&written);
                 Some(written)
             }
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Stream(_) => None,
         }
     }
 
@@ -163,7 +198,7 @@ impl Io {
         match self {
             Self::Tcp(stream) => stream.socket.poll_write_ready(cx),
             Self::Unix(stream) => stream.socket.poll_write_ready(cx),
-            Self::Tls(_) => Poll::Ready(Ok(())),
+            Self::Tls(_) | Self::Stream(_) => Poll::Ready(Ok(())),
         }
     }
 }

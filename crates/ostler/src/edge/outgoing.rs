@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
+use super::http2::{FRAME, Stream};
 use super::io::Io;
 use super::spool::{Budget, SpoolError, SpoolFile};
 
@@ -75,15 +76,33 @@ impl Outgoing {
         }
     }
 
+    /// Nothing is appended any more: a stream ends with what is here.
+    pub fn finish(&mut self, io: &mut Io) {
+        if let Io::Stream(stream) = io {
+            stream.finish();
+            self.needs_flush = true;
+        }
+    }
+
+    /// Takes a response head from `mark` to the end for a stream, which sends it before the bytes
+    /// that follow.
+    pub fn take_head(&mut self, mark: usize, stream: &mut Stream) {
+        stream.set_head(self.bytes.split_off(mark));
+        self.needs_flush = true;
+    }
+
     /// Sends as much as the connection takes; ready when nothing waits any more.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<Result<(), ClientGone>> {
         while self.sent < self.bytes.len() {
+            if let Io::Stream(stream) = io {
+                stream.set_more(self.file.is_some());
+            }
             let wrote = Pin::new(&mut *io).poll_write(cx, &self.bytes[self.sent..]);
             let Ok(count @ 1..) = ready!(wrote) else {
                 return Poll::Ready(Err(ClientGone));
             };
             self.sent += count;
-            self.needs_flush = io.is_tls();
+            self.needs_flush = io.keeps_bytes();
             if self.sent == self.bytes.len() {
                 self.refill()?;
             } else if self.sent >= IN_MEMORY {
@@ -99,6 +118,15 @@ impl Outgoing {
             self.needs_flush = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// As [`Outgoing::poll_send`], for what is read in steps: a stream keeps the last bytes of one for the
+    /// next, with which they fill a frame.
+    pub fn poll_step(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<Result<(), ClientGone>> {
+        if io.is_stream() && self.file.is_none() && self.bytes.len() - self.sent < FRAME {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_send(cx, io)
     }
 
     /// Takes the next spooled bytes into memory, whose own have all been sent.

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::penalties::Penalties;
+
 /// Open connections by address. Shared by all edge threads.
 #[derive(Debug)]
 pub struct Peers {
@@ -18,10 +20,13 @@ pub struct Peers {
     total: AtomicUsize,
     /// Those of them that have become WebSockets or tunnels.
     sockets: AtomicUsize,
-    /// One of the two became equal to the other, or fell to zero.
+    /// Those of them that carry streams, each of which has a place of its own.
+    carriers: AtomicUsize,
+    /// One of the sums became equal to the other, or fell to zero.
     emptied: Notify,
     /// Guards the connections of each address.
     open: Mutex<HashMap<IpAddr, Vec<Arc<Seat>>>>,
+    penalties: Penalties,
 }
 
 /// What the rest of the server may know of one open connection.
@@ -49,7 +54,15 @@ pub struct Place {
     /// `None` for an address that is not counted.
     address: Option<IpAddr>,
     pub seat: Arc<Seat>,
-    is_socket: bool,
+    kind: Kind,
+}
+
+/// What a connection is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Requests,
+    Socket,
+    Streams,
 }
 
 impl Peers {
@@ -59,8 +72,10 @@ impl Peers {
             started: Instant::now(),
             total: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
+            carriers: AtomicUsize::new(0),
             emptied: Notify::new(),
             open: Mutex::default(),
+            penalties: Penalties::default(),
         })
     }
 
@@ -95,7 +110,8 @@ impl Peers {
     }
 
     fn is_quiet(&self) -> bool {
-        self.total.load(Ordering::Acquire) <= self.sockets.load(Ordering::Acquire)
+        let quiet = self.sockets.load(Ordering::Acquire) + self.carriers.load(Ordering::Acquire);
+        self.total.load(Ordering::Acquire) <= quiet
     }
 
     async fn wait_for(&self, reached: impl Fn(&Self) -> bool) {
@@ -119,9 +135,15 @@ impl Peers {
         self.started.elapsed().as_millis() as u64
     }
 
+    /// Slows down whoever wears us out: its address gets few connections for a while. True when it was
+    /// not slowed down already.
+    pub fn penalise(&self, address: IpAddr) -> bool {
+        self.penalties.add(address, Instant::now())
+    }
+
     /// Seats a new connection. `counted` is its address when the cap applies to it (a peer that is
     /// no trusted proxy). At the cap the address's oldest idle connection is asked to leave; `None`
-    /// when every one of them is busy.
+    /// when every one of them is busy, or when the address is kept off.
     pub fn seat(self: &Arc<Self>, counted: Option<IpAddr>) -> Option<Place> {
         let seat = Arc::new(Seat {
             idle_since: AtomicU64::new(BUSY),
@@ -129,6 +151,9 @@ impl Peers {
         });
         let cap = self.cap.load(Ordering::Relaxed);
         let address = counted.filter(|_| cap > 0);
+        if counted.is_some_and(|address| self.penalties.keeps_off(address, Instant::now())) {
+            return None;
+        }
         if let Some(address) = address {
             let mut open = self.open();
             let seats = open.entry(address).or_default();
@@ -146,7 +171,7 @@ impl Peers {
             peers: Arc::clone(self),
             address,
             seat,
-            is_socket: false,
+            kind: Kind::Requests,
         })
     }
 }
@@ -161,8 +186,18 @@ impl Place {
 
     /// Marks the connection as one that serves no request any more.
     pub fn becomes_socket(&mut self) {
-        if !std::mem::replace(&mut self.is_socket, true) {
+        if self.kind == Kind::Requests {
+            self.kind = Kind::Socket;
             self.peers.sockets.fetch_add(1, Ordering::AcqRel);
+            self.peers.tell_if_quiet();
+        }
+    }
+
+    /// Marks the connection as one of HTTP/2: its requests are its streams'.
+    pub fn carries_streams(&mut self) {
+        if self.kind == Kind::Requests {
+            self.kind = Kind::Streams;
+            self.peers.carriers.fetch_add(1, Ordering::AcqRel);
             self.peers.tell_if_quiet();
         }
     }
@@ -175,8 +210,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.is_socket {
-            self.peers.sockets.fetch_sub(1, Ordering::AcqRel);
+        match self.kind {
+            Kind::Requests => {}
+            Kind::Socket => drop(self.peers.sockets.fetch_sub(1, Ordering::AcqRel)),
+            Kind::Streams => drop(self.peers.carriers.fetch_sub(1, Ordering::AcqRel)),
         }
         self.peers.total.fetch_sub(1, Ordering::AcqRel);
         self.peers.tell_if_quiet();

@@ -22,6 +22,9 @@ pub enum Reason {
     FieldName,
     SpaceBeforeColon,
     ObsFold,
+    FieldValue,
+    ConnectionField,
+    Protocol,
 
     // The visitor: the head is too large.
     RequestLineTooLong,
@@ -202,6 +205,10 @@ impl Reason {
             Self::FieldName => refuse(400, "field_name", "A header name holds a character that it cannot have."),
             Self::SpaceBeforeColon => refuse(400, "space_before_colon", "White space stands between a header name and its colon."),
             Self::ObsFold => refuse(400, "obs_fold", "A header value is folded over two lines."),
+
+            Self::FieldValue => refuse(400, "field_value", "A header value begins or ends with white space."),
+            Self::ConnectionField => refuse(400, "connection_field", "The request has a header field that HTTP/2 does not have."),
+            Self::Protocol => refuse(501, "protocol", "The only protocol served over HTTP/2 CONNECT is `websocket`."),
 
             Self::RequestLineTooLong => refuse(414, "request_line_too_long", "The request line is too long."),
             Self::FieldTooLong => refuse(431, "field_too_long", "A header field is too long."),

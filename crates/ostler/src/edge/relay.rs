@@ -329,8 +329,12 @@ impl<'c> Relay<'c> {
         if self.connection.head.version() < 11 || !self.connection.out.has_room() {
             return None;
         }
+        let mark = self.connection.out.bytes().len();
         match response::encode_info(&head, self.connection.out.bytes()) {
-            Ok(()) => None,
+            Ok(()) => {
+                self.connection.interim(mark);
+                None
+            }
             Err(reason) => Some(Relayed::Failed(Failure::BadResponse(reason))),
         }
     }
@@ -408,7 +412,9 @@ impl<'c> Relay<'c> {
 
     fn trailers(&mut self, payload: &[u8]) {
         if let (Ok(trailers), Some(sending)) = (ResponseHead::decode(payload), &mut self.sending) {
+            let mark = self.connection.out.bytes().len();
             sending.trailers(&trailers, self.connection.out.bytes());
+            self.connection.trailers(mark);
         }
     }
 

@@ -37,7 +37,10 @@ impl Sending {
             framing: encoded.framing,
             left: match encoded.framing {
                 BodyFraming::Length(length) => length,
-                BodyFraming::None | BodyFraming::Chunked | BodyFraming::UntilClose => 0,
+                BodyFraming::None
+                | BodyFraming::Chunked
+                | BodyFraming::UntilClose
+                | BodyFraming::UntilEnd => 0,
             },
             close: encoded.close,
             ended: false,
@@ -53,7 +56,7 @@ impl Sending {
     pub fn append(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> usize {
         match self.framing {
             BodyFraming::None => 0,
-            BodyFraming::UntilClose => {
+            BodyFraming::UntilClose | BodyFraming::UntilEnd => {
                 out.extend_from_slice(bytes);
                 bytes.len()
             }
@@ -80,9 +83,12 @@ impl Sending {
         }
     }
 
-    /// Ends a chunked body with trailers. Any other framing has no place for them (RFC 9112 section
-    /// 7.1.2), and they are dropped.
+    /// Ends a chunked body with trailers; for a stream they are lines at the end of `out`. Any other
+    /// framing has no place for them (RFC 9112 section 7.1.2), and they are dropped.
     pub fn trailers(&mut self, trailers: &ResponseHead<'_>, out: &mut Vec<u8>) {
+        if self.framing == BodyFraming::UntilEnd {
+            response::encode_trailers(trailers, out);
+        }
         if self.framing == BodyFraming::Chunked {
             out.extend_from_slice(b"0\r\n");
             response::encode_trailers(trailers, out);

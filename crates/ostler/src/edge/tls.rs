@@ -66,7 +66,7 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
-/// Reads the files into a configuration that speaks HTTP/1.1.
+/// Reads the files into a configuration that speaks HTTP/2 and HTTP/1.1.
 pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates("certificate", &files.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(files.key.text.as_bytes());
@@ -94,7 +94,7 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|error| refuse(error.to_string()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if let Ok(ticketer) = rustls::crypto::aws_lc_rs::Ticketer::new() {
         config.ticketer = ticketer;
     }
@@ -235,7 +235,7 @@ fn config_by_host(
     let resolver: Arc<Served> = Arc::clone(certs);
     let mut config = builder.with_cert_resolver(resolver);
     // Last: who offers both wants to be served.
-    config.alpn_protocols = vec![b"http/1.1".to_vec(), ACME_TLS.to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
     // Its keys change every six hours; a ticket of one policy is none of another.
     let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new();
     config.ticketer = ticketer.map_err(|error| refuse(error.to_string()))?;

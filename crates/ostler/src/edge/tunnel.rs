@@ -58,7 +58,7 @@ impl Connection {
                 };
             }
         }
-        self.row.status = 101;
+        self.row.status = self.switched();
         self.log();
         self.become_socket();
         Carry::new(self, app).run(held.farewell()).await;
@@ -92,7 +92,12 @@ impl Connection {
         if !websocket::is_switch(&head[..end], key) {
             return Err(Reason::BadResponse);
         }
-        self.out.bytes().extend_from_slice(&head);
+        let (head, behind) = head.split_at(end);
+        self.out.bytes().extend_from_slice(head);
+        if self.io.is_stream() {
+            self.note_head(0);
+        }
+        self.out.bytes().extend_from_slice(behind);
         self.flush().await.map_err(|_| Reason::ClientGone)
     }
 }

@@ -98,6 +98,7 @@ fn read(message: &[u8], cuts: &[usize]) -> Result<(), Reason> {
             Err(Reason::BodyIncomplete)
         }
         Framing::Length(_) => Ok(()),
+        Framing::UntilEnd => unreachable!("no message of HTTP/1.1 is framed so"),
         Framing::Chunked => {
             let (mut decoder, mut out, mut from) = (Decoder::default(), Vec::new(), used);
             loop {

@@ -66,6 +66,8 @@ pub enum Framing {
     /// Bytes.
     Length(u64),
     Chunked,
+    /// Until its stream ends (HTTP/2).
+    UntilEnd,
 }
 
 /// One header field as ranges into the head's bytes.
@@ -127,7 +129,7 @@ impl Head {
         self.target.query(self.text(self.target_at))
     }
 
-    /// 10 or 11; 0 before the first head.
+    /// 10, 11 or 20; 0 before the first head.
     pub fn version(&self) -> u8 {
         self.version
     }
@@ -238,6 +240,28 @@ pub fn parse(buf: &[u8], limits: &Limits, head: &mut Head) -> Result<Progress, R
     Ok(Progress::Complete {
         consumed: skip + end,
     })
+}
+
+/// Reads the head of an HTTP/2 stream, which `text` holds in the form of HTTP/1.1, so that both are
+/// judged by the same rules. `ends`: no body follows.
+///
+/// # Errors
+/// The reason to refuse.
+pub fn from_http2(text: Vec<u8>, ends: bool, limits: &Limits) -> Result<Head, Reason> {
+    if text.len() > limits.total() {
+        return Err(Reason::HeadTooLarge);
+    }
+    check_lines(&text, limits)?;
+    let mut head = Head {
+        bytes: text,
+        ..Head::default()
+    };
+    head.read(limits)?;
+    head.version = 20;
+    if !ends && head.framing == Framing::None && !head.asks_websocket {
+        head.framing = Framing::UntilEnd;
+    }
+    Ok(head)
 }
 
 /// What is refused before the head is whole, because waiting longer would help nobody: the offence

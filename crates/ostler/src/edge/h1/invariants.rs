@@ -35,7 +35,8 @@ pub fn rewritten(head: &Head) -> Vec<u8> {
         Framing::Length(length) => {
             out.extend(format!("content-length: {length}\r\n").into_bytes());
         }
-        Framing::Chunked => out.extend(b"transfer-encoding: chunked\r\n"),
+        // What it would be in HTTP/1.1.
+        Framing::Chunked | Framing::UntilEnd => out.extend(b"transfer-encoding: chunked\r\n"),
     }
     if head.expect_continue() {
         out.extend(b"expect: 100-continue\r\n");

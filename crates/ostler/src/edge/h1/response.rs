@@ -10,7 +10,7 @@ use crate::edge::reason::Reason;
 /// What the encoder must know of the request and of us.
 #[derive(Debug, Clone)]
 pub struct ResponseContext {
-    /// 10 or 11.
+    /// 10, 11 or 20.
     pub request_version: u8,
     pub method_is_head: bool,
     pub keep_alive: bool,
@@ -31,6 +31,8 @@ pub enum BodyFraming {
     Length(u64),
     Chunked,
     UntilClose,
+    /// Until its stream ends (HTTP/2).
+    UntilEnd,
 }
 
 /// Fields that an app says to us, not to the client.
@@ -116,7 +118,9 @@ pub fn encode(
     }
     let framing = frame(head.status, length, context, out);
     close |= framing == BodyFraming::UntilClose;
-    if close {
+    // RFC 9113 section 8.2.2: a stream has no such field.
+    let streams = context.request_version >= 20;
+    if close && !streams {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if context.request_version < 11 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
@@ -152,6 +156,7 @@ fn frame(
     match length {
         _ if no_body || context.method_is_head => BodyFraming::None,
         Some(length) => BodyFraming::Length(length),
+        None if context.request_version >= 20 => BodyFraming::UntilEnd,
         None if context.request_version >= 11 => {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
             BodyFraming::Chunked
