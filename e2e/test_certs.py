@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 import harness
@@ -356,6 +357,13 @@ def test_clients_of_a_guarded_host_show_certificates(host, tmp_path):
     assert asked("shop.example", "shop.example") == 200
     assert asked("shop.example", "staff.example", good) == 421, "the handshake did not ask for it"
     assert asked("staff.example", "shop.example", good) == 421
+    context = trusting()
+    context.load_cert_chain(*good)
+    with httpx.Client(http2=True, http1=False, verify=context) as client:
+        # One connection for both, as browsers have it for the hosts of one certificate.
+        for name, status in [("staff.example", 200), ("shop.example", 421), ("staff.example", 200)]:
+            asks = {"headers": {"Host": name}, "extensions": {"sni_hostname": "staff.example"}}
+            assert client.get(f"https://127.0.0.1:{shop.port}/", **asks).status_code == status
     assert shop.host.get("/", {"Host": "staff.example"}).status == 308
     forwarded = {"Host": "staff.example", "X-Forwarded-Proto": "https"}
     assert shop.host.get("/", forwarded).status == 421, "no proxy vouches for a client's certificate"

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use crate::cli::serve::ServePlan;
 use crate::sys::User;
@@ -22,8 +22,20 @@ const LOOK: Duration = Duration::from_secs(5);
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Files, and how they were when they were last read.
-#[derive(Debug, Default)]
-pub struct Files(Vec<(PathBuf, Option<Stamp>)>);
+#[derive(Debug)]
+pub struct Files {
+    seen: Vec<(PathBuf, Option<Stamp>)>,
+    next_look: Instant,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            seen: Vec::new(),
+            next_look: Instant::now() + LOOK,
+        }
+    }
+}
 
 /// Another one means another content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +46,16 @@ struct Stamp {
 }
 
 impl Files {
-    /// Waits until one of them is another than it was.
+    /// Waits until one of them is another than it was. Nothing is lost when it is not waited for to the end.
     pub async fn changed(&mut self) {
         loop {
-            match self.0.is_empty() {
+            match self.seen.is_empty() {
                 true => std::future::pending().await,
-                false => sleep(LOOK).await,
+                false => sleep_until(self.next_look).await,
             }
+            self.next_look = Instant::now() + LOOK;
             let mut changed = false;
-            for (path, seen) in &mut self.0 {
+            for (path, seen) in &mut self.seen {
                 let now = stamp(path);
                 changed |= std::mem::replace(seen, now) != now;
             }
@@ -84,7 +97,7 @@ pub fn read(plan: &mut ServePlan) -> Result<Files, String> {
 
 impl Files {
     fn add(&mut self, path: &Path) {
-        self.0.push((path.to_owned(), stamp(path)));
+        self.seen.push((path.to_owned(), stamp(path)));
     }
 
     fn read(&mut self, what: &str, path: &Path) -> Result<String, String> {
