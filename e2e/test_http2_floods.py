@@ -189,15 +189,15 @@ def test_more_streams_than_allowed(served, good):
 def test_who_was_sent_away_is_slowed_down(served, good):
     with attacker(served, source="127.0.2.1") as client:
         assert flood(client, FLOODS["ping"]) == ENHANCE_YOUR_CALM
-    assert len(served.host.log.matches("slowed down.*127.0.2.1")) == 1
-    opened = 0
+    served.host.log.wait("slowed down.*127.0.2.1")
+    opened, began = 0, time.monotonic()
     for _ in range(30):
         try:
             Http2(served.port, served.certificate, source="127.0.2.1").socket.close()
             opened += 1
         except (ConnectionResetError, ssl.SSLError):
             pass
-    assert 5 <= opened <= 15
+    assert 5 <= opened <= 11 + time.monotonic() - began
 
 
 def test_preface_and_nothing_more(module_host, module_tls):
@@ -212,5 +212,6 @@ def test_preface_and_nothing_more(module_host, module_tls):
     for sent in (b"", PREFACE[:10], started + begun, started + begun[:-3], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
         began = time.monotonic()
         client = Http2(running.port, module_tls[0], preface=sent)
+        client.take = lambda frame: None  # an answer to the settings would break the head that has begun
         client.end(10)
         assert time.monotonic() - began < 4
