@@ -2,6 +2,7 @@
 
 mod admin;
 mod configure;
+mod metrics;
 mod parts;
 mod project;
 mod reloads;
@@ -104,6 +105,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     if let Some(socket) = handover.admin {
         server.open_admin(socket)?;
     }
+    server.open_metrics(handover.metrics)?;
     let code = server.run(first, &mut asked, &mut asks).await;
     server.end().await;
     Ok(code)

@@ -6,10 +6,12 @@
 pub mod api;
 pub mod client;
 mod door;
+pub mod metrics;
 pub mod screen;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -18,12 +20,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use api::{Outcome, Reloaded, Status};
 
-pub use door::{Gate, serve};
+pub use door::{Gate, Open, serve};
 
 /// What is asked of the server.
 #[derive(Debug)]
 pub enum Ask {
     Status(oneshot::Sender<Status>),
+    /// A page of [`metrics`].
+    Metrics(oneshot::Sender<String>),
     Reload {
         /// Only the workers of this one.
         project: Option<String>,
@@ -46,7 +50,21 @@ pub fn router(asks: mpsc::Sender<Ask>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
-        .with_state(asks)
+        .with_state(asks.clone())
+        .merge(metrics_router(asks))
+}
+
+/// What everybody may ask who reaches the address for it.
+pub fn metrics_router(asks: mpsc::Sender<Ask>) -> Router {
+    let router = Router::new().route("/metrics", get(page));
+    router.with_state(asks)
+}
+
+async fn page(State(asks): State<mpsc::Sender<Ask>>) -> Response {
+    match ask(&asks, Ask::Metrics).await {
+        Some(page) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
+        None => ending(),
+    }
 }
 
 async fn status(State(asks): State<mpsc::Sender<Ask>>) -> Response {

@@ -24,6 +24,8 @@ pub struct ServePlan {
     pub projects: Vec<ProjectPlan>,
     /// The state folder.
     pub state: PathBuf,
+    /// Where the metrics are read.
+    pub admin: Vec<Bind>,
     pub warnings: Vec<String>,
     /// What it was made of.
     asked: Asked,
@@ -200,6 +202,7 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
         },
         projects,
         state: serve.state,
+        admin: serve.admin,
         warnings: warnings.iter().map(ToString::to_string).collect(),
         asked,
     })
@@ -237,6 +240,7 @@ fn without_file(
         machine,
         trusted_hops: None,
         state: serve::state_without_file(),
+        admin: Vec::new(),
         default_host: None,
         projects: vec![serve::Project {
             name: "app".to_owned(),

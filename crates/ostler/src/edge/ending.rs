@@ -34,9 +34,10 @@ impl Connection {
 
     /// Hands the request's row to the access log.
     pub fn log(&mut self) {
+        let took = micros_since(self.row.started);
+        self.count(took);
         let Some(access) = &self.access else { return };
         let row = &self.row;
-        let took = micros_since(row.started);
         // A request whose sender was never resolved is its peer's.
         let remote = match &row.remote {
             Some(remote) => Cow::Borrowed(&remote[..]),
@@ -76,6 +77,19 @@ impl Connection {
             variable: &none,
         };
         super::lock(access).write(&row);
+    }
+
+    fn count(&self, took: u64) {
+        let (tally, method) = (&self.thread.tally, self.head.method());
+        // A head that was refused belongs nowhere, wherever the one before it went.
+        let meters = self.site.meters.as_ref().filter(|_| !method.is_empty());
+        match meters {
+            Some(meters) => meters.of(self.thread.index).count(method, &self.row, took),
+            None => tally.nowhere.count(method, &self.row, took),
+        }
+        if let Some(reason) = self.row.reason {
+            tally.refused(reason.code());
+        }
     }
 
     /// Says in the log how a worker was lost under this request; true when it crashed on a signal.

@@ -19,6 +19,7 @@ pub mod h1;
 mod handle;
 mod io;
 mod listen;
+pub mod meter;
 mod outgoing;
 mod patience;
 mod peers;
@@ -188,6 +189,8 @@ pub struct Thread {
     pub stopping: Notify,
     /// Wakes [`Thread::give_back`].
     freed: Notify,
+    /// What it counts that belongs to no project.
+    pub tally: meter::Tally,
     /// Formats this thread's rows; guards its buffer.
     access: Option<Arc<Mutex<AccessWriter>>>,
 }
@@ -200,6 +203,7 @@ impl Thread {
             disk: disk::Disk::default(),
             stopping: Notify::new(),
             freed: Notify::new(),
+            tally: meter::Tally::default(),
             access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
         })
     }

@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use super::bind::{self, Listening};
+use super::bind::{self, BindError, Listening};
 use crate::admin::client::SOCKET;
+use crate::config::{Bind, Settings};
 
 /// Only who started ostler, and root, may connect.
 const UMASK: u32 = 0o177;
@@ -44,4 +45,22 @@ pub fn open(state: &Path) -> Option<Listening> {
             );
         })
         .ok()
+}
+
+/// Binds the addresses where the metrics are read.
+pub fn metrics(machine: &Settings, addresses: &[Bind]) -> Result<Vec<Listening>, BindError> {
+    let public = |bind: &&Bind| match bind {
+        Bind::Tcp { addresses, .. } => addresses.iter().any(|address| !address.ip().is_loopback()),
+        Bind::Unix(_) | Bind::Fd(_) => false,
+    };
+    for address in addresses.iter().filter(public) {
+        eprintln!(
+            "warning: the metrics can be read by everybody who reaches {address}; hint: admin = \"127.0.0.1:9180\""
+        );
+    }
+    // Bound as visitors' addresses are, but in plain HTTP and by who started ostler.
+    let mut settings = machine.clone();
+    settings.listening.binds = addresses.to_vec();
+    settings.listening.tls_binds.clear();
+    bind::all(&settings, true, None)
 }

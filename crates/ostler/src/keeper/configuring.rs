@@ -108,6 +108,12 @@ impl Keeper {
             tls.read()?;
         }
         let mut warnings = next.warnings.clone();
+        if let Plan::Serve(now) = &self.plan
+            && (&now.admin, &now.state) != (&next.admin, &next.state)
+        {
+            let text = "`admin` and `state` of [server] come into force with the next start";
+            warnings.push(text.to_owned());
+        }
         let fixed = config::not_reloaded(&self.started, &next.machine.settings);
         warnings.extend(fixed.map(|warning| warning.to_string()));
         for warning in &warnings {

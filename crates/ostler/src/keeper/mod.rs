@@ -79,6 +79,8 @@ struct Keeper {
     listening: Vec<Listening>,
     /// Where the admin API is; open until the end, which it can be asked about.
     admin: Option<Listening>,
+    /// Where the metrics are read; as long.
+    metrics: Vec<Listening>,
     pidfile: Option<PidFile>,
     log: Sink,
     zygotes: Zygotes,
@@ -152,6 +154,7 @@ async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
         user,
         listening,
         admin,
+        metrics,
     } = prepared;
     // Again: a daemon is a grandchild of the process that checked its settings.
     process::become_subreaper()?;
@@ -165,6 +168,7 @@ async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
         user,
         listening,
         admin,
+        metrics,
         pidfile,
         log,
         zygotes: Zygotes::default(),
@@ -288,7 +292,12 @@ impl Keeper {
     /// Takes away what would outlive us, and waits for what is ours.
     async fn end(&mut self, signals: &mut Signals, code: u8) {
         self.zygotes.wait_for_all(signals, code == 0).await;
-        for listening in self.listening.iter().chain(&self.admin) {
+        for listening in self
+            .listening
+            .iter()
+            .chain(&self.admin)
+            .chain(&self.metrics)
+        {
             listening.remove();
         }
         if let Some(pidfile) = &self.pidfile {

@@ -109,6 +109,8 @@ pub struct Handover {
     pub operator: u32,
     /// Descriptor number of the admin socket.
     pub admin: Option<i32>,
+    /// Those of the sockets where the metrics are read.
+    pub metrics: Vec<i32>,
 }
 
 /// Everything that a server is to serve.
@@ -244,6 +246,7 @@ pub struct ServerHandover {
     pub keeper_pid: u32,
     pub operator: u32,
     pub admin: Option<AdminSocket>,
+    pub metrics: Vec<OwnedFd>,
     pub listeners: Vec<(ListenerName, OwnedFd)>,
     pub first: Option<FirstZygote>,
 }
@@ -279,7 +282,9 @@ impl ServerHandover {
         }
         let operator = handover.operator;
         let admin = handover.admin.map(fds::claim).transpose()?;
+        let metrics = handover.metrics.into_iter().map(fds::claim);
         Ok(Self {
+            metrics: metrics.collect::<io::Result<_>>()?,
             operator,
             admin: admin.map(|fd| AdminSocket { fd, operator }),
             configuration: handover.configuration,

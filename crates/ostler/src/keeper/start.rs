@@ -1,9 +1,9 @@
 //! What happens before there is a server, in view of the user who started it.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::cli::run::RunPlan;
+use crate::cli::serve::ServePlan;
 use crate::config::{self, Account, Settings};
 use crate::sys::{self, User, process};
 
@@ -24,6 +24,7 @@ pub struct Prepared {
     pub user: Option<User>,
     pub listening: Vec<Listening>,
     pub admin: Option<Listening>,
+    pub metrics: Vec<Listening>,
 }
 
 pub enum Outcome {
@@ -44,7 +45,7 @@ pub async fn prepare(plan: &Plan) -> Result<Outcome, Trouble> {
             for warning in &plan.warnings {
                 eprintln!("warning: {warning}");
             }
-            bind(plan.machine.clone(), Some(&plan.state), None)
+            bind(plan.machine.clone(), Some(plan), None)
         }
     }
 }
@@ -77,7 +78,7 @@ async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
 /// Under `ostler serve` there is a state folder, and who wants TLS names an address for it.
 fn bind(
     mut machine: Machine,
-    state: Option<&Path>,
+    serve: Option<&ServePlan>,
     zygote: Option<Configured>,
 ) -> Result<Outcome, Trouble> {
     if let Some(tls) = &mut machine.settings.listening.tls {
@@ -87,17 +88,20 @@ fn bind(
     if user.is_none() && process::is_root() {
         eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
     }
-    let listening =
-        bind::all(&machine.settings, state.is_some(), user.as_ref()).map_err(|error| Trouble {
-            exit: 1,
-            text: format!("error: {error}"),
-        })?;
+    let failed = |error| Trouble {
+        exit: 1,
+        text: format!("error: {error}"),
+    };
+    let listening = bind::all(&machine.settings, serve.is_some(), user.as_ref()).map_err(failed)?;
+    let metrics = serve.map(|serve| admin::metrics(&machine.settings, &serve.admin));
+    let metrics = metrics.transpose().map_err(failed)?.unwrap_or_default();
     Ok(Outcome::Prepared(Box::new(Prepared {
         machine,
         zygote,
         user,
         listening,
-        admin: state.and_then(admin::open),
+        admin: serve.and_then(|serve| admin::open(&serve.state)),
+        metrics,
     })))
 }
 

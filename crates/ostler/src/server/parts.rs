@@ -293,6 +293,7 @@ pub(super) fn site(
             line.into_bytes().into()
         }),
         app: Some(Arc::clone(app)),
+        meters: None,
     })
 }
 
@@ -307,6 +308,7 @@ pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
         entrance: edge::Entrance::default(),
         secure_lines: None,
         app: None,
+        meters: None,
     })
 }
 

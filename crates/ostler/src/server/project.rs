@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Settings;
 use crate::edge::Site;
+use crate::edge::meter::Meters;
 use crate::keeper::protocol::{self, Entrance, ProjectId, Route};
 use crate::pool::{Asks, Pool, Session};
 use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
@@ -25,6 +26,8 @@ pub(super) struct Project {
     said: Settings,
     found: Found,
     pub(super) pool: Arc<Pool>,
+    /// Counts its requests, over all its settings.
+    pub(super) meters: Arc<Meters>,
     pub(super) handle: SupervisorHandle,
     served: Served,
     next: Option<Next>,
@@ -98,7 +101,8 @@ impl Project {
         let (supervisor, handle, slots) =
             Supervisor::new(spoken_of(&name), plan, hooks, asks, patient);
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
-        let sites = sites(&settings, &found, &pool, count)?;
+        let meters = Arc::new(Meters::new(count));
+        let sites = sites(&settings, &found, &pool, &meters, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());
         tokio::spawn(async move {
@@ -113,6 +117,7 @@ impl Project {
             said: settings.clone(),
             found,
             pool,
+            meters,
             handle,
             served: Served { settings, sites },
             next: None,
@@ -155,9 +160,10 @@ impl Project {
             if other_files && !restarts {
                 settings.listening.static_files.clone_from(files);
             }
-            let sites = sites(&settings, &found, &self.pool, threads).with_context(|| {
-                format!("{}its new settings cannot be served", self.spoken_of())
-            })?;
+            let sites =
+                sites(&settings, &found, &self.pool, &self.meters, threads).with_context(|| {
+                    format!("{}its new settings cannot be served", self.spoken_of())
+                })?;
             Ok(Served { settings, sites })
         };
         let begun = self
@@ -229,7 +235,7 @@ impl Project {
     ) -> anyhow::Result<()> {
         // At most one generation is on its way, and it is this one.
         self.next = None;
-        let sites = sites(&settings, &self.found, &self.pool, threads)
+        let sites = sites(&settings, &self.found, &self.pool, &self.meters, threads)
             .context("the new settings cannot be served")?;
         let plan = parts::plan(&settings, threads);
         self.next = Some(Next {
@@ -279,6 +285,7 @@ fn sites(
     settings: &Settings,
     found: &Found,
     pool: &Arc<Pool>,
+    meters: &Arc<Meters>,
     threads: usize,
 ) -> anyhow::Result<Vec<(Route, Arc<Site>)>> {
     let app = Arc::new(parts::app(settings, pool));
@@ -297,13 +304,12 @@ fn sites(
         };
         let site = match sites.iter().find(same) {
             Some((_, site)) => Arc::clone(site),
-            None => Arc::new(parts::site(
-                settings,
-                route,
-                &found.entrance,
-                &app,
-                threads,
-            )?),
+            None => {
+                let found = &found.entrance;
+                let site = parts::site(settings, route, found, &app, threads)?;
+                let meters = Some(Arc::clone(meters));
+                Arc::new(Site { meters, ..site })
+            }
         };
         sites.push((route.clone(), site));
     }

@@ -10,6 +10,7 @@ use super::shape::{Draft, DraftProject};
 use super::source::{At, Sources, clean};
 use super::{Project, Route, Serve};
 use crate::config::assemble;
+use crate::config::bind::{self, Bind};
 use crate::config::error::{Complaint, Warning};
 use crate::config::settings::{CONFIG_FILE, Settings, StaticFiles};
 use crate::config::table::Preset;
@@ -26,6 +27,7 @@ pub fn finish(
 ) -> Option<Serve> {
     let mut finisher = Finisher { sources, problems };
     finisher.default_host(&draft);
+    let admin = finisher.admin(&draft);
     let machine = finisher.machine(&draft, warnings);
     let Draft {
         trusted_hops,
@@ -42,6 +44,7 @@ pub fn finish(
         machine: machine?,
         trusted_hops,
         state: folder_of_state(state),
+        admin,
         default_host,
         projects,
     })
@@ -95,6 +98,23 @@ impl Finisher<'_> {
                 None
             }
         }
+    }
+
+    /// The addresses where metrics are read, their names looked up.
+    fn admin(&mut self, draft: &Draft) -> Vec<Bind> {
+        let mut binds = Vec::new();
+        for text in &draft.admin {
+            let folder = &self.sources.file(0).folder;
+            match bind::parse(text).and_then(|address| address.resolve(folder)) {
+                Ok(bind) => binds.push(bind),
+                Err(complaint) => {
+                    let at = draft.places.get("admin");
+                    let problem = at.map(|at| Problem::of("admin", *at, complaint));
+                    self.problems.extend(problem);
+                }
+            }
+        }
+        binds
     }
 
     fn default_host(&mut self, draft: &Draft) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::bind::Bind;
 use super::error::Warning;
 use super::settings::{Settings, StaticFiles};
 use super::written::Layer;
@@ -44,6 +45,8 @@ pub struct Serve {
     pub trusted_hops: Option<u32>,
     /// The state folder.
     pub state: PathBuf,
+    /// Where the metrics are read.
+    pub admin: Vec<Bind>,
     /// Requests for unknown hosts go where this one goes.
     pub default_host: Option<String>,
     /// By name.

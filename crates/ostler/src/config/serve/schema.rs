@@ -150,6 +150,7 @@ const TOP: &[Key] = &[
 const SERVER: &[Key] = &[
     key("listen_tls", Form::Plain(Binds), Words(&[]), "Addresses for HTTPS, in the same forms"),
     key("state", Form::Plain(Path), Word(STATE), "Folder for what ostler has to remember"),
+    key("admin", Form::Plain(Binds), Unset, "Addresses where metrics are read (GET /metrics): host:port or unix:PATH; without a password, so for this machine alone"),
     key("default_host", Form::Host, Unset, "The host of a project that requests for unknown hosts go to"),
 ];
 

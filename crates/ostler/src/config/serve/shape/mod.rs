@@ -30,6 +30,7 @@ pub struct Draft {
     pub listen_tls: Vec<String>,
     pub trusted_hops: Option<u32>,
     pub state: Option<String>,
+    pub admin: Vec<String>,
     pub default_host: Option<String>,
     pub projects: Vec<DraftProject>,
 }
@@ -114,6 +115,9 @@ impl Shaper<'_> {
                 }
                 (_, Some(row)) => drop(draft.server.insert(row.name.to_owned(), value)),
                 (Form::Host, None) => draft.default_host = value.as_str().map(str::to_owned),
+                (Form::Plain(Kind::Binds), None) if key.name == "admin" => {
+                    draft.admin = texts(&value);
+                }
                 (Form::Plain(Kind::Binds), None) => draft.listen_tls = texts(&value),
                 _ => draft.state = value.as_str().map(str::to_owned),
             }
@@ -157,7 +161,7 @@ impl Shaper<'_> {
                 .push(Problem::new(listen.at, "nothing is listened on", hint));
         }
         let mut seen: Vec<(bind::Address, At)> = Vec::new();
-        for name in ["listen", "listen_tls"] {
+        for name in ["listen", "listen_tls", "admin"] {
             for item in table
                 .get(name)
                 .map_or(&[] as &[Node], |entry| entry.node.items())
