@@ -11,8 +11,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", ANY),
     ("keeper", ANY),
     ("server", ANY),
-    ("admin", &["sys"]),
-    ("edge", &["routes", "pool", "logs", "sys", "config"]),
+    ("admin", &["store", "sys"]),
+    (
+        "edge",
+        &["routes", "pool", "store", "logs", "sys", "config"],
+    ),
+    ("store", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),
     ("supervise", &["logs", "sys", "config"]),
@@ -52,13 +56,12 @@ pub fn check(path: &str, code: &Code) -> Vec<Finding> {
 
 /// A folder of the map, of today or of later. What else follows `crate::` is an item of `main.rs`.
 fn is_folder(name: &str) -> bool {
-    const LATER: [&str; 8] = [
+    const LATER: [&str; 7] = [
         "deploy",
         "certs",
         "services",
         "tasks",
         "auth",
-        "store",
         "dashboard",
         "import",
     ];

@@ -9,6 +9,8 @@ mod door;
 pub mod metrics;
 pub mod screen;
 
+use std::sync::Arc;
+
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -18,6 +20,9 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::store::Log;
+use crate::store::find::{self, Filter};
+
 use api::{Outcome, Reloaded, Status};
 
 pub use door::{Gate, Open, serve};
@@ -26,6 +31,8 @@ pub use door::{Gate, Open, serve};
 #[derive(Debug)]
 pub enum Ask {
     Status(oneshot::Sender<Status>),
+    /// Where the request log is; `None` when there is none.
+    Requests(oneshot::Sender<Option<Arc<Log>>>),
     /// A page of [`metrics`].
     Metrics(oneshot::Sender<String>),
     Reload {
@@ -50,6 +57,8 @@ pub fn router(asks: mpsc::Sender<Ask>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/requests", get(requests))
+        .route("/v1/requests/percentiles", get(percentiles))
         .with_state(asks.clone())
         .merge(metrics_router(asks))
 }
@@ -109,6 +118,45 @@ async fn ask<T>(
     let (answer, answered) = oneshot::channel();
     asks.send(question(answer)).await.ok()?;
     answered.await.ok()
+}
+
+async fn requests(State(asks): State<mpsc::Sender<Ask>>, Query(filter): Query<Filter>) -> Response {
+    let found = search(asks, move |log| {
+        let mut found = find::rows(&log.path, &filter)?;
+        found.lost = log.lost();
+        Ok(found)
+    });
+    found.await
+}
+
+async fn percentiles(
+    State(asks): State<mpsc::Sender<Ask>>,
+    Query(filter): Query<Filter>,
+) -> Response {
+    search(asks, move |log| find::percentiles(&log.path, &filter)).await
+}
+
+/// Looks into the request log, on a thread that may wait for a disk.
+async fn search<T: serde::Serialize + Send + 'static>(
+    asks: mpsc::Sender<Ask>,
+    look: impl FnOnce(&Log) -> rusqlite::Result<T> + Send + 'static,
+) -> Response {
+    let Some(log) = ask(&asks, Ask::Requests).await else {
+        return ending();
+    };
+    let Some(log) = log else {
+        let text =
+            "there is no request log; hint: `keep_requests` of [server], and the server's log\n";
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    match tokio::task::spawn_blocking(move || look(&log)).await {
+        Ok(Ok(found)) => Json(found).into_response(),
+        Ok(Err(error)) => {
+            let text = format!("the request log cannot be read: {error}\n");
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+        Err(_panicked) => ending(),
+    }
 }
 
 fn ending() -> Response {

@@ -5,6 +5,7 @@ mod operator;
 mod options;
 mod python;
 mod reload;
+mod requests;
 pub mod run;
 pub mod serve;
 mod status;
@@ -82,6 +83,7 @@ pub fn main() -> ExitCode {
         }
         Some(("check", matches)) => check::check(matches),
         Some(("status", matches)) => status::status(matches),
+        Some(("requests", matches)) => requests::requests(matches),
         Some(("reload", matches)) => reload::reload(matches),
         _ => {
             drop(command.print_help());
@@ -102,6 +104,7 @@ fn command() -> Command {
         .subcommand(check::command())
         .subcommand(status::command())
         .subcommand(reload::command())
+        .subcommand(requests::command())
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {

@@ -199,6 +199,7 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
             settings: serve.machine,
             trusted_hops: serve.trusted_hops,
             default_host: serve.default_host,
+            keep_requests: serve.keep_requests,
         },
         projects,
         state: serve.state,
@@ -241,6 +242,7 @@ fn without_file(
         trusted_hops: None,
         state: serve::state_without_file(),
         admin: Vec::new(),
+        keep_requests: serve::requests_without_file(),
         default_host: None,
         projects: vec![serve::Project {
             name: "app".to_owned(),

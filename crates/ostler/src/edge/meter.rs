@@ -41,7 +41,11 @@ impl Count {
 
 /// The requests of one project.
 #[derive(Debug)]
-pub struct Meters(Vec<Meter>);
+pub struct Meters {
+    /// Its name.
+    pub project: String,
+    threads: Vec<Meter>,
+}
 
 /// What one edge thread has counted; no two of them share a cache line.
 #[derive(Debug, Default)]
@@ -93,18 +97,23 @@ pub struct Spread {
 
 impl Meters {
     /// For so many edge threads.
-    pub fn new(threads: usize) -> Self {
-        Self((0..threads).map(|_| Meter::default()).collect())
+    pub fn new(project: &str, threads: usize) -> Self {
+        Self {
+            project: project.to_owned(),
+            threads: (0..threads).map(|_| Meter::default()).collect(),
+        }
     }
 
     /// That of one edge thread.
     pub fn of(&self, thread: usize) -> &Meter {
-        &self.0[thread]
+        &self.threads[thread]
     }
 
     pub fn read(&self) -> Reading {
         let mut reading = Reading::default();
-        self.0.iter().for_each(|meter| meter.add_to(&mut reading));
+        self.threads
+            .iter()
+            .for_each(|meter| meter.add_to(&mut reading));
         reading
     }
 }
@@ -176,7 +185,7 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_class_and_method_with_their_times() {
-        let meters = Meters::new(2);
+        let meters = Meters::new("shop", 2);
         let row = |status, worker, queue_us, app_us| Row {
             status,
             worker,

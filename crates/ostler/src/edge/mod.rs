@@ -47,6 +47,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::logs::{AccessLog, AccessWriter};
 use crate::routes::Table;
+use crate::store::Inbox;
 use crate::sys;
 
 pub use connection::Peer;
@@ -191,12 +192,18 @@ pub struct Thread {
     freed: Notify,
     /// What it counts that belongs to no project.
     pub tally: meter::Tally,
+    /// Where its rows of the request log go.
+    requests: Option<Arc<Inbox>>,
     /// Formats this thread's rows; guards its buffer.
     access: Option<Arc<Mutex<AccessWriter>>>,
 }
 
 impl Thread {
-    pub fn new(index: usize, access: Option<&AccessLog>) -> Arc<Self> {
+    pub fn new(
+        index: usize,
+        access: Option<&AccessLog>,
+        requests: Option<Arc<Inbox>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             index,
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
@@ -204,6 +211,7 @@ impl Thread {
             stopping: Notify::new(),
             freed: Notify::new(),
             tally: meter::Tally::default(),
+            requests,
             access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
         })
     }

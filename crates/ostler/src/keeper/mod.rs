@@ -19,6 +19,7 @@ mod zygotes;
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,8 @@ struct Keeper {
     admin: Option<Listening>,
     /// Where the metrics are read; as long.
     metrics: Vec<Listening>,
+    /// The folder of the request log.
+    requests: Option<PathBuf>,
     pidfile: Option<PidFile>,
     log: Sink,
     zygotes: Zygotes,
@@ -155,6 +158,7 @@ async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
         listening,
         admin,
         metrics,
+        requests,
     } = prepared;
     // Again: a daemon is a grandchild of the process that checked its settings.
     process::become_subreaper()?;
@@ -169,6 +173,7 @@ async fn start_and_keep(plan: Plan, prepared: Prepared) -> Ended {
         listening,
         admin,
         metrics,
+        requests,
         pidfile,
         log,
         zygotes: Zygotes::default(),

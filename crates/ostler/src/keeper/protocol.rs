@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,8 @@ pub struct Handover {
     pub admin: Option<i32>,
     /// Those of the sockets where the metrics are read.
     pub metrics: Vec<i32>,
+    /// A folder for the request log, which the server may write to.
+    pub requests: Option<PathBuf>,
 }
 
 /// Everything that a server is to serve.
@@ -129,6 +132,8 @@ pub struct Machine {
     pub trusted_hops: Option<u32>,
     /// A host of a project, where requests for unknown hosts go.
     pub default_host: Option<String>,
+    /// Seconds and bytes of the request log; 0 seconds is none.
+    pub keep_requests: (u64, u64),
 }
 
 impl Machine {
@@ -138,6 +143,7 @@ impl Machine {
             settings,
             trusted_hops: None,
             default_host: None,
+            keep_requests: (0, 0),
         }
     }
 }
@@ -247,6 +253,7 @@ pub struct ServerHandover {
     pub operator: u32,
     pub admin: Option<AdminSocket>,
     pub metrics: Vec<OwnedFd>,
+    pub requests: Option<PathBuf>,
     pub listeners: Vec<(ListenerName, OwnedFd)>,
     pub first: Option<FirstZygote>,
 }
@@ -286,6 +293,7 @@ impl ServerHandover {
         Ok(Self {
             metrics: metrics.collect::<io::Result<_>>()?,
             operator,
+            requests: handover.requests,
             admin: admin.map(|fd| AdminSocket { fd, operator }),
             configuration: handover.configuration,
             keeper: fds::claim(KEEPER_FD)?,

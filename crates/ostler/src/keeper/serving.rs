@@ -105,6 +105,7 @@ impl Keeper {
             }),
             keeper: process::own_pid(),
             operator: sys::users::own().uid,
+            requests: self.requests.clone(),
             admin: admin.map(|_| last),
             metrics: (last + i32::from(admin.is_some())..)
                 .take(metrics.len())

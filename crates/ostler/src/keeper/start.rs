@@ -1,5 +1,6 @@
 //! What happens before there is a server, in view of the user who started it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cli::run::RunPlan;
@@ -25,6 +26,8 @@ pub struct Prepared {
     pub listening: Vec<Listening>,
     pub admin: Option<Listening>,
     pub metrics: Vec<Listening>,
+    /// The folder of the request log.
+    pub requests: Option<PathBuf>,
 }
 
 pub enum Outcome {
@@ -95,6 +98,8 @@ fn bind(
     let listening = bind::all(&machine.settings, serve.is_some(), user.as_ref()).map_err(failed)?;
     let metrics = serve.map(|serve| admin::metrics(&machine.settings, &serve.admin));
     let metrics = metrics.transpose().map_err(failed)?.unwrap_or_default();
+    let wanted = serve.filter(|_| machine.keep_requests.0 > 0);
+    let requests = wanted.and_then(|serve| admin::requests(&serve.state, user.as_ref()));
     Ok(Outcome::Prepared(Box::new(Prepared {
         machine,
         zygote,
@@ -102,6 +107,7 @@ fn bind(
         listening,
         admin: serve.and_then(|serve| admin::open(&serve.state)),
         metrics,
+        requests,
     })))
 }
 

@@ -84,6 +84,10 @@ impl Server {
     pub(super) async fn attend(&mut self, ask: Ask) {
         match ask {
             Ask::Status(answer) => self.tell_status(answer),
+            Ask::Requests(answer) => {
+                // Who has asked may have left.
+                let _ = answer.send(self.log.clone());
+            }
             Ask::Metrics(answer) => self.tell_metrics(answer),
             Ask::Reload {
                 project: None,

@@ -38,6 +38,7 @@ impl Server {
             .collect();
         let uptime = self.started.elapsed().as_secs();
         let peers = Arc::clone(&self.shared.peers);
+        let log = self.log.clone();
         tokio::spawn(async move {
             let mut all = Vec::new();
             for (seen, meters) in seen {
@@ -66,6 +67,11 @@ impl Server {
                 .for_each(|thread| thread.tally.nowhere.add_to(&mut nowhere));
             requests(&mut page, &all, &nowhere);
             workers(&mut page, &all);
+            if let Some(log) = log {
+                let name = "ostler_request_log_lost_total";
+                page.begin(name, "counter", "Rows of the request log that were lost.");
+                page.number(name, &[], log.lost());
+            }
             // Who has asked may have left.
             let _ = answer.send(page.text());
         });

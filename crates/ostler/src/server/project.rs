@@ -101,7 +101,7 @@ impl Project {
         let (supervisor, handle, slots) =
             Supervisor::new(spoken_of(&name), plan, hooks, asks, patient);
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
-        let meters = Arc::new(Meters::new(count));
+        let meters = Arc::new(Meters::new(&name, count));
         let sites = sites(&settings, &found, &pool, &meters, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());

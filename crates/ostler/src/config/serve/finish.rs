@@ -28,6 +28,7 @@ pub fn finish(
     let mut finisher = Finisher { sources, problems };
     finisher.default_host(&draft);
     let admin = finisher.admin(&draft);
+    let keep_requests = kept_requests(draft.keep_requests, draft.keep_requests_size);
     let machine = finisher.machine(&draft, warnings);
     let Draft {
         trusted_hops,
@@ -45,9 +46,20 @@ pub fn finish(
         trusted_hops,
         state: folder_of_state(state),
         admin,
+        keep_requests,
         default_host,
         projects,
     })
+}
+
+/// Seconds and bytes of the request log.
+pub fn kept_requests(age: Option<u64>, size: Option<u64>) -> (u64, u64) {
+    let preset = |name| match Section::Server.key(name).map(|key| key.preset) {
+        Some(Preset::Int(number)) => number.cast_unsigned(),
+        _ => 0,
+    };
+    let age = age.unwrap_or_else(|| preset("keep_requests"));
+    (age, size.unwrap_or_else(|| preset("keep_requests_size")))
 }
 
 /// The state folder, which nobody has to name.

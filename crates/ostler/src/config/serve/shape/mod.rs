@@ -31,6 +31,9 @@ pub struct Draft {
     pub trusted_hops: Option<u32>,
     pub state: Option<String>,
     pub admin: Vec<String>,
+    /// Seconds and bytes.
+    pub keep_requests: Option<u64>,
+    pub keep_requests_size: Option<u64>,
     pub default_host: Option<String>,
     pub projects: Vec<DraftProject>,
 }
@@ -114,6 +117,10 @@ impl Shaper<'_> {
                         .insert(row.name.to_owned(), Json::from(vec!["*"]));
                 }
                 (_, Some(row)) => drop(draft.server.insert(row.name.to_owned(), value)),
+                (Form::Plain(Kind::Seconds), None) => {
+                    draft.keep_requests = value.as_f64().map(|seconds| seconds.ceil() as u64);
+                }
+                (Form::Plain(Kind::Size), None) => draft.keep_requests_size = value.as_u64(),
                 (Form::Host, None) => draft.default_host = value.as_str().map(str::to_owned),
                 (Form::Plain(Kind::Binds), None) if key.name == "admin" => {
                     draft.admin = texts(&value);
