@@ -53,7 +53,11 @@ pub fn command() -> Command {
             ),
             value("slower", "TIME", "Only those that took so long: 500ms, 2s"),
             value("since", "TIME", "Only those of the last 10m, 2h, 1d"),
-            value("limit", "N", "So many rows or paths at most [default: 50]"),
+            value(
+                "limit",
+                "N",
+                "So many rows or paths, at most 1000 [default: 50]",
+            ),
             flag("percentiles", "How long requests took, by project and path")
                 .conflicts_with("follow"),
             flag("follow", "Go on with those to come").conflicts_with("limit"),
@@ -176,9 +180,11 @@ fn ask<T: DeserializeOwned>(
 fn follow(matches: &ArgMatches, query: &[(&'static str, String)]) -> Result<(), ExitCode> {
     let first: Found = asked(matches, query)?;
     show(matches, &first.rows)?;
-    let mut after = first.last;
+    let (mut after, mut behind) = (first.last, false);
     loop {
-        std::thread::sleep(FOLLOW);
+        if !behind {
+            std::thread::sleep(FOLLOW);
+        }
         let mut query = query.to_vec();
         query.extend([
             ("after", after.to_string()),
@@ -186,9 +192,12 @@ fn follow(matches: &ArgMatches, query: &[(&'static str, String)]) -> Result<(), 
         ]);
         let found: Found = asked(matches, &query)?;
         show(matches, &found.rows)?;
-        after = match found.rows.last() {
-            Some(last) if found.rows.len() == FOLLOWED as usize => last.number,
-            _ => found.last,
+        behind = found.rows.len() == FOLLOWED as usize;
+        let shown = found.rows.last().map_or(0, |row| row.number);
+        // Rows that came while the server looked are shown, and are above its last one.
+        after = match behind {
+            true => shown,
+            false => shown.max(found.last),
         };
     }
 }

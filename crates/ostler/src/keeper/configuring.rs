@@ -114,6 +114,10 @@ impl Keeper {
             let text = "`admin` and `state` of [server] come into force with the next start";
             warnings.push(text.to_owned());
         }
+        if (self.machine.keep_requests.0 == 0) != (next.machine.keep_requests.0 == 0) {
+            let text = "`keep_requests` begins or ends the request log with the next start";
+            warnings.push(text.to_owned());
+        }
         let fixed = config::not_reloaded(&self.started, &next.machine.settings);
         warnings.extend(fixed.map(|warning| warning.to_string()));
         for warning in &warnings {

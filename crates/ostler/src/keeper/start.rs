@@ -97,15 +97,19 @@ fn bind(
     };
     let listening = bind::all(&machine.settings, serve.is_some(), user.as_ref()).map_err(failed)?;
     let metrics = serve.map(|serve| admin::metrics(&machine.settings, &serve.admin));
-    let metrics = metrics.transpose().map_err(failed)?.unwrap_or_default();
-    let wanted = serve.filter(|_| machine.keep_requests.0 > 0);
+    let metrics = metrics.transpose();
+    let metrics = metrics.inspect_err(|_| listening.iter().for_each(Listening::remove));
+    let metrics = metrics.map_err(failed)?.unwrap_or_default();
+    let admin = serve.and_then(|serve| admin::open(&serve.state));
+    // Without the socket another ostler may have this folder, and two must not write there.
+    let wanted = serve.filter(|_| machine.keep_requests.0 > 0 && admin.is_some());
     let requests = wanted.and_then(|serve| admin::requests(&serve.state, user.as_ref()));
     Ok(Outcome::Prepared(Box::new(Prepared {
         machine,
         zygote,
         user,
         listening,
-        admin: serve.and_then(|serve| admin::open(&serve.state)),
+        admin,
         metrics,
         requests,
     })))
