@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import ssl
+import subprocess
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -70,5 +71,46 @@ def test_memory_limit_holds_for_another_user(folder):
         host.get("/hog")
         eventually(lambda: before not in {worker.pid for worker in host.workers()}, 20, "the hog is gone")
         assert json.loads(host.get("/").body)["pid"] != before
+    finally:
+        assert host.stop() == 0
+
+
+def test_operator_asks_a_server_that_gave_up_root_and_its_apps_cannot(folder):
+    """The socket is root's; the log of requests belongs to the server, which writes it."""
+    (folder / "app.py").write_text(
+        "import socket\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    try:\n"
+        "        socket.socket(socket.AF_UNIX).connect('state/admin.sock')\n"
+        "    except OSError as error:\n"
+        "        return [type(error).__name__.encode()]\n"
+        "    return [b'let in']\n"
+    )
+    port = harness.free_port()
+    (folder / "ostler.toml").write_text(
+        f"[server]\nlisten = \"127.0.0.1:{port}\"\nstate = \"state\"\nuser = \"nobody\"\n[projects.shop]\nsource = \".\"\nhosts = [\"*\"]\n"
+        f"web.app = \"app:app\"\nweb.python = \"{PYTHON}\"\n"
+    )
+    host = harness.serve(folder=folder, port=port)
+    host.log.wait("shop: ready", harness.START_SECONDS, alive=host.alive)
+    try:
+        assert host.get("/").body == b"PermissionError"
+
+        def asked(*args):
+            done = subprocess.run([harness.OSTLER, *args, "--json"], cwd=folder, capture_output=True, text=True, timeout=20)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        told = json.loads(asked("status"))
+        assert told["user"] == "nobody" and told["notes"] == []
+        assert told["projects"][0]["workers"][0]["memory"] > 0
+        eventually(lambda: asked("requests"), 10, "the row is written")
+        nobody = harness.psutil.Process(host.server().pid).uids().real
+        state = folder / "state"
+        assert (state.stat().st_uid, (state / "admin.sock").stat().st_uid) == (0, 0)
+        assert {path.stat().st_uid for path in [state / "requests", *(state / "requests").iterdir()]} == {nobody}
+        done = subprocess.run([harness.OSTLER, "reload"], cwd=folder, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "reloaded: nothing has changed\n"), done.stderr
     finally:
         assert host.stop() == 0

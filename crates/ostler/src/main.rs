@@ -10,6 +10,7 @@ mod logs;
 mod pool;
 mod routes;
 mod server;
+mod store;
 mod supervise;
 mod sys;
 

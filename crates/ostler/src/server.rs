@@ -3,6 +3,7 @@
 mod admin;
 mod certificates;
 mod configure;
+mod metrics;
 mod parts;
 mod project;
 mod reloads;
@@ -25,6 +26,7 @@ use crate::keeper::protocol::{
 };
 use crate::pool;
 use crate::routes::Table;
+use crate::store;
 use crate::supervise::{Hooks, Interface, Request, Zygote};
 use crate::sys::{Channel, Pidfd};
 
@@ -66,7 +68,11 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let machine = Machine::new(machine, &projects, certs.served(), None)?;
     let certificates = certificates::prepare(&certs, &machine.said, &projects)?;
     let logs = Logs::open(&machine.said.settings)?;
-    let threads = parts::edge_threads(&machine.said.settings, logs.access.as_ref())?;
+    let requests = handover
+        .requests
+        .map(|folder| (folder, parts::bounds(&machine.said)));
+    let (threads, log) =
+        parts::edge_threads(&machine.said.settings, logs.access.as_ref(), requests)?;
     let (stop, stopping) = watch::channel(false);
     let shared = Shared::new(&machine.said.settings, stopping)?;
     let (requests, mut asked) = mpsc::unbounded_channel();
@@ -105,11 +111,13 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         operator: handover.operator,
         started: Instant::now(),
         desk,
+        log,
         reloads: Reloads::default(),
     };
     if let Some(socket) = handover.admin {
         server.open_admin(socket)?;
     }
+    server.open_metrics(handover.metrics)?;
     let code = server.run(first, &mut asked, &mut asks).await;
     server.end().await;
     Ok(code)
@@ -160,6 +168,8 @@ struct Server {
     started: Instant,
     /// Where the admin API puts its questions.
     desk: mpsc::Sender<Ask>,
+    /// The request log.
+    log: Option<Arc<store::Log>>,
     reloads: Reloads,
 }
 
@@ -445,6 +455,9 @@ impl Server {
     fn take_machine(&mut self, machine: Machine) {
         let cap = parts::connections_per_address(&machine.said.settings);
         self.shared.peers.set_cap(cap);
+        if let Some(log) = &self.log {
+            log.set_bounds(parts::bounds(&machine.said));
+        }
         self.machine = machine;
     }
 
@@ -517,6 +530,9 @@ impl Server {
             if let Some(joined) = thread.joined.take() {
                 let _ = joined.join();
             }
+        }
+        if let Some(log) = &self.log {
+            log.close(LAST_BYTES);
         }
         tracing::info!("stopped");
         self.logs.close();

@@ -11,11 +11,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", ANY),
     ("keeper", ANY),
     ("server", ANY),
+    ("admin", &["store", "sys"]),
     (
         "edge",
-        &["routes", "pool", "certs", "logs", "sys", "config"],
+        &["routes", "pool", "certs", "store", "logs", "sys", "config"],
     ),
-    ("admin", &["sys"]),
+    ("store", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),
     ("certs", &["logs", "sys", "config"]),
@@ -56,15 +57,7 @@ pub fn check(path: &str, code: &Code) -> Vec<Finding> {
 
 /// A folder of the map, of today or of later. What else follows `crate::` is an item of `main.rs`.
 fn is_folder(name: &str) -> bool {
-    const LATER: [&str; 7] = [
-        "deploy",
-        "services",
-        "tasks",
-        "auth",
-        "store",
-        "dashboard",
-        "import",
-    ];
+    const LATER: [&str; 7] = ["deploy", "services", "tasks", "auth", "dashboard", "import"];
     LATER.contains(&name) || ARROWS.iter().any(|(folder, _)| *folder == name)
 }
 

@@ -54,6 +54,8 @@ pub struct Project {
     pub next: Option<u64>,
     /// Workers that ended although nobody wanted them to, since the server was started.
     pub crashes: u64,
+    /// Workers that were started since then.
+    pub starts: u64,
     /// Hosts with prefixes: `shop.test/`.
     pub routes: Vec<String>,
     pub workers: Vec<Worker>,

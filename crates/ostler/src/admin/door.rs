@@ -1,6 +1,7 @@
 //! Who may speak to the admin API, and how many at once. What they say is `hyper`'s and `axum`'s affair.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use crate::sys::peer;
+use crate::sys::{fds, peer};
 
 /// Connections at once: some people, a scraper and a dashboard. Others wait in the kernel.
 const MOST: usize = 32;
@@ -24,6 +25,9 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// A connection carries one request, and ends after this: a reload may take as long as a slow import, which has
 /// 300 s in a zygote and 300 s in a worker.
 pub const LONGEST: Duration = Duration::from_secs(900);
+
+/// Where nothing is waited for: a scrape, with a slow network.
+const QUICK: Duration = Duration::from_secs(30);
 
 /// Between two tries to accept when no descriptor is left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -75,7 +79,7 @@ pub async fn serve(listener: UnixListener, gate: Gate, router: Router) {
         };
         match listener.accept().await {
             Ok((stream, _)) => match gate.check(&stream) {
-                Ok(()) => drop(tokio::spawn(talk(stream, router.clone(), permit))),
+                Ok(()) => drop(tokio::spawn(talk(stream, LONGEST, router.clone(), permit))),
                 Err(why) => refuse(&stream, &why),
             },
             Err(error) => refused(&error).await,
@@ -83,8 +87,45 @@ pub async fn serve(listener: UnixListener, gate: Gate, router: Router) {
     }
 }
 
+/// A listener that lets everybody in who gets there.
+#[derive(Debug)]
+pub enum Open {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Open {
+    /// Takes a socket that listens.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        fds::set_nonblocking(&fd)?;
+        Ok(match rustix::net::getsockname(&fd)?.address_family() {
+            rustix::net::AddressFamily::UNIX => Self::Unix(UnixListener::from_std(fd.into())?),
+            _ => Self::Tcp(TcpListener::from_std(fd.into())?),
+        })
+    }
+
+    pub async fn serve(self, router: Router) {
+        let room = Arc::new(Semaphore::new(MOST));
+        while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+            let router = router.clone();
+            let accepted = match &self {
+                Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                    tokio::spawn(talk(stream, QUICK, router, permit));
+                }),
+                Self::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                    tokio::spawn(talk(stream, QUICK, router, permit));
+                }),
+            };
+            if let Err(error) = accepted {
+                refused(&error).await;
+            }
+        }
+    }
+}
+
 async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    longest: Duration,
     router: Router,
     permit: OwnedSemaphorePermit,
 ) {
@@ -95,7 +136,7 @@ async fn talk(
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     // Who leaves or talks nonsense is told nothing more.
-    let _ = timeout(LONGEST, connection).await;
+    let _ = timeout(longest, connection).await;
     drop(permit);
 }
 
@@ -110,6 +151,6 @@ fn refuse(stream: &UnixStream, why: &str) {
 }
 
 async fn refused(error: &io::Error) {
-    tracing::error!(%error, "the admin socket cannot accept");
+    tracing::error!(%error, "an admin address cannot accept");
     sleep(OUT_OF_DESCRIPTORS).await;
 }

@@ -6,24 +6,35 @@
 pub mod api;
 pub mod client;
 mod door;
+pub mod metrics;
 pub mod screen;
+
+use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::store::Log;
+use crate::store::find::{self, Filter};
+
 use api::{Outcome, Reloaded, Status};
 
-pub use door::{Gate, serve};
+pub use door::{Gate, Open, serve};
 
 /// What is asked of the server.
 #[derive(Debug)]
 pub enum Ask {
     Status(oneshot::Sender<Status>),
+    /// Where the request log is; `None` when there is none.
+    Requests(oneshot::Sender<Option<Arc<Log>>>),
+    /// A page of [`metrics`].
+    Metrics(oneshot::Sender<String>),
     Reload {
         /// Only the workers of this one.
         project: Option<String>,
@@ -46,7 +57,23 @@ pub fn router(asks: mpsc::Sender<Ask>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
-        .with_state(asks)
+        .route("/v1/requests", get(requests))
+        .route("/v1/requests/percentiles", get(percentiles))
+        .with_state(asks.clone())
+        .merge(metrics_router(asks))
+}
+
+/// What everybody may ask who reaches the address for it.
+pub fn metrics_router(asks: mpsc::Sender<Ask>) -> Router {
+    let router = Router::new().route("/metrics", get(page));
+    router.with_state(asks)
+}
+
+async fn page(State(asks): State<mpsc::Sender<Ask>>) -> Response {
+    match ask(&asks, Ask::Metrics).await {
+        Some(page) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
+        None => ending(),
+    }
 }
 
 async fn status(State(asks): State<mpsc::Sender<Ask>>) -> Response {
@@ -91,6 +118,45 @@ async fn ask<T>(
     let (answer, answered) = oneshot::channel();
     asks.send(question(answer)).await.ok()?;
     answered.await.ok()
+}
+
+async fn requests(State(asks): State<mpsc::Sender<Ask>>, Query(filter): Query<Filter>) -> Response {
+    let found = search(asks, move |log| {
+        let mut found = find::rows(&log.path, &filter)?;
+        found.lost = log.lost();
+        Ok(found)
+    });
+    found.await
+}
+
+async fn percentiles(
+    State(asks): State<mpsc::Sender<Ask>>,
+    Query(filter): Query<Filter>,
+) -> Response {
+    search(asks, move |log| find::percentiles(&log.path, &filter)).await
+}
+
+/// Looks into the request log, on a thread that may wait for a disk.
+async fn search<T: serde::Serialize + Send + 'static>(
+    asks: mpsc::Sender<Ask>,
+    look: impl FnOnce(&Log) -> rusqlite::Result<T> + Send + 'static,
+) -> Response {
+    let Some(log) = ask(&asks, Ask::Requests).await else {
+        return ending();
+    };
+    let Some(log) = log else {
+        let text =
+            "there is no request log; hint: `keep_requests` of [server], and the server's log\n";
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    match tokio::task::spawn_blocking(move || look(&log)).await {
+        Ok(Ok(found)) => Json(found).into_response(),
+        Ok(Err(error)) => {
+            let text = format!("the request log cannot be read: {error}\n");
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+        Err(_panicked) => ending(),
+    }
 }
 
 fn ending() -> Response {

@@ -1,5 +1,9 @@
 //! How a person sees what the admin API says: tables that line up, with or without colours. Asks nobody.
 
+use time::OffsetDateTime;
+
+use crate::store::find::{Percentiles, Request};
+
 use super::api::{Limits, Outcome, Project, Reloaded, State, Status, Worker};
 
 /// What is shown where, and in which colour.
@@ -80,6 +84,95 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
         Outcome::Failed | Outcome::Unknown => "",
     });
     out
+}
+
+/// Rows of `ostler requests`, without heads: more may follow.
+pub fn requests(rows: &[Request], colours: bool) -> String {
+    let mut screen = Screen {
+        colours,
+        out: String::new(),
+    };
+    let micros =
+        |time: Option<i64>| time.map_or("-".to_owned(), |time| brief(time.cast_unsigned()));
+    for row in rows {
+        let colour = match row.status {
+            500.. | 0 => RED,
+            400.. => YELLOW,
+            _ => NONE,
+        };
+        let status = screen.painted(&format!("{:3}", row.status), colour);
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(row.at) * 1000);
+        let at = at.map_or_else(
+            |_| row.at.to_string(),
+            |at| {
+                let (date, time) = (at.date(), at.time());
+                format!(
+                    "{date} {:02}:{:02}:{:02}.{:03}",
+                    time.hour(),
+                    time.minute(),
+                    time.second(),
+                    time.millisecond()
+                )
+            },
+        );
+        screen.out.push_str(&format!(
+            "{at}  {:12}  {status}  {:>8}  line {:>8}  app {:>8}  {:>9}  {:15}  {} {}{}\n",
+            visible(named(&row.project)),
+            brief(row.total.cast_unsigned()),
+            micros(row.queue),
+            micros(row.app),
+            size(row.sent.cast_unsigned()),
+            visible(&row.client),
+            visible(&row.method),
+            visible(&row.path),
+            match &row.reason[..] {
+                "" => String::new(),
+                reason => format!("  ({reason})"),
+            },
+        ));
+    }
+    screen.out
+}
+
+/// The table of `ostler requests --percentiles`.
+pub fn percentiles(all: &[Percentiles], colours: bool) -> String {
+    let mut screen = Screen {
+        colours,
+        out: String::new(),
+    };
+    let rows = all.iter().map(|one| {
+        vec![
+            text(named(&one.project)),
+            number(one.requests),
+            Cell(
+                one.failed.to_string(),
+                if one.failed > 0 { RED } else { NONE },
+                true,
+            ),
+            number(brief(one.p50)),
+            number(brief(one.p90)),
+            number(brief(one.p99)),
+            number(brief(one.longest)),
+            text(&one.path),
+        ]
+    });
+    let rows = rows.collect();
+    screen.table(
+        &[
+            "PROJECT", "REQUESTS", "FAILED", "P50", "P90", "P99", "LONGEST", "PATH",
+        ],
+        rows,
+    );
+    screen.out
+}
+
+/// "90 µs", "1.5 ms", "2.31 s".
+fn brief(micros: u64) -> String {
+    match micros {
+        ..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        _ => format!("{:.2} s", micros as f64 / 1e6),
+    }
 }
 
 impl Screen {

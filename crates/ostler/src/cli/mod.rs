@@ -6,6 +6,7 @@ mod operator;
 mod options;
 mod python;
 mod reload;
+mod requests;
 pub mod run;
 pub mod serve;
 mod status;
@@ -84,6 +85,7 @@ pub fn main() -> ExitCode {
         Some(("check", matches)) => check::check(matches),
         Some(("certs", matches)) => certs::certs(matches),
         Some(("status", matches)) => status::status(matches),
+        Some(("requests", matches)) => requests::requests(matches),
         Some(("reload", matches)) => reload::reload(matches),
         _ => {
             drop(command.print_help());
@@ -105,6 +107,7 @@ fn command() -> Command {
         .subcommand(certs::command())
         .subcommand(status::command())
         .subcommand(reload::command())
+        .subcommand(requests::command())
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {

@@ -136,6 +136,15 @@ pub fn show(
     }
 }
 
+/// A value in a query (RFC 3986 section 2.1).
+pub fn escaped(value: &str) -> String {
+    let byte = |byte: u8| match byte.is_ascii_alphanumeric() || byte == b'-' {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    value.bytes().map(byte).collect()
+}
+
 /// The state folder of the server that is meant.
 fn state(matches: &ArgMatches) -> Result<PathBuf, ExitCode> {
     if let Some(state) = matches.get_one::<String>("state") {

@@ -43,7 +43,7 @@ pub fn reload(matches: &ArgMatches) -> ExitCode {
     let mut target = format!("/v1/reload?wait={wait}");
     if let Some(name) = matches.get_one::<String>("name") {
         target.push_str("&project=");
-        target.extend(name.bytes().map(escaped));
+        target.push_str(&operator::escaped(name));
     }
     let answer = match operator::ask(matches, "POST", &target, wait) {
         Ok(answer) => answer,
@@ -72,13 +72,5 @@ pub fn reload(matches: &ArgMatches) -> ExitCode {
             }
             ExitCode::FAILURE
         }
-    }
-}
-
-/// A byte of a value in a query (RFC 3986 section 2.1).
-fn escaped(byte: u8) -> String {
-    match byte.is_ascii_alphanumeric() || byte == b'-' {
-        true => char::from(byte).to_string(),
-        false => format!("%{byte:02X}"),
     }
 }

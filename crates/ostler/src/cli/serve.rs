@@ -24,6 +24,8 @@ pub struct ServePlan {
     pub projects: Vec<ProjectPlan>,
     /// The state folder.
     pub state: PathBuf,
+    /// Where the metrics are read.
+    pub admin: Vec<Bind>,
     pub warnings: Vec<String>,
     /// What it was made of.
     asked: Asked,
@@ -204,9 +206,11 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
             default_host: serve.default_host,
             state: Some(serve.state.clone()),
             acme: serve.acme,
+            keep_requests: serve.keep_requests,
         },
         projects,
         state: serve.state,
+        admin: serve.admin,
         warnings: warnings.iter().map(ToString::to_string).collect(),
         asked,
     })
@@ -248,6 +252,8 @@ fn without_file(
         machine,
         trusted_hops: None,
         state: serve::state_without_file(),
+        admin: Vec::new(),
+        keep_requests: serve::requests_without_file(),
         default_host: None,
         acme: https.then(Acme::default),
         projects: vec![serve::Project {

@@ -1,13 +1,15 @@
 //! What is done when a request ends: its line in the log, and what its worker did to it.
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::logs::Row as LogRow;
 use crate::pool::{Fault, Lease, Rest};
+use crate::store::Record;
 
 use super::connection::Connection;
 use super::forwarded;
+use super::h1::head::Framing;
 use super::h1::response::ResponseContext;
 use super::io::Io;
 use super::micros_since;
@@ -39,14 +41,21 @@ impl Connection {
 
     /// Hands the request's row to the access log.
     pub fn log(&mut self) {
-        let Some(access) = &self.access else { return };
+        let took = micros_since(self.row.started);
+        self.count(took);
+        if self.access.is_none() && self.thread.requests.is_none() {
+            return;
+        }
         let row = &self.row;
-        let took = micros_since(row.started);
         // A request whose sender was never resolved is its peer's.
         let remote = match &row.remote {
             Some(remote) => Cow::Borrowed(&remote[..]),
             None => Cow::Owned(self.peer.address.map_or_else(Vec::new, forwarded::text)),
         };
+        if let Some(requests) = &self.thread.requests {
+            requests.push(&self.record(&remote, took));
+        }
+        let Some(access) = &self.access else { return };
         let head = &self.head;
         let header = |name: &[u8]| head.field(name);
         let micros = |us: u64| (us > 0).then(|| Duration::from_micros(us));
@@ -81,6 +90,52 @@ impl Connection {
             variable: &none,
         };
         super::lock(access).write(&row);
+    }
+
+    /// The request's row in the request log.
+    fn record<'a>(&'a self, remote: &'a [u8], took: u64) -> Record<'a> {
+        let (row, head) = (&self.row, &self.head);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let meters = self
+            .site
+            .meters
+            .as_ref()
+            .filter(|_| !head.method().is_empty());
+        Record {
+            at: now.map_or(0, |now| now.as_micros() as u64),
+            id: row.id,
+            status: row.status,
+            received: match head.framing() {
+                Framing::Length(length) => Some(length),
+                Framing::None | Framing::Chunked | Framing::UntilEnd => None,
+            },
+            sent: row.sent,
+            queue: row.worker.map(|_| row.queue_us),
+            app: (row.app_us > 0).then_some(row.app_us),
+            total: took,
+            worker: row.worker.map(|pid| u64::from(pid.unsigned_abs())),
+            project: meters.map_or(b"", |meters| meters.project.as_bytes()),
+            method: head.method(),
+            path: head.path(),
+            client: remote,
+            reason: row
+                .reason
+                .map_or(row.refusal.unwrap_or_default(), |reason| reason.code())
+                .as_bytes(),
+        }
+    }
+
+    fn count(&self, took: u64) {
+        let (tally, method) = (&self.thread.tally, self.head.method());
+        // A head that was refused belongs nowhere, wherever the one before it went.
+        let meters = self.site.meters.as_ref().filter(|_| !method.is_empty());
+        match meters {
+            Some(meters) => meters.of(self.thread.index).count(method, &self.row, took),
+            None => tally.nowhere.count(method, &self.row, took),
+        }
+        if let Some(reason) = self.row.reason {
+            tally.refused(reason.code());
+        }
     }
 
     /// Says in the log how a worker was lost under this request; true when it crashed on a signal.

@@ -60,7 +60,8 @@ impl Connection {
     async fn line(&mut self) -> Result<After, Reason> {
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
-        self.row.remote = (self.access.is_some()).then(|| sender.address().to_vec());
+        let kept = self.access.is_some() || self.thread.requests.is_some();
+        self.row.remote = kept.then(|| sender.address().to_vec());
         self.find_site();
         if let Some(after) = self.answer_ca().await? {
             return Ok(after);

@@ -123,6 +123,7 @@ fn tcp(
     edge: &Arc<Edge>,
     thread: &Arc<Thread>,
 ) {
+    thread.tally.accepted.add(1);
     // Every answer is written whole: waiting for an acknowledgement only delays its last segment.
     let _ = stream.set_nodelay(true);
     let address = canonical(peer.ip());
@@ -193,13 +194,15 @@ fn admit(stream: TcpStream, peer: Peer, tls: bool, edge: Arc<Edge>, thread: Arc<
             match handshake(stream, acceptor, &edge).await {
                 Some(Ok((io, policy))) => {
                     peer.policy = policy;
+                    thread.tally.handshakes.add(1);
                     connection::serve(io, peer, edge, thread, place).await;
                 }
                 Some(Err(plain)) => {
+                    thread.tally.failed_handshakes.add(1);
                     let io = Io::Tcp(plain.into());
                     connection::refuse(Reason::PlainOnTls, io, peer, edge, thread, place).await;
                 }
-                None => {}
+                None => thread.tally.failed_handshakes.add(1),
             }
         })),
     }
@@ -249,6 +252,7 @@ async fn handshake(
 }
 
 fn unix(stream: UnixStream, edge: &Arc<Edge>, thread: &Arc<Thread>) {
+    thread.tally.accepted.add(1);
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
     tokio::spawn(async move {
         let (mut stream, mut peer) = (stream, Peer::unix());

@@ -21,6 +21,7 @@ mod handle;
 mod http2;
 mod io;
 mod listen;
+pub mod meter;
 mod outgoing;
 mod patience;
 mod peers;
@@ -49,6 +50,7 @@ use tokio::sync::{Notify, watch};
 use crate::certs::Served;
 use crate::logs::{AccessLog, AccessWriter};
 use crate::routes::Table;
+use crate::store::Inbox;
 use crate::sys;
 
 pub use connection::Peer;
@@ -193,18 +195,28 @@ pub struct Thread {
     pub stopping: Notify,
     /// Wakes [`Thread::give_back`].
     freed: Notify,
+    /// What it counts that belongs to no project.
+    pub tally: meter::Tally,
+    /// Where its rows of the request log go.
+    requests: Option<Arc<Inbox>>,
     /// Formats this thread's rows; guards its buffer.
     access: Option<Arc<Mutex<AccessWriter>>>,
 }
 
 impl Thread {
-    pub fn new(index: usize, access: Option<&AccessLog>) -> Arc<Self> {
+    pub fn new(
+        index: usize,
+        access: Option<&AccessLog>,
+        requests: Option<Arc<Inbox>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             index,
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
             disk: disk::Disk::default(),
             stopping: Notify::new(),
             freed: Notify::new(),
+            tally: meter::Tally::default(),
+            requests,
             access: access.map(|access| Arc::new(Mutex::new(access.writer()))),
         })
     }

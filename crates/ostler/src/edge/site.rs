@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::pool::Pool;
 
 use super::files::{FileCache, Statics};
+use super::meter::Meters;
 use super::redirect::Entrance;
 use super::{Thread, lock, websocket};
 
@@ -28,6 +29,8 @@ pub struct Site {
     pub secure_lines: Option<Arc<[u8]>>,
     /// Who answers what no file answers; `None` is 404.
     pub app: Option<Arc<App>>,
+    /// Counts its requests; `None` for those that belong nowhere.
+    pub meters: Option<Arc<Meters>>,
 }
 
 impl Site {

@@ -3,11 +3,13 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::path::{Path, PathBuf};
 
-use super::bind::{self, Listening};
+use super::bind::{self, BindError, Listening};
 use crate::admin::client::SOCKET;
+use crate::config::{Bind, Settings};
+use crate::sys::User;
 
 /// Only who started ostler, and root, may connect.
 const UMASK: u32 = 0o177;
@@ -44,4 +46,42 @@ pub fn open(state: &Path) -> Option<Listening> {
             );
         })
         .ok()
+}
+
+/// Binds the addresses where the metrics are read.
+pub fn metrics(machine: &Settings, addresses: &[Bind]) -> Result<Vec<Listening>, BindError> {
+    let public = |bind: &&Bind| match bind {
+        Bind::Tcp { addresses, .. } => addresses.iter().any(|address| !address.ip().is_loopback()),
+        Bind::Unix(_) | Bind::Fd(_) => false,
+    };
+    for address in addresses.iter().filter(public) {
+        eprintln!(
+            "warning: the metrics can be read by everybody who reaches {address}; hint: admin = \"127.0.0.1:9180\""
+        );
+    }
+    // Bound as visitors' addresses are, but in plain HTTP and by who started ostler.
+    let mut settings = machine.clone();
+    settings.listening.binds = addresses.to_vec();
+    settings.listening.tls_binds.clear();
+    bind::all(&settings, true, None)
+}
+
+/// Makes the folder of the request log, which is the server's to write to and nobody else's.
+pub fn requests(state: &Path, user: Option<&User>) -> Option<PathBuf> {
+    let path = state.join("requests");
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+    let owned = made.and_then(|()| match user {
+        Some(user) => lchown(&path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    });
+    owned
+        .inspect_err(|error| {
+            eprintln!(
+                "warning: no `ostler requests`: {}: {error}; hint: `[server] state` names another folder, `keep_requests = 0` none",
+                path.display()
+            );
+        })
+        .ok()?;
+    // The server may be started elsewhere, as a daemon is.
+    std::path::absolute(&path).ok()
 }

@@ -132,6 +132,16 @@ impl Keeper {
         self.files = certificates::read(&mut next)?;
         certificates::make_folder(&next.machine, self.user.as_ref())?;
         let mut warnings = next.warnings.clone();
+        if let Plan::Serve(now) = &self.plan
+            && (&now.admin, &now.state) != (&next.admin, &next.state)
+        {
+            let text = "`admin` and `state` of [server] come into force with the next start";
+            warnings.push(text.to_owned());
+        }
+        if (self.machine.keep_requests.0 == 0) != (next.machine.keep_requests.0 == 0) {
+            let text = "`keep_requests` begins or ends the request log with the next start";
+            warnings.push(text.to_owned());
+        }
         let fixed = config::not_reloaded(&self.started, &next.machine.settings);
         warnings.extend(fixed.map(|warning| warning.to_string()));
         for warning in &warnings {

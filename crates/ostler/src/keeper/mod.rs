@@ -20,6 +20,7 @@ mod zygotes;
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +83,10 @@ struct Keeper {
     listening: Vec<Listening>,
     /// Where the admin API is; open until the end, which it can be asked about.
     admin: Option<Listening>,
+    /// Where the metrics are read; as long.
+    metrics: Vec<Listening>,
+    /// The folder of the request log.
+    requests: Option<PathBuf>,
     pidfile: Option<PidFile>,
     log: Sink,
     /// The files of certificates.
@@ -161,6 +166,8 @@ async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {
         user,
         listening,
         admin,
+        metrics,
+        requests,
     } = prepared;
     // Again: a daemon is a grandchild of the process that checked its settings.
     process::become_subreaper()?;
@@ -174,6 +181,8 @@ async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {
         user,
         listening,
         admin,
+        metrics,
+        requests,
         pidfile,
         log,
         files,
@@ -299,7 +308,12 @@ impl Keeper {
     /// Takes away what would outlive us, and waits for what is ours.
     async fn end(&mut self, signals: &mut Signals, code: u8) {
         self.zygotes.wait_for_all(signals, code == 0).await;
-        for listening in self.listening.iter().chain(&self.admin) {
+        for listening in self
+            .listening
+            .iter()
+            .chain(&self.admin)
+            .chain(&self.metrics)
+        {
             listening.remove();
         }
         if let Some(pidfile) = &self.pidfile {

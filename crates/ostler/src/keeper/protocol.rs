@@ -111,6 +111,10 @@ pub struct Handover {
     pub operator: u32,
     /// Descriptor number of the admin socket.
     pub admin: Option<i32>,
+    /// Those of the sockets where the metrics are read.
+    pub metrics: Vec<i32>,
+    /// A folder for the request log, which the server may write to.
+    pub requests: Option<PathBuf>,
 }
 
 /// Everything that a server is to serve.
@@ -133,6 +137,8 @@ pub struct Machine {
     pub state: Option<PathBuf>,
     /// Who certificates are had from, when some host needs one.
     pub acme: Option<Acme>,
+    /// Seconds and bytes of the request log; 0 seconds is none.
+    pub keep_requests: (u64, u64),
 }
 
 impl Machine {
@@ -144,6 +150,7 @@ impl Machine {
             default_host: None,
             state: None,
             acme: None,
+            keep_requests: (0, 0),
         }
     }
 }
@@ -256,6 +263,8 @@ pub struct ServerHandover {
     pub keeper_pid: u32,
     pub operator: u32,
     pub admin: Option<AdminSocket>,
+    pub metrics: Vec<OwnedFd>,
+    pub requests: Option<PathBuf>,
     pub listeners: Vec<(ListenerName, OwnedFd)>,
     pub first: Option<FirstZygote>,
 }
@@ -291,8 +300,11 @@ impl ServerHandover {
         }
         let operator = handover.operator;
         let admin = handover.admin.map(fds::claim).transpose()?;
+        let metrics = handover.metrics.into_iter().map(fds::claim);
         Ok(Self {
+            metrics: metrics.collect::<io::Result<_>>()?,
             operator,
+            requests: handover.requests,
             admin: admin.map(|fd| AdminSocket { fd, operator }),
             configuration: handover.configuration,
             keeper: fds::claim(KEEPER_FD)?,

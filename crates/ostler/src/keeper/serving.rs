@@ -83,7 +83,12 @@ impl Keeper {
             .filter_map(|listening| listening.fd.as_ref());
         let listening: Vec<&OwnedFd> = listening.collect();
         let admin = self.admin.as_ref().and_then(|admin| admin.fd.as_ref());
+        let metrics = self.metrics.iter();
+        let metrics: Vec<&OwnedFd> = metrics
+            .filter_map(|listening| listening.fd.as_ref())
+            .collect();
         let first = HANDOVER_FD + 1 + i32::try_from(listening.len()).unwrap_or(0);
+        let last = first + zygote.as_ref().map_or(0, |_| 2) + i32::from(hooks.is_some());
         let handover = Handover {
             configuration: self.configuration(),
             listeners: self
@@ -100,10 +105,11 @@ impl Keeper {
             }),
             keeper: process::own_pid(),
             operator: sys::users::own().uid,
-            admin: admin.map(|_| {
-                let of_first = zygote.as_ref().map_or(0, |_| 2) + i32::from(hooks.is_some());
-                first + of_first
-            }),
+            requests: self.requests.clone(),
+            admin: admin.map(|_| last),
+            metrics: (last + i32::from(admin.is_some())..)
+                .take(metrics.len())
+                .collect(),
         };
         let handover = to_file("ostler-handover", &handover)?;
         let mut passed = vec![theirs.as_fd(), handover.as_fd()];
@@ -113,6 +119,7 @@ impl Keeper {
         }
         passed.extend(hooks.as_ref().map(AsFd::as_fd));
         passed.extend(admin.map(AsFd::as_fd));
+        passed.extend(metrics.iter().map(|fd| fd.as_fd()));
         let child = spawn(passed, self.user.as_ref())?;
         if let Some((zygote, ..)) = zygote {
             let id = ZygoteId {

@@ -1,9 +1,10 @@
 //! What happens before there is a server, in view of the user who started it.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cli::run::RunPlan;
+use crate::cli::serve::ServePlan;
 use crate::config::{self, Account, Settings};
 use crate::sys::{self, User, process};
 
@@ -25,6 +26,9 @@ pub struct Prepared {
     pub user: Option<User>,
     pub listening: Vec<Listening>,
     pub admin: Option<Listening>,
+    pub metrics: Vec<Listening>,
+    /// The folder of the request log.
+    pub requests: Option<PathBuf>,
 }
 
 pub enum Outcome {
@@ -45,7 +49,7 @@ pub async fn prepare(plan: &Plan) -> Result<Outcome, Trouble> {
             for warning in &plan.warnings {
                 eprintln!("warning: {warning}");
             }
-            bind(plan.machine.clone(), Some(&plan.state), None)
+            bind(plan.machine.clone(), Some(plan), None)
         }
     }
 }
@@ -78,11 +82,11 @@ async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
 /// Under `ostler serve` there is a state folder, and who wants TLS names an address for it.
 fn bind(
     mut machine: Machine,
-    state: Option<&Path>,
+    serve: Option<&ServePlan>,
     zygote: Option<Configured>,
 ) -> Result<Outcome, Trouble> {
     // There they have been read as well.
-    if let (None, Some(tls)) = (state, &mut machine.settings.listening.tls) {
+    if let (None, Some(tls)) = (serve, &mut machine.settings.listening.tls) {
         tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
     let user = user_of(&machine.settings)?;
@@ -90,17 +94,27 @@ fn bind(
         eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
     }
     certificates::make_folder(&machine, user.as_ref()).map_err(|text| Trouble { exit: 1, text })?;
-    let listening =
-        bind::all(&machine.settings, state.is_some(), user.as_ref()).map_err(|error| Trouble {
-            exit: 1,
-            text: format!("error: {error}"),
-        })?;
+    let failed = |error| Trouble {
+        exit: 1,
+        text: format!("error: {error}"),
+    };
+    let listening = bind::all(&machine.settings, serve.is_some(), user.as_ref()).map_err(failed)?;
+    let metrics = serve.map(|serve| admin::metrics(&machine.settings, &serve.admin));
+    let metrics = metrics.transpose();
+    let metrics = metrics.inspect_err(|_| listening.iter().for_each(Listening::remove));
+    let metrics = metrics.map_err(failed)?.unwrap_or_default();
+    let admin = serve.and_then(|serve| admin::open(&serve.state));
+    // Without the socket another ostler may have this folder, and two must not write there.
+    let wanted = serve.filter(|_| machine.keep_requests.0 > 0 && admin.is_some());
+    let requests = wanted.and_then(|serve| admin::requests(&serve.state, user.as_ref()));
     Ok(Outcome::Prepared(Box::new(Prepared {
         machine,
         zygote,
         user,
         listening,
-        admin: state.and_then(admin::open),
+        admin,
+        metrics,
+        requests,
     })))
 }
 

@@ -1,5 +1,6 @@
 //! What the admin API asks of the server, answered: how everything stands, and reloads.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
@@ -70,10 +71,25 @@ impl Server {
         Ok(())
     }
 
+    /// Begins to answer where the metrics are read, which everybody may who gets there.
+    pub(super) fn open_metrics(&self, sockets: Vec<OwnedFd>) -> anyhow::Result<()> {
+        for fd in sockets {
+            let router = admin::metrics_router(self.desk.clone());
+            let listener = admin::Open::new(fd)?;
+            tokio::spawn(listener.serve(router));
+        }
+        Ok(())
+    }
+
     /// Answers what was asked, or begins to.
     pub(super) async fn attend(&mut self, ask: Ask) {
         match ask {
             Ask::Status(answer) => self.tell_status(answer),
+            Ask::Requests(answer) => {
+                // Who has asked may have left.
+                let _ = answer.send(self.log.clone());
+            }
+            Ask::Metrics(answer) => self.tell_metrics(answer),
             Ask::Reload {
                 project: None,
                 wait,
@@ -168,7 +184,7 @@ impl Server {
         tokio::spawn(async move {
             let mut status = status;
             for seen in seen {
-                status.projects.push(seen.finish().await);
+                status.projects.push(seen.finish(true).await);
             }
             let _ = answer.send(status);
         });
@@ -194,7 +210,7 @@ fn connections(peers: &Peers) -> api::Connections {
 }
 
 /// One project as the server's loop sees it.
-struct Seen {
+pub(super) struct Seen {
     project: api::Project,
     handle: SupervisorHandle,
     pool: std::sync::Arc<Pool>,
@@ -205,7 +221,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(project: &Project) -> Self {
+    pub(super) fn new(project: &Project) -> Self {
         let settings = project.settings();
         let routes = project.places().map(|(route, _)| match project.id {
             ProjectId::RUN => "everything".to_owned(),
@@ -221,6 +237,7 @@ impl Seen {
                 generation: 0,
                 next: None,
                 crashes: 0,
+                starts: 0,
                 routes: routes.collect(),
                 workers: Vec::new(),
                 line: api::Line {
@@ -238,7 +255,9 @@ impl Seen {
         }
     }
 
-    async fn finish(self) -> api::Project {
+    /// Asks the supervisor; with what `memory` the workers have when that is asked for, which costs a walk through
+    /// the pages of each.
+    pub(super) async fn finish(self, memory: bool) -> api::Project {
         let Self { mut project, .. } = self;
         let seen = self.pool.look();
         project.state = match seen.serving {
@@ -270,13 +289,16 @@ impl Seen {
         project.generation = look.generation;
         project.next = look.next;
         project.crashes = look.crashes;
+        project.starts = look.starts;
         let pids: Vec<u32> = look.workers.iter().map(|worker| worker.pid).collect();
-        // A walk through the pages of each worker.
-        let memory = tokio::task::spawn_blocking(move || {
+        let measured = tokio::task::spawn_blocking(move || {
             let measure = |&pid| supervise::private_memory(pid).ok().flatten();
-            pids.iter().map(measure).collect::<Vec<_>>()
+            pids.iter()
+                .filter(|_| memory)
+                .map(measure)
+                .collect::<Vec<_>>()
         });
-        let memory = memory.await.unwrap_or_default();
+        let memory = measured.await.unwrap_or_default();
         let memory = memory.into_iter().chain(std::iter::repeat(None));
         let workers = look.workers.iter().zip(memory);
         project.workers = workers

@@ -19,6 +19,7 @@ use crate::keeper::protocol::{self, Entrance, Route};
 use crate::logs::{self, AccessLog};
 use crate::pool::{self, Pool};
 use crate::routes::Table;
+use crate::store;
 use crate::supervise;
 
 /// Disk that spooled bodies may take together, in bytes: 1 GiB.
@@ -83,19 +84,41 @@ impl Logs {
 pub(super) fn edge_threads(
     settings: &Settings,
     access: Option<&AccessLog>,
-) -> anyhow::Result<Vec<EdgeThread>> {
+    requests: Option<(PathBuf, store::Bounds)>,
+) -> anyhow::Result<(Vec<EdgeThread>, Option<Arc<store::Log>>)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = settings
         .listening
         .edge_threads
         .map_or((cores / 4).max(1), |count| count as usize);
-    (0..count)
-        .map(|index| EdgeThread::start(index, access))
-        .collect()
+    let requests = requests.and_then(|(folder, bounds)| {
+        let path = folder.join("requests.db");
+        store::Log::open(&path, bounds, count)
+            .inspect_err(|error| {
+                let path = path.display();
+                tracing::error!("no request log: {path}: {error}; hint: move the file away");
+            })
+            .ok()
+    });
+    let inbox = |index| requests.as_ref().map(|log| log.inbox(index));
+    let threads = (0..count).map(|index| EdgeThread::start(index, access, inbox(index)));
+    let threads = threads.collect::<anyhow::Result<_>>()?;
+    Ok((threads, requests.map(Arc::new)))
+}
+
+/// What of the request log is kept.
+pub(super) fn bounds(machine: &protocol::Machine) -> store::Bounds {
+    let (age, size) = machine.keep_requests;
+    let age = Duration::from_secs(age);
+    store::Bounds { age, size }
 }
 
 impl EdgeThread {
-    fn start(index: usize, access: Option<&AccessLog>) -> anyhow::Result<Self> {
+    fn start(
+        index: usize,
+        access: Option<&AccessLog>,
+        requests: Option<Arc<store::Inbox>>,
+    ) -> anyhow::Result<Self> {
         let runtime: Runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(edge::DISK_THREADS)
@@ -103,7 +126,7 @@ impl EdgeThread {
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let thread = Thread::new(index, access);
+        let thread = Thread::new(index, access, requests);
         let own = Arc::clone(&thread);
         let joined = std::thread::Builder::new()
             .name(format!("edge-{index}"))
@@ -320,6 +343,7 @@ pub(super) fn site(
             line.into_bytes().into()
         }),
         app: Some(Arc::clone(app)),
+        meters: None,
     })
 }
 
@@ -335,6 +359,7 @@ pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
         policy: edge::tls::OPEN,
         secure_lines: None,
         app: None,
+        meters: None,
     })
 }
 

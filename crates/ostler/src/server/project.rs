@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
+use crate::edge::meter::Meters;
 use crate::edge::{Site, tls};
 use crate::keeper::protocol::{self, Entrance, ProjectId, Route};
 use crate::pool::{Asks, Pool, Session};
@@ -25,6 +26,8 @@ pub(super) struct Project {
     said: Settings,
     found: Found,
     pub(super) pool: Arc<Pool>,
+    /// Counts its requests, over all its settings.
+    pub(super) meters: Arc<Meters>,
     pub(super) handle: SupervisorHandle,
     served: Served,
     next: Option<Next>,
@@ -106,7 +109,8 @@ impl Project {
         let (supervisor, handle, slots) =
             Supervisor::new(spoken_of(&name), plan, hooks, asks, patient);
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
-        let sites = sites(&settings, &found, &pool, count)?;
+        let meters = Arc::new(Meters::new(&name, count));
+        let sites = sites(&settings, &found, &pool, &meters, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());
         tokio::spawn(async move {
@@ -121,6 +125,7 @@ impl Project {
             said: settings.clone(),
             found,
             pool,
+            meters,
             handle,
             served: Served { settings, sites },
             next: None,
@@ -164,9 +169,10 @@ impl Project {
             if other_files && !restarts {
                 settings.listening.static_files.clone_from(files);
             }
-            let sites = sites(&settings, &found, &self.pool, threads).with_context(|| {
-                format!("{}its new settings cannot be served", self.spoken_of())
-            })?;
+            let sites =
+                sites(&settings, &found, &self.pool, &self.meters, threads).with_context(|| {
+                    format!("{}its new settings cannot be served", self.spoken_of())
+                })?;
             Ok(Served { settings, sites })
         };
         let begun = self
@@ -238,7 +244,7 @@ impl Project {
     ) -> anyhow::Result<()> {
         // At most one generation is on its way, and it is this one.
         self.next = None;
-        let sites = sites(&settings, &self.found, &self.pool, threads)
+        let sites = sites(&settings, &self.found, &self.pool, &self.meters, threads)
             .context("the new settings cannot be served")?;
         let plan = parts::plan(&settings, threads);
         self.next = Some(Next {
@@ -288,6 +294,7 @@ fn sites(
     settings: &Settings,
     found: &Found,
     pool: &Arc<Pool>,
+    meters: &Arc<Meters>,
     threads: usize,
 ) -> anyhow::Result<Vec<(Route, Arc<Site>)>> {
     let app = Arc::new(parts::app(settings, pool));
@@ -306,14 +313,12 @@ fn sites(
         };
         let site = match sites.iter().find(same) {
             Some((_, site)) => Arc::clone(site),
-            None => Arc::new(parts::site(
-                settings,
-                route,
-                &found.entrance,
-                found.policy,
-                &app,
-                threads,
-            )?),
+            None => {
+                let (entrance, policy) = (&found.entrance, found.policy);
+                let site = parts::site(settings, route, entrance, policy, &app, threads)?;
+                let meters = Some(Arc::clone(meters));
+                Arc::new(Site { meters, ..site })
+            }
         };
         sites.push((route.clone(), site));
     }

@@ -10,7 +10,7 @@ use super::shape::{Draft, DraftAcme, DraftProject};
 use super::source::{At, Sources, clean};
 use super::{Acme, Challenge, Clients, Host, Pair, Project, Route, Serve};
 use crate::config::assemble;
-use crate::config::bind::Bind;
+use crate::config::bind::{self, Bind};
 use crate::config::error::{Complaint, Warning};
 use crate::config::settings::{CONFIG_FILE, Settings, StaticFiles};
 use crate::config::table::Preset;
@@ -27,6 +27,8 @@ pub fn finish(
 ) -> Option<Serve> {
     let mut finisher = Finisher { sources, problems };
     finisher.default_host(&draft);
+    let admin = finisher.admin(&draft);
+    let keep_requests = kept_requests(draft.keep_requests, draft.keep_requests_size);
     let machine = finisher.machine(&draft, warnings);
     let Draft {
         trusted_hops,
@@ -45,6 +47,8 @@ pub fn finish(
         machine: machine?,
         trusted_hops,
         state: folder_of_state(state),
+        admin,
+        keep_requests,
         default_host,
         acme,
         projects: projects.into_iter().map(|(_, project)| project).collect(),
@@ -53,6 +57,16 @@ pub fn finish(
 
 /// The hosts of a project, and where each is written.
 type DraftHosts = Vec<(Host, At)>;
+
+/// Seconds and bytes of the request log.
+pub fn kept_requests(age: Option<u64>, size: Option<u64>) -> (u64, u64) {
+    let preset = |name| match Section::Server.key(name).map(|key| key.preset) {
+        Some(Preset::Int(number)) => number.cast_unsigned(),
+        _ => 0,
+    };
+    let age = age.unwrap_or_else(|| preset("keep_requests"));
+    (age, size.unwrap_or_else(|| preset("keep_requests_size")))
+}
 
 /// The state folder, which nobody has to name.
 pub fn folder_of_state(named: Option<String>) -> PathBuf {
@@ -102,6 +116,23 @@ impl Finisher<'_> {
                 None
             }
         }
+    }
+
+    /// The addresses where metrics are read, their names looked up.
+    fn admin(&mut self, draft: &Draft) -> Vec<Bind> {
+        let mut binds = Vec::new();
+        for text in &draft.admin {
+            let folder = &self.sources.file(0).folder;
+            match bind::parse(text).and_then(|address| address.resolve(folder)) {
+                Ok(bind) => binds.push(bind),
+                Err(complaint) => {
+                    let at = draft.places.get("admin");
+                    let problem = at.map(|at| Problem::of("admin", *at, complaint));
+                    self.problems.extend(problem);
+                }
+            }
+        }
+        binds
     }
 
     fn default_host(&mut self, draft: &Draft) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::bind::Bind;
 use super::error::Warning;
 use super::settings::{Settings, StaticFiles};
 use super::written::Layer;
@@ -46,6 +47,10 @@ pub struct Serve {
     pub trusted_hops: Option<u32>,
     /// The state folder.
     pub state: PathBuf,
+    /// The request log: seconds and bytes that are kept; 0 seconds is none.
+    pub keep_requests: (u64, u64),
+    /// Where the metrics are read.
+    pub admin: Vec<Bind>,
     /// Requests for unknown hosts go where this one goes.
     pub default_host: Option<String>,
     /// Who certificates are had from; `None` when no host needs one.
@@ -138,6 +143,11 @@ impl Checked {
     pub fn print(&self) -> String {
         print::print(&self.tree, &self.sources)
     }
+}
+
+/// What of the request log is kept by a server without a file.
+pub fn requests_without_file() -> (u64, u64) {
+    finish::kept_requests(None, None)
 }
 
 /// The state folder of a server without a file.

@@ -15,6 +15,8 @@ pub struct Look {
     pub next: Option<u64>,
     /// Workers that ended although nobody wanted them to.
     pub crashes: u64,
+    /// Workers that were ever started.
+    pub starts: u64,
     /// Oldest first.
     pub workers: Vec<WorkerLook>,
 }
@@ -58,6 +60,7 @@ impl Supervisor {
             generation: now.live,
             next: now.next,
             crashes: now.crashes,
+            starts: now.starts,
             workers: workers.collect(),
         }
     }

@@ -11,6 +11,8 @@ pub struct Now {
     pub next: Option<u64>,
     /// Workers that ended although nobody wanted them to.
     pub crashes: u64,
+    /// Workers that were ever started.
+    pub starts: u64,
     pub workers: Vec<Stands>,
 }
 
@@ -42,6 +44,7 @@ impl Fleet {
             live: self.live,
             next: self.next,
             crashes: self.crashed,
+            starts: self.last_worker,
             workers: workers.collect(),
         }
     }

@@ -32,6 +32,10 @@ pub struct Draft {
     pub listen_tls: Vec<String>,
     pub trusted_hops: Option<u32>,
     pub state: Option<String>,
+    pub admin: Vec<String>,
+    /// Seconds and bytes.
+    pub keep_requests: Option<u64>,
+    pub keep_requests_size: Option<u64>,
     pub default_host: Option<String>,
     pub acme: Option<DraftAcme>,
     pub projects: Vec<DraftProject>,
@@ -134,7 +138,14 @@ impl Shaper<'_> {
                         .insert(row.name.to_owned(), Json::from(vec!["*"]));
                 }
                 (_, Some(row)) => drop(draft.server.insert(row.name.to_owned(), value)),
+                (Form::Plain(Kind::Seconds), None) => {
+                    draft.keep_requests = value.as_f64().map(|seconds| seconds.ceil() as u64);
+                }
+                (Form::Plain(Kind::Size), None) => draft.keep_requests_size = value.as_u64(),
                 (Form::Host, None) => draft.default_host = value.as_str().map(str::to_owned),
+                (Form::Plain(Kind::Binds), None) if key.name == "admin" => {
+                    draft.admin = texts(&value);
+                }
                 (Form::Plain(Kind::Binds), None) => draft.listen_tls = texts(&value),
                 _ => draft.state = value.as_str().map(str::to_owned),
             }
@@ -172,7 +183,7 @@ impl Shaper<'_> {
                 .push(Problem::new(listen.at, "nothing is listened on", hint));
         }
         let mut seen: Vec<(bind::Address, At)> = Vec::new();
-        for name in ["listen", "listen_tls"] {
+        for name in ["listen", "listen_tls", "admin"] {
             for item in table
                 .get(name)
                 .map_or(&[] as &[Node], |entry| entry.node.items())

@@ -1,0 +1,250 @@
+//! Questions to the request log, and their answers.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use rusqlite::{Result, Row, ToSql};
+use serde::{Deserialize, Serialize};
+
+use super::table::Table;
+
+/// Which rows are asked for. All of it must hold.
+#[derive(Debug, Default, Deserialize)]
+pub struct Filter {
+    pub project: Option<String>,
+    pub method: Option<String>,
+    /// The beginning of a path.
+    pub path: Option<String>,
+    /// Statuses from and up to these.
+    pub status: Option<u16>,
+    pub status_to: Option<u16>,
+    /// Microseconds in all, at least.
+    pub slower: Option<i64>,
+    /// Microseconds since 1970.
+    pub since: Option<i64>,
+    /// Only rows behind this number, the oldest of them first.
+    pub after: Option<i64>,
+    pub limit: Option<u32>,
+}
+
+/// Rows, oldest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Found {
+    pub rows: Vec<Request>,
+    /// The number of the last row there is.
+    pub last: i64,
+    /// Rows that were lost since the server was started.
+    #[serde(default)]
+    pub lost: u64,
+}
+
+/// One row. Times are microseconds, sizes bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub number: i64,
+    /// When it ended, since 1970.
+    pub at: i64,
+    /// Its id in answers and other logs.
+    pub request: String,
+    pub project: String,
+    pub version: Option<String>,
+    pub method: String,
+    pub path: String,
+    pub status: u16,
+    pub received: Option<i64>,
+    pub sent: i64,
+    pub client: String,
+    pub user: Option<String>,
+    pub queue: Option<i64>,
+    pub app: Option<i64>,
+    pub total: i64,
+    pub worker: Option<i64>,
+    pub reason: String,
+}
+
+/// How long requests for one path took, in microseconds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Percentiles {
+    pub project: String,
+    /// `…` for all that there was no room for.
+    pub path: String,
+    pub requests: u64,
+    /// Those of them with a status of 500 and above.
+    pub failed: u64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub longest: u64,
+}
+
+/// Rows that one answer has when nobody says how many, and at most: with the longest paths there are, each byte
+/// written as six, an answer stays below what its reader takes.
+const USUAL: u32 = 50;
+const MOST: u32 = 1_000;
+
+/// Rows that are looked at for one answer, the newest: a second's work.
+const SEARCHED: i64 = 1_000_000;
+
+/// Paths that are told apart: each word of a client may be one.
+const MOST_PATHS: usize = 1_000;
+
+/// Where the paths go that there is no room for.
+const OTHERS: &str = "…";
+
+const COLUMNS: &str = "number, at, request, project, version, method, path, status, received, sent, client, user, queue, app, total, worker, reason";
+
+/// The rows that a filter lets through.
+pub fn rows(path: &Path, filter: &Filter) -> Result<Found> {
+    let connection = Table::read(path)?;
+    let last = last(&connection)?;
+    let mut asked = Asked::new(filter, last);
+    let limit = filter.limit.unwrap_or(USUAL).min(MOST);
+    let order = if filter.after.is_some() {
+        "ASC"
+    } else {
+        "DESC"
+    };
+    let text = format!(
+        "SELECT {COLUMNS} FROM requests WHERE {} ORDER BY number {order} LIMIT {limit}",
+        asked.conditions.join(" AND ")
+    );
+    let mut statement = connection.prepare(&text)?;
+    let values: Vec<&dyn ToSql> = asked.values.iter_mut().map(|value| &**value).collect();
+    let found = statement.query_map(&values[..], request)?;
+    let mut rows = found.collect::<Result<Vec<_>>>()?;
+    if filter.after.is_none() {
+        rows.reverse();
+    }
+    Ok(Found {
+        rows,
+        last,
+        lost: 0,
+    })
+}
+
+/// How long they took, by project and path, the most frequent first.
+pub fn percentiles(path: &Path, filter: &Filter) -> Result<Vec<Percentiles>> {
+    let connection = Table::read(path)?;
+    let mut asked = Asked::new(filter, last(&connection)?);
+    let text = format!(
+        "SELECT project, path, status, total FROM requests WHERE {}",
+        asked.conditions.join(" AND ")
+    );
+    let mut statement = connection.prepare(&text)?;
+    let values: Vec<&dyn ToSql> = asked.values.iter_mut().map(|value| &**value).collect();
+    let mut times: HashMap<(String, String), (u64, Vec<u64>)> = HashMap::new();
+    let mut rows = statement.query(&values[..])?;
+    while let Some(row) = rows.next()? {
+        let mut key = (row.get(0)?, row.get(1)?);
+        if times.len() >= MOST_PATHS && !times.contains_key(&key) {
+            key.1 = OTHERS.to_owned();
+        }
+        let (failed, times) = times.entry(key).or_default();
+        *failed += u64::from(row.get::<_, u16>(2)? >= 500);
+        times.push(row.get::<_, i64>(3)?.cast_unsigned());
+    }
+    let mut all: Vec<Percentiles> = times.into_iter().map(summed).collect();
+    all.sort_by(|one, other| {
+        let order = other.requests.cmp(&one.requests);
+        order.then_with(|| (&one.project, &one.path).cmp(&(&other.project, &other.path)))
+    });
+    all.truncate(filter.limit.unwrap_or(USUAL).min(MOST) as usize);
+    Ok(all)
+}
+
+fn summed(
+    ((project, path), (failed, mut times)): ((String, String), (u64, Vec<u64>)),
+) -> Percentiles {
+    times.sort_unstable();
+    // The nearest rank: the smallest time that so many of a hundred are not above.
+    let rank = |percent: usize| times[(times.len() * percent).div_ceil(100).max(1) - 1];
+    Percentiles {
+        project,
+        path,
+        requests: times.len() as u64,
+        failed,
+        p50: rank(50),
+        p90: rank(90),
+        p99: rank(99),
+        longest: rank(100),
+    }
+}
+
+fn last(connection: &rusqlite::Connection) -> Result<i64> {
+    let last = connection.query_row("SELECT max(number) FROM requests", [], |row| row.get(0))?;
+    Ok(Option::unwrap_or(last, 0))
+}
+
+/// A filter as SQL. Every value is bound, none is part of the text.
+struct Asked {
+    conditions: Vec<&'static str>,
+    values: Vec<Box<dyn ToSql>>,
+}
+
+impl Asked {
+    fn new(filter: &Filter, last: i64) -> Self {
+        let mut asked = Self {
+            conditions: Vec::new(),
+            values: Vec::new(),
+        };
+        let first = last.saturating_sub(SEARCHED).max(filter.after.unwrap_or(0));
+        asked.only("number > ?", Some(first));
+        asked.only("project = ?", filter.project.clone());
+        asked.only("method = ?", filter.method.clone());
+        // Not LIKE, for which some letters of a path mean something.
+        if let Some(path) = &filter.path {
+            asked.only("substr(path, 1, ?) = ?", Some(path.chars().count() as i64));
+            asked.values.push(Box::new(path.clone()));
+        }
+        asked.only("status >= ?", filter.status);
+        asked.only("status <= ?", filter.status_to.or(filter.status));
+        asked.only("total >= ?", filter.slower);
+        asked.only("at >= ?", filter.since);
+        asked
+    }
+
+    fn only<T: ToSql + 'static>(&mut self, condition: &'static str, value: Option<T>) {
+        if let Some(value) = value {
+            self.conditions.push(condition);
+            self.values.push(Box::new(value));
+        }
+    }
+}
+
+fn request(row: &Row<'_>) -> Result<Request> {
+    Ok(Request {
+        number: row.get(0)?,
+        at: row.get(1)?,
+        request: format!("{:016x}", row.get::<_, i64>(2)?),
+        project: row.get(3)?,
+        version: row.get(4)?,
+        method: row.get(5)?,
+        path: row.get(6)?,
+        status: row.get(7)?,
+        received: row.get(8)?,
+        sent: row.get(9)?,
+        client: row.get(10)?,
+        user: row.get(11)?,
+        queue: row.get(12)?,
+        app: row.get(13)?,
+        total: row.get(14)?,
+        worker: row.get(15)?,
+        reason: row.get(16)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let of = |times: Vec<u64>| {
+            let found = summed((("p".to_owned(), "/".to_owned()), (0, times)));
+            (found.p50, found.p90, found.p99, found.longest)
+        };
+        assert_eq!(of(vec![7]), (7, 7, 7, 7));
+        assert_eq!(of((1..=100).rev().collect()), (50, 90, 99, 100));
+        assert_eq!(of(vec![1, 2, 3]), (2, 3, 3, 3));
+    }
+}

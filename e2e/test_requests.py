@@ -1,0 +1,138 @@
+"""The request log: one row for each request, and questions to it."""
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import harness
+from harness import Client
+from test_serve import TWO, Machine, seen
+from test_status import ostler, status
+
+
+@pytest.fixture
+def machine(host, tmp_path):
+    return Machine(host, tmp_path)
+
+
+def rows(machine, *args):
+    done = ostler(machine, "requests", "--json", *args)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def all_rows(machine, count, *args):
+    """The rows once so many are there: they are written a moment after their answers."""
+    def there():
+        found = rows(machine, "--limit", "10000", *args)
+        assert len(found) <= count, found
+        return found if len(found) == count else None
+    return harness.eventually(there)
+
+
+def test_each_request_is_a_row_that_can_be_found(machine):
+    running = machine.host
+    assert seen(running, "shop.test", "/x?secret=1")[0] == "shop.test"
+    running.request("POST", "/blog/y", {"Host": "blog.test"}, b"abc")
+    running.get("/blog/static/a.txt", {"Host": "blog.test"})
+    running.get("/nowhere%20here", {"Host": "blog.test"})
+    with running.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").answer()
+    first, post, file, none, refused = all_rows(machine, 5)
+    assert (first["project"], first["method"], first["path"], first["status"]) == ("shop", "GET", "/x", 200)
+    assert first["worker"] in machine.workers("shop") and first["client"] == "127.0.0.1" and first["reason"] == ""
+    assert 0 < first["app"] <= first["total"] < 20_000_000 and first["queue"] >= 0
+    assert len(first["request"]) == 16 and first["sent"] > 10 and first["user"] is None
+    assert (post["received"], post["method"], post["path"], post["project"]) == (3, "POST", "/blog/y", "blog")
+    assert (file["worker"], file["app"], file["sent"], file["project"]) == (None, None, 6, "blog")
+    assert (none["status"], none["reason"], none["path"]) == (404, "no_route", "/nowhere here")
+    assert (refused["status"], refused["reason"], refused["project"], refused["method"]) == (400, "host_duplicate", "", "")
+    assert [row["path"] for row in rows(machine, "--project", "blog")] == ["/blog/y", "/blog/static/a.txt"]
+    assert [row["status"] for row in rows(machine, "--status", "4xx")] == [404, 400]
+    assert [row["status"] for row in rows(machine, "--status", "404")] == [404]
+    assert [row["path"] for row in rows(machine, "--path", "/blog/static")] == ["/blog/static/a.txt"]
+    assert rows(machine, "--path", "/blog/%") == [], "no letter of a path is a pattern"
+    assert [row["method"] for row in rows(machine, "--method", "post")] == ["POST"]
+    assert rows(machine, "--slower", "19s") == [] and len(rows(machine, "--since", "1h")) == 5
+    assert [row["path"] for row in rows(machine, "--limit", "1")] == [""], "the newest"
+    assert rows(machine, "--project", "x' OR '1'='1") == []
+    shown = ostler(machine, "requests", "--project", "shop").stdout
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  shop .* 200 .*GET /x$", shown, re.M)
+
+
+def test_percentiles_are_told_by_path(machine):
+    for number in range(10):
+        machine.host.get(f"/{'often' if number else 'once'}", {"Host": "shop.test"})
+    all_rows(machine, 10)
+    often, once = rows(machine, "--percentiles")
+    assert (often["path"], often["requests"], once["path"], once["requests"]) == ("/often", 9, "/once", 1)
+    assert 0 < often["p50"] <= often["p90"] <= often["p99"] <= often["longest"] and often["failed"] == 0
+    assert "PATH" in ostler(machine, "requests", "--percentiles").stdout
+
+
+def test_follow_shows_what_comes(machine):
+    machine.host.get("/before", {"Host": "shop.test"})
+    all_rows(machine, 1)
+    command = [harness.OSTLER, "requests", "--follow", "--json"]
+    following = subprocess.Popen(command, cwd=machine.file.parent, stdout=subprocess.PIPE, text=True)
+    try:
+        assert json.loads(following.stdout.readline())["path"] == "/before"
+        machine.host.get("/after", {"Host": "shop.test"})
+        assert json.loads(following.stdout.readline())["path"] == "/after"
+    finally:
+        following.terminate()
+        following.wait(10)
+
+
+def test_what_was_written_outlives_servers_and_ends_with_the_last_row(machine):
+    clients = [Client(machine.host, f"/c{n}/{{n}}", name="shop.test") for n in range(4)]
+    harness.eventually(lambda: sum(client.count for client in clients) > 200)
+    count = sum(client.finish().count for client in clients)
+    assert machine.host.stop() == 0
+    file = machine.file.parent / "state" / "requests" / "requests.db"
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    with sqlite3.connect(file) as there:
+        assert there.execute("SELECT count(*), count(DISTINCT request) FROM requests").fetchone() == (count, count)
+    done = ostler(machine, "requests")
+    assert done.returncode == 1 and "ostler does not run" in done.stderr
+
+
+def test_rows_are_kept_as_long_as_the_file_says_and_a_broken_log_stops_nobody(machine, host):
+    running = machine.host
+    assert seen(running, "shop.test")[0] == "shop.test"
+    all_rows(machine, 1)
+    assert running.stop() == 0
+    folder = machine.file.parent / "state" / "requests"
+    for extra in folder.glob("requests.db-*"):
+        extra.unlink()
+    (folder / "requests.db").write_text("this is no database, however long one looks at it" * 100)
+    again = host.serve(port=machine.port, folder=machine.file.parent, ready="blog: ready")
+    again.log.wait("no request log: .*requests.db: ")
+    again.log.wait("shop: ready")
+    machine.host = again
+    assert seen(again, "shop.test")[0] == "shop.test"
+    done = ostler(machine, "requests")
+    assert done.returncode == 1 and "there is no request log" in done.stderr
+    again.stop()
+    (folder / "requests.db").unlink()
+    machine.write(TWO.replace('state = "state"', 'state = "state"\nkeep_requests = 0'))
+    third = host.serve(port=machine.port, folder=machine.file.parent, ready="blog: ready")
+    assert third.get("/blog/", {"Host": "blog.test"}).status == 200
+    assert third.stop() == 0 and not (folder / "requests.db").exists()
+
+
+def test_questions_that_make_no_sense_are_said(machine):
+    for args, words in [
+        (["--status", "abc"], "write 404 or 5xx"),
+        (["--slower", "long"], "write 500ms"),
+        (["--limit", "many"], "--limit is not understood"),
+        (["--follow", "--percentiles"], "cannot be used with"),
+    ]:
+        done = ostler(machine, "requests", *args)
+        assert done.returncode == 2 and words in done.stderr, args
