@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from hyperframe.frame import WindowUpdateFrame
 
 from harness import eventually
 from http2 import NO_ERROR, PROTOCOL_ERROR, Http2
@@ -364,6 +366,45 @@ def test_a_client_that_opens_no_window_is_given_up(host, tls, tmp_path, path):
         answer = client.answer(client.ask(path))
         assert answer.reset is not None and len(answer.body) == 65535
         assert client.get("/status/204").status == 204, "the others go on"
+
+
+def wide(served):
+    """A client that takes everything by its windows, and has little room in its socket."""
+    client = connect(served, narrow=True, settings={4: 2**30}, reads=False, timeout=30)
+    client.send(WindowUpdateFrame(0, 2**30))
+    return client
+
+
+@pytest.fixture(scope="module")
+def impatient(module_host, module_tls, tmp_path_factory):
+    files = tmp_path_factory.mktemp("files")
+    (files / "large.bin").write_bytes(os.urandom(20_000_000))
+    running = module_host(
+        "probe:app", "--certfile", module_tls[0], "--keyfile", module_tls[1], "--write-timeout", 2,
+        "--static", f"/static={files}", "--access-logfile", "-",
+    )
+    return SimpleNamespace(host=running, port=running.port, certificate=module_tls[0])
+
+
+@pytest.mark.parametrize("path", ["/large/20000001", "/static/large.bin?stopped"])
+def test_a_client_that_stops_reading_its_socket_is_given_up(impatient, path):
+    with wide(impatient) as client:
+        client.ask(path)
+        impatient.host.log.wait(re.escape(path) + " HTTP/2.0")
+        with pytest.raises(AssertionError, match="closed"):
+            client.answer(1)
+
+
+@pytest.mark.parametrize("path", ["/large/20000002", "/static/large.bin?slow"])
+def test_a_client_that_reads_slowly_gets_all_of_it(impatient, path):
+    """Slower than the write timeout as a whole, never silent for as long; another stream waits behind it."""
+    with wide(impatient) as client:
+        slow, other = client.ask(path), client.ask("/large/20000003")
+        for _ in range(60):
+            time.sleep(0.1)
+            client.receive()
+        assert len(client.answer(slow).body) in (20_000_000, 20_000_002)
+        assert len(client.answer(other).body) == 20_000_003
 
 
 def test_a_body_that_does_not_come_is_given_up(host, tls):

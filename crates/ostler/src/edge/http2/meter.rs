@@ -47,6 +47,7 @@ pub struct Meter {
     /// Bytes until the next head.
     skip: usize,
     since: Instant,
+    clients: u32,
     resets: u32,
     idle: u32,
     /// Since when a head is on its way: HEADERS until the frame that ends the block.
@@ -56,8 +57,10 @@ pub struct Meter {
 }
 
 impl Meter {
-    pub fn new(now: Instant) -> Self {
+    /// The limits hold for each of so many `clients`: one, or those of a proxy.
+    pub fn new(now: Instant, clients: u32) -> Self {
         Self {
+            clients,
             head: [0; HEAD],
             filled: 0,
             skip: PREFACE,
@@ -134,9 +137,9 @@ impl Meter {
             // PRIORITY, SETTINGS, PING, and what nobody knows.
             _ => self.idle += 1,
         }
-        if self.resets > RESETS {
+        if self.resets > RESETS * self.clients {
             Some(Flood::Resets)
-        } else if self.idle > IDLE_FRAMES {
+        } else if self.idle > IDLE_FRAMES * self.clients {
             Some(Flood::IdleFrames)
         } else {
             None
@@ -168,7 +171,7 @@ mod tests {
     fn taken(kind: u8, flags: u8, payload: usize) -> Option<usize> {
         let seen = [1, 7, 4096].map(|cut| {
             let now = Instant::now();
-            let mut meter = Meter::new(now);
+            let mut meter = Meter::new(now, 1);
             assert_eq!(meter.take(&[b'x'; PREFACE], now), None);
             (0..20_000).find(|_| {
                 let frame = frame(kind, flags, payload);
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn a_head_is_on_its_way_until_its_last_byte() {
         let now = Instant::now();
-        let mut meter = Meter::new(now);
+        let mut meter = Meter::new(now, 1);
         let mut sees = |bytes: &[u8]| {
             assert_eq!(meter.take(bytes, now), None);
             meter.head_since().is_some()
@@ -216,9 +219,18 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_may_do_what_its_clients_may() {
+        let now = Instant::now();
+        let mut meter = Meter::new(now, 10);
+        assert_eq!(meter.take(&[b'x'; PREFACE], now), None);
+        let taken = (0..9999).find(|_| meter.take(&frame(3, 0, 4), now).is_some());
+        assert_eq!(taken, Some(10 * RESETS as usize));
+    }
+
+    #[test]
     fn what_was_long_ago_does_not_count() {
         let start = Instant::now();
-        let mut meter = Meter::new(start);
+        let mut meter = Meter::new(start, 1);
         assert_eq!(meter.take(&[b'x'; PREFACE], start), None);
         for second in 0..100 {
             for _ in 0..20 {

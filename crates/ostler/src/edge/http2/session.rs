@@ -39,6 +39,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// stream, which may have reached an app (CVE-2025-8671).
 const STREAM_ERRORS: usize = 200;
 
+/// How many clients a trusted proxy counts for: what it passes on comes from all of those behind it.
+const PROXIED: u32 = 10;
+
 /// What the parts of one connection know of each other.
 #[derive(Debug, Default)]
 pub struct Shared {
@@ -108,11 +111,12 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, mut
         ..Shared::default()
     });
     let now = Instant::now();
-    let wire = Wire::new(io, edge.times.clone(), Arc::clone(&shared));
+    let clients = if edge.trusts(&peer) { PROXIED } else { 1 };
+    let wire = Wire::new(io, edge.times.clone(), clients, Arc::clone(&shared));
     let mut deadline = Deadline::new(now);
     deadline.set(now + edge.times.head);
     let shaken = deadline
-        .bound(settings(&edge.limits).handshake(wire.clone()))
+        .bound(settings(&edge.limits, clients).handshake(wire.clone()))
         .await;
     let Ok(Ok(connection)) = shaken else {
         return;
@@ -149,7 +153,7 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, mut
     next.await;
 }
 
-fn settings(limits: &Limits) -> server::Builder {
+fn settings(limits: &Limits, clients: u32) -> server::Builder {
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(STREAMS as u32)
@@ -157,7 +161,7 @@ fn settings(limits: &Limits) -> server::Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(limits.total).unwrap_or(u32::MAX))
         .max_send_buffer_size(PIECE)
-        .max_local_error_reset_streams(Some(STREAM_ERRORS))
+        .max_local_error_reset_streams(Some(STREAM_ERRORS * clients as usize))
         .enable_connect_protocol();
     builder
 }

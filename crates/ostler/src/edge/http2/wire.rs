@@ -51,11 +51,12 @@ struct Line {
 }
 
 impl Wire {
-    pub fn new(io: Io, times: Times, shared: Arc<Shared>) -> Self {
+    /// `clients` speak on it: one, or those of a proxy.
+    pub fn new(io: Io, times: Times, clients: u32, shared: Arc<Shared>) -> Self {
         let now = Instant::now();
         Self(Arc::new(Mutex::new(Line {
             io,
-            meter: Meter::new(now),
+            meter: Meter::new(now, clients),
             shared,
             out: Vec::new(),
             sent: 0,
