@@ -1,5 +1,6 @@
 //! The ostler binary: reads the command line, calls one function per command.
 
+mod auth;
 mod cli;
 mod config;
 mod edge;

@@ -2,6 +2,7 @@
 
 mod configure;
 mod parts;
+mod policies;
 mod project;
 
 use std::os::fd::OwnedFd;
@@ -24,6 +25,7 @@ use crate::supervise::{Hooks, Interface, Request, Zygote};
 use crate::sys::{Channel, Pidfd};
 
 use parts::{EdgeThread, Logs, Machine, Shared};
+use policies::Policies;
 use project::Project;
 
 /// What is still being sent when the last worker is gone has this long.
@@ -55,7 +57,11 @@ pub fn run() -> ExitCode {
 }
 
 async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
-    let Configuration { machine, projects } = handover.configuration;
+    let Configuration {
+        again,
+        machine,
+        projects,
+    } = handover.configuration;
     let machine = Machine::new(machine)?;
     let logs = Logs::open(&machine.said.settings)?;
     let threads = parts::edge_threads(&machine.said.settings, logs.access.as_ref())?;
@@ -64,11 +70,19 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let (requests, mut asked) = mpsc::unbounded_channel();
     let handles = || threads.iter().map(|thread| thread.handle.clone()).collect();
     let mut first = handover.first;
+    let policies = Arc::new(Policies::default());
     let mut started = Vec::new();
     for project in projects {
         let hooks = first.as_mut().and_then(|first| first.hooks.take());
         let hooks = Hooks::new(hooks.map(Channel::new).transpose()?);
-        started.push(Project::start(project, hooks, handles(), requests.clone())?);
+        let policies = (Arc::clone(&policies), again);
+        started.push(Project::start(
+            project,
+            hooks,
+            handles(),
+            requests.clone(),
+            policies,
+        )?);
     }
     let routes = routes(&machine, &started, threads.len())?;
     let edge = Live::new(parts::edge(&machine, routes, &shared));
@@ -81,6 +95,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let mut server = Server {
         machine,
         shared,
+        policies,
         projects: started,
         requests,
         edge,
@@ -125,6 +140,7 @@ fn routes(
 struct Server {
     machine: Machine,
     shared: Shared,
+    policies: Arc<Policies>,
     projects: Vec<Project>,
     /// What supervisors ask for; for those of projects to come.
     requests: mpsc::UnboundedSender<(ProjectId, Request)>,

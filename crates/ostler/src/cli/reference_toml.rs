@@ -47,7 +47,7 @@ listed here is an error.
 `\"64K\"`, `\"16MiB\"`, `\"1G\"` (in 1,024s; `\"MB\"` and `\"GB\"` in 1,000s). `${NAME}` in a text is the variable of that name in
 the environment that ostler starts in, which must be set; `$$` is a dollar. It stands in values, not in keys.
 
-**Paths** in `[server]` and `source` are relative to the file they stand in; those in `static`, and `chdir`, `env_file`,
+**Paths** in `[server]` and `source` are relative to the file they stand in; those in `static` and `access`, and `chdir`, `env_file`,
 `config` and `python` in `web`, to the project's source; other paths in `web` to `chdir`.
 
 **Several files.** `include` names more files, relative to the one it stands in and in the order of their names; no file is
@@ -72,6 +72,7 @@ pub fn page() -> String {
         Section::Server,
         Section::Project,
         Section::Route,
+        Section::Access,
         Section::Web,
     ];
     for section in sections {

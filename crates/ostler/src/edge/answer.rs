@@ -18,13 +18,14 @@ use super::patience::Patience;
 use super::reason::Reason;
 use super::reply::{self, Answer, Field};
 use super::sending::After;
+use crate::auth::Caller;
 
 /// Bytes of a file sent in one step, so that one download does not hold an edge thread.
 const FILE_STEP: u64 = 512 * 1024;
 
 impl Connection {
     /// Sends a static file when the path lies below a static prefix; `None` when it does not.
-    pub async fn serve_static(&mut self) -> Result<Option<After>, Reason> {
+    pub async fn serve_static(&mut self, _asked: &Caller) -> Result<Option<After>, Reason> {
         if self.site.statics.is_empty() {
             return Ok(None);
         }

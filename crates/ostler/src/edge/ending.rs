@@ -50,6 +50,7 @@ impl Connection {
         let row = LogRow {
             at: SystemTime::now(),
             remote: &remote,
+            user: row.user.as_deref().map(str::as_bytes),
             method: head.method(),
             target: head.target(),
             path: head.path(),

@@ -53,7 +53,7 @@ impl Connection {
         }
     }
 
-    /// connection → head → forwarded → site → redirect? → static file? → body → lease → worker → response.
+    /// connection → head → forwarded → site → redirect? → caller → static file? → body → lease → worker → response.
     async fn line(&mut self) -> Result<After, Reason> {
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
@@ -62,10 +62,11 @@ impl Connection {
         if let Some(after) = self.redirect(&sender).await? {
             return Ok(after);
         }
-        if let Some(after) = self.serve_static().await? {
+        let caller = self.caller().await?;
+        if let Some(after) = self.serve_static(&caller).await? {
             return Ok(after);
         }
-        let app = Arc::clone(self.site.app.as_ref().ok_or(Reason::NoRoute)?);
+        let app = self.site.app(&caller)?;
         self.check_handshake(&app)?;
         let mut reader =
             BodyReader::new(self.head.framing(), self.site.body_limit, self.row.started)?;
@@ -307,10 +308,15 @@ impl Connection {
         head.raw_target = self.head.target();
         (head.root, head.path) = self.below_root(sender);
         head.query = self.head.query();
+        head.user = self.row.user.as_deref().unwrap_or("").as_bytes();
         let mut encoder = RequestEncoder::new(&mut frame, stream, &head);
         // Not what the pool says: a reload may be on its way from one interface to the other.
         let streams = stream != 0;
         sender.fields(&self.head, https, !streams, &mut encoder);
+        if let (Some(user), true) = (&self.row.user, streams) {
+            // As above: a client's own is not passed on.
+            encoder.field(b"x-ostler-user", user.as_bytes());
+        }
         if let Some(length) = content_length
             && streams
         {

@@ -3,9 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::auth::Caller;
 use crate::pool::Pool;
 
 use super::files::{FileCache, Statics};
+use super::policy::Policy;
+use super::reason::Reason;
 use super::redirect::Entrance;
 use super::{Thread, lock, websocket};
 
@@ -24,11 +27,18 @@ pub struct Site {
     pub entrance: Entrance,
     /// Lines with their CRLF that stand in every response to a request over TLS.
     pub secure_lines: Option<Arc<[u8]>>,
-    /// Who answers what no file answers; `None` is 404.
+    /// What holds before a request is answered.
+    pub policy: Arc<Policy>,
+    /// Who answers what no file answers; `None` is 404. Asked for with [`Site::app`].
     pub app: Option<Arc<App>>,
 }
 
 impl Site {
+    /// The app, for a caller who was asked.
+    pub(super) fn app(&self, _asked: &Caller) -> Result<Arc<App>, Reason> {
+        self.app.clone().ok_or(Reason::NoRoute)
+    }
+
     /// The static files that an edge thread has in memory.
     pub(super) fn files(&self, thread: &Thread) -> MutexGuard<'_, FileCache> {
         lock(&self.files[thread.index])

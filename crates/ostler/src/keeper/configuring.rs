@@ -20,6 +20,7 @@ impl Keeper {
                 id: ProjectId::RUN,
                 name: String::new(),
                 routes: Vec::new(),
+                rules: Vec::new(),
                 entrance: Entrance::default(),
                 settings: self.machine.settings.clone(),
                 patient: self.ever_ready,
@@ -27,6 +28,7 @@ impl Keeper {
             Plan::Serve(plan) => projects(plan),
         };
         Configuration {
+            again: self.ever_ready,
             machine: self.machine.clone(),
             projects,
         }
@@ -118,6 +120,7 @@ impl Keeper {
         }
         number(&mut self.last_project, &mut next);
         let configuration = Configuration {
+            again: false,
             machine: next.machine.clone(),
             projects: projects(&next),
         };
@@ -157,6 +160,7 @@ fn projects(plan: &ServePlan) -> Vec<Project> {
         id: project.id,
         name: project.name.clone(),
         routes: project.routes.clone(),
+        rules: project.rules.clone(),
         entrance: project.entrance.clone(),
         settings: project.settings.clone(),
         patient: true,

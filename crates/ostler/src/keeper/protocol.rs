@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
+use crate::config::serve::Rules;
 use crate::routes::Host;
 use crate::sys::{Exit, Pidfd, fds, process};
 
@@ -96,6 +97,8 @@ pub struct Handover {
 /// Everything that a server is to serve.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Configuration {
+    /// A server served before: what has become wrong since then keeps none from starting.
+    pub again: bool,
     pub machine: Machine,
     pub projects: Vec<Project>,
 }
@@ -139,6 +142,8 @@ pub struct Project {
     pub name: String,
     /// Where it is found; empty: everywhere.
     pub routes: Vec<Route>,
+    /// What holds on its routes beside the app, each different one once.
+    pub rules: Vec<Rules>,
     pub entrance: Entrance,
     /// As far as they are known before its zygote has evaluated its config file.
     pub settings: Settings,
@@ -166,6 +171,8 @@ pub struct Route {
     pub prefix: String,
     /// Its app is told the prefix and sees the path below it.
     pub strip: bool,
+    /// Which of the project's rules hold here.
+    pub rules: usize,
 }
 
 impl Route {
@@ -175,6 +182,7 @@ impl Route {
             host: Host::Any,
             prefix: "/".to_owned(),
             strip: false,
+            rules: 0,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! vanished ends.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use anyhow::Context;
 
@@ -41,8 +42,9 @@ impl Server {
         let [file] = fds
             .try_into()
             .map_err(|_| anyhow::anyhow!("a configuration came without its file"))?;
-        let Configuration { machine, projects } =
-            protocol::configuration_from(file).context("the configuration cannot be read")?;
+        let Configuration {
+            machine, projects, ..
+        } = protocol::configuration_from(file).context("the configuration cannot be read")?;
         anyhow::ensure!(!self.stopping, "the server is stopping");
         let machine = Machine::new(machine)?;
         let count = self.threads.len();
@@ -79,6 +81,7 @@ impl Server {
                 Hooks::new(None),
                 threads.collect(),
                 self.requests.clone(),
+                (Arc::clone(&self.policies), false),
             );
             match started {
                 Ok(project) => new.push(project),

@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings, Tls};
 use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
-use crate::edge::{self, App, Edge, Peers, Site, Thread, Times};
+use crate::edge::{self, App, Edge, Peers, Policy, Site, Thread, Times};
 use crate::keeper;
 use crate::keeper::protocol::{self, Entrance, Route};
 use crate::logs::{self, AccessLog};
@@ -272,6 +272,7 @@ pub(super) fn site(
     route: &Route,
     entrance: &Entrance,
     app: &Arc<App>,
+    policy: Arc<Policy>,
     threads: usize,
 ) -> anyhow::Result<Site> {
     let stripped = match route.strip {
@@ -292,6 +293,7 @@ pub(super) fn site(
             let line = format!("Strict-Transport-Security: max-age={age}\r\n");
             line.into_bytes().into()
         }),
+        policy,
         app: Some(Arc::clone(app)),
     })
 }
@@ -306,6 +308,7 @@ pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
         root: String::new(),
         entrance: edge::Entrance::default(),
         secure_lines: None,
+        policy: Arc::default(),
         app: None,
     })
 }

@@ -7,12 +7,14 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
-use crate::edge::Site;
+use crate::config::serve::Rules;
+use crate::edge::{Policy, Site};
 use crate::keeper::protocol::{self, Entrance, ProjectId, Route};
 use crate::pool::{Asks, Pool, Session};
 use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
 
 use super::parts::{self, Machine};
+use super::policies::Policies;
 
 /// A running app.
 pub(super) struct Project {
@@ -22,6 +24,7 @@ pub(super) struct Project {
     /// As the configuration has them.
     said: Settings,
     found: Found,
+    policies: Arc<Policies>,
     pub(super) pool: Arc<Pool>,
     pub(super) handle: SupervisorHandle,
     served: Served,
@@ -45,6 +48,7 @@ struct Served {
 #[derive(Clone, PartialEq, Eq)]
 struct Found {
     routes: Vec<Route>,
+    rules: Vec<Rules>,
     entrance: Entrance,
 }
 
@@ -70,29 +74,36 @@ struct Next {
 
 impl Project {
     /// Starts a supervisor and a pool. What the supervisor asks for goes to `requests`, with the
-    /// project's name.
+    /// project's name. `policies`, and whether it was served before.
     pub(super) fn start(
         project: protocol::Project,
         hooks: Hooks,
         threads: Vec<Handle>,
         requests: mpsc::UnboundedSender<(ProjectId, Request)>,
+        (policies, again): (Arc<Policies>, bool),
     ) -> anyhow::Result<Self> {
         let protocol::Project {
             id,
             name,
             routes,
+            rules,
             entrance,
             settings,
             patient,
         } = project;
-        let found = Found { routes, entrance };
+        let found = Found {
+            routes,
+            rules,
+            entrance,
+        };
         let count = threads.len();
         let plan = parts::plan(&settings, count);
         let (asks, mut asked) = mpsc::unbounded_channel();
         let (supervisor, handle, slots) =
             Supervisor::new(spoken_of(&name), plan, hooks, asks, patient);
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
-        let sites = sites(&settings, &found, &pool, count)?;
+        let policies_of = found.policies(&policies, &spoken_of(&name), again)?;
+        let sites = sites(&settings, &found, policies_of, &pool, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());
         tokio::spawn(async move {
@@ -106,6 +117,7 @@ impl Project {
             name,
             said: settings.clone(),
             found,
+            policies,
             pool,
             handle,
             served: Served { settings, sites },
@@ -132,6 +144,7 @@ impl Project {
     ) -> anyhow::Result<Option<Change>> {
         let found = Found {
             routes: next.routes.clone(),
+            rules: next.rules.clone(),
             entrance: next.entrance.clone(),
         };
         if next.settings == self.said && found == self.found {
@@ -146,9 +159,11 @@ impl Project {
             if other_files && !restarts {
                 settings.listening.static_files.clone_from(files);
             }
-            let sites = sites(&settings, &found, &self.pool, threads).with_context(|| {
-                format!("{}its new settings cannot be served", self.spoken_of())
-            })?;
+            let policies = found.policies(&self.policies, &self.spoken_of(), false)?;
+            let sites =
+                sites(&settings, &found, policies, &self.pool, threads).with_context(|| {
+                    format!("{}its new settings cannot be served", self.spoken_of())
+                })?;
             Ok(Served { settings, sites })
         };
         let begun = self
@@ -216,7 +231,10 @@ impl Project {
     ) -> anyhow::Result<()> {
         // At most one generation is on its way, and it is this one.
         self.next = None;
-        let sites = sites(&settings, &self.found, &self.pool, threads)
+        let policies = self
+            .found
+            .policies(&self.policies, &self.spoken_of(), true)?;
+        let sites = sites(&settings, &self.found, policies, &self.pool, threads)
             .context("the new settings cannot be served")?;
         let plan = parts::plan(&settings, threads);
         self.next = Some(Next {
@@ -238,6 +256,20 @@ impl Project {
         self.served = next.served;
         self.python = next.python;
         Some(next.machine)
+    }
+}
+
+impl Found {
+    /// One for each of the rules.
+    fn policies(
+        &self,
+        policies: &Policies,
+        about: &str,
+        again: bool,
+    ) -> anyhow::Result<Vec<Arc<Policy>>> {
+        let made = self.rules.iter();
+        let made = made.map(|rules| policies.policy(rules, about, again).map(Arc::new));
+        made.collect()
     }
 }
 
@@ -265,6 +297,7 @@ fn needs_restart(before: &Settings, after: &Settings) -> bool {
 fn sites(
     settings: &Settings,
     found: &Found,
+    policies: Vec<Arc<Policy>>,
     pool: &Arc<Pool>,
     threads: usize,
 ) -> anyhow::Result<Vec<(Route, Arc<Site>)>> {
@@ -280,7 +313,8 @@ fn sites(
     for route in routes {
         // Hosts with the same path share a site, and the files that it has in memory.
         let same = |known: &&(Route, Arc<Site>)| {
-            known.0.prefix == route.prefix && known.0.strip == route.strip
+            let (one, other) = (&known.0, route);
+            one.prefix == other.prefix && one.strip == other.strip && one.rules == other.rules
         };
         let site = match sites.iter().find(same) {
             Some((_, site)) => Arc::clone(site),
@@ -289,6 +323,7 @@ fn sites(
                 route,
                 &found.entrance,
                 &app,
+                policies.get(route.rules).cloned().unwrap_or_default(),
                 threads,
             )?),
         };

@@ -8,7 +8,7 @@ use super::problem::Problem;
 use super::schema::Section;
 use super::shape::{Draft, DraftProject};
 use super::source::{At, Sources, clean};
-use super::{Project, Route, Serve};
+use super::{Project, Route, Rules, Serve};
 use crate::config::assemble;
 use crate::config::error::{Complaint, Warning};
 use crate::config::settings::{CONFIG_FILE, Settings, StaticFiles};
@@ -138,6 +138,7 @@ impl Finisher<'_> {
                 prefix: route.prefix,
                 strip: route.strip,
                 hosts: route.hosts.into_iter().map(|(host, _)| host).collect(),
+                rules: Rules::of(&route.rules.over(&draft.rules), &source),
             })
             .collect();
         if routes.is_empty() {
@@ -145,6 +146,7 @@ impl Finisher<'_> {
                 prefix: "/".to_owned(),
                 strip: true,
                 hosts: Vec::new(),
+                rules: Rules::of(&draft.rules, &source),
             });
         }
         Some(Project {

@@ -21,6 +21,7 @@ mod owners;
 mod print;
 mod problem;
 mod read;
+mod rules;
 pub mod schema;
 mod shape;
 mod source;
@@ -32,6 +33,7 @@ pub use host::Host;
 pub use owners::FILE;
 pub use problem::Problems;
 pub use read::Variables;
+pub use rules::{KeyHash, KeySource, Rules};
 
 /// Everything that `ostler serve` serves, checked and complete. Every path is absolute. Two of them are equal when
 /// they mean the same, however they are written.
@@ -82,6 +84,8 @@ pub struct Route {
     pub strip: bool,
     /// Only for these of the project's hosts; for all of them when empty.
     pub hosts: Vec<Host>,
+    /// What holds here beside the app.
+    pub rules: Rules,
 }
 
 /// What a good file gives.

@@ -36,10 +36,12 @@ pub fn print(tree: &Table, sources: &Sources) -> String {
         };
         let heading = format!("projects.{}", quoted_key(name));
         printer.section(&format!("[{heading}]"), Section::Project, project);
+        printer.rules(&heading, project);
         if let Some(entry) = project.get("routes") {
             for route in entry.node.items() {
                 let route = route.table().unwrap_or(&none);
                 printer.section(&format!("[[{heading}.routes]]"), Section::Route, route);
+                printer.rules(&format!("{heading}.routes"), route);
             }
         }
         printer
@@ -97,6 +99,15 @@ impl Printer<'_> {
         self.lines(lines);
     }
 
+    /// The sections of rules that are there, of a project or a route.
+    fn rules(&mut self, heading: &str, table: &Table) {
+        for (name, section) in Section::RULES {
+            if let Some(own) = table.table(name) {
+                self.section(&format!("[{heading}.{name}]"), section, own);
+            }
+        }
+    }
+
     fn lines(&mut self, lines: Vec<(String, String)>) {
         let widths = lines.iter().map(|(said, _)| said.chars().count());
         let width = widths.filter(|width| *width <= WIDEST).max().unwrap_or(0);
@@ -122,10 +133,16 @@ impl Printer<'_> {
                 });
                 inline(pairs)
             }
-            // Those of `web` start at the project's source.
-            (Form::Plain(Kind::Path | Kind::Binds), _) if section != Section::Web => toml(
-                &absolute(key, entry.node.json(), self.sources.of(entry.node.at)),
-            ),
+            // Others start at the project's source.
+            (Form::Plain(Kind::Path | Kind::Binds), _)
+                if matches!(section, Section::Server | Section::Project) =>
+            {
+                toml(&absolute(
+                    key,
+                    entry.node.json(),
+                    self.sources.of(entry.node.at),
+                ))
+            }
             _ => shown(&entry.node),
         }
     }

@@ -3,8 +3,8 @@
 //! [`TABLE`](crate::config::table::TABLE), which says where they belong. No logic but the search for a name.
 
 use crate::config::flags;
-use crate::config::table::Kind::{self, Binds, Path, Seconds, Switch};
-use crate::config::table::Preset::{self, Unset, Word, Words, Yes};
+use crate::config::table::Kind::{self, Binds, Path, Seconds, Switch, Text};
+use crate::config::table::Preset::{self, No, Unset, Word, Words, Yes};
 use crate::config::table::{Place, Setting};
 
 /// One key.
@@ -27,6 +27,7 @@ pub enum Section {
     Server,
     Project,
     Route,
+    Access,
     Web,
 }
 
@@ -64,6 +65,9 @@ pub enum Owner {
 }
 
 impl Section {
+    /// Those that say what holds beside an app, by the key they stand behind.
+    pub const RULES: [(&'static str, Section); 1] = [("access", Section::Access)];
+
     /// As it stands in the file.
     pub fn heading(self) -> &'static str {
         match self {
@@ -71,6 +75,7 @@ impl Section {
             Section::Server => "[server]",
             Section::Project => "[projects.NAME]",
             Section::Route => "[[projects.NAME.routes]]",
+            Section::Access => "[projects.NAME.access]",
             Section::Web => "[projects.NAME.web]",
         }
     }
@@ -82,6 +87,7 @@ impl Section {
             Section::Server => SERVER,
             Section::Project => PROJECT,
             Section::Route => ROUTE,
+            Section::Access => ACCESS,
             Section::Web => &[],
         };
         let shared = flags::rows().filter_map(move |row| shared(self, row));
@@ -95,6 +101,7 @@ impl Section {
     /// Who may set a key of this section.
     pub fn owner(self, key: &Key) -> Owner {
         match (self, key.form) {
+            (Section::Project, _) if key.name == "access" => Owner::Operator,
             (Section::Web, _) | (Section::Project, Form::Table | Form::Folders) => {
                 Owner::Repository
             }
@@ -168,6 +175,7 @@ const PROJECT: &[Key] = &[
     key("routes", Form::Sections, Unset, "Where below these hosts it lies [default: all of it]"),
     key("web", Form::Table, Unset, "The app and its workers"),
     key("static", Form::Folders, Unset, "Folders whose files are served, by the prefix of their paths; relative to the source"),
+    key("access", Form::Table, Unset, "Who is let in"),
 ];
 
 #[rustfmt::skip]
@@ -175,7 +183,21 @@ const ROUTE: &[Key] = &[
     key("prefix", Form::Prefix, Word("/"), "Requests for this path and those below it"),
     key("strip", Form::Plain(Switch), Yes, "Take the prefix off the path and give it as SCRIPT_NAME (WSGI), root_path (ASGI)"),
     key("hosts", Form::Hosts, Unset, "Only at these of the project's hosts [default: all of them]"),
+    key("access", Form::Table, Unset, "Who is let in here; a key that is not set is the project's"),
 ];
+
+const HASH: Kind = Kind::Choice(&["sha256", "sha512", "argon2id"], None, None);
+
+#[rustfmt::skip]
+const ACCESS: &[Key] = &[
+    key("keys", Form::Plain(Switch), No, "Requests need an API key: Authorization: KEY, Authorization: Bearer KEY or X-API-Key: KEY; others get 403"),
+    key("key_file", Form::Plain(Path), Word(KEY_FILE), "File with a line `username,apikey` for each key, relative to the source; a change counts within 2 s"),
+    key("key_variable", Form::Plain(Text), Word("API_KEYS"), "Variable with more keys, `key1,key2`, in the environment that ostler starts in; `ada-KEY` is ada's"),
+    key("key_hash", Form::Plain(HASH), Word("sha256"), "What is kept of keys in memory; argon2id takes 500 keys at most"),
+];
+
+/// The file with API keys when none is named.
+pub const KEY_FILE: &str = "auth-keys.csv";
 
 /// Settings whose values are paths, beside those of the kind [`Kind::Path`].
 pub const PATHS: [&str; 4] = ["config", "pythonpath", "sendfile_root", "internal_files"];
@@ -193,6 +215,7 @@ pub fn meant(section: Section, name: &str) -> Option<(Section, Key)> {
         Section::Server,
         Section::Project,
         Section::Route,
+        Section::Access,
         Section::Web,
     ];
     let others = others.into_iter().filter(|other| *other != section);

@@ -1,6 +1,7 @@
 //! One tree → a [`Draft`]: every key known, every value checked by itself and beside the others. Looks at no file.
 
 mod routes;
+mod rules;
 mod values;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::config::callable;
 use crate::config::table::Kind;
 use crate::config::written::Layer;
 
+pub use rules::DraftRules;
 pub use values::absolute;
 
 /// What the files say, each value in checked form.
@@ -56,6 +58,8 @@ pub struct DraftProject {
     pub paths: Vec<(&'static str, String, At)>,
     /// Prefix, folder as it is written, where the folder is.
     pub statics: Vec<(String, String, At)>,
+    /// For all its routes.
+    pub rules: DraftRules,
 }
 
 /// One route.
@@ -65,6 +69,8 @@ pub struct DraftRoute {
     pub at: At,
     pub strip: bool,
     pub hosts: Vec<(Host, At)>,
+    /// What differs here from those of the project.
+    pub rules: DraftRules,
 }
 
 /// Checks `tree`. What is wrong is put into `problems`.
@@ -220,12 +226,14 @@ impl Shaper<'_> {
             app_named: false,
             paths: Vec::new(),
             statics: Vec::new(),
+            rules: DraftRules::default(),
         };
         for (key, entry) in self.known(Section::Project, table) {
             match key.form {
                 Form::Hosts => project.hosts = self.hosts(&key, &entry.node),
                 Form::Sections => project.routes = self.routes(&key, &entry.node),
                 Form::Folders => project.statics = self.statics(&key, entry),
+                Form::Table if key.name != "web" => self.rule(&key, entry, &mut project.rules),
                 Form::Table => {
                     if let Some(table) = self.section(&key, entry) {
                         self.web(table, &mut project);

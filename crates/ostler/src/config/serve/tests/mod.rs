@@ -108,6 +108,7 @@ fn a_small_file_is_complete() {
             prefix: "/".to_owned(),
             strip: true,
             hosts: Vec::new(),
+            rules: Rules::default(),
         }],
         web: json!({"wsgi_app": "app:app"})
             .as_object()
@@ -240,7 +241,8 @@ web.config = "python:any.conf"
         Route {
             prefix: "/api/v1".to_owned(),
             strip: false,
-            hosts: vec![Host::Name("shop.example.com".to_owned())]
+            hosts: vec![Host::Name("shop.example.com".to_owned())],
+            rules: Rules::default(),
         }
     );
     let web = json!({
