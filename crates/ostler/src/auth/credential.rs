@@ -1,5 +1,7 @@
 //! What a request shows to prove who sends it. Believes nothing.
 
+use crate::logs::base64;
+
 /// Longest credential that is looked at, in bytes.
 const LONGEST: usize = 8 * 1024;
 
@@ -27,6 +29,11 @@ impl<'h> Shown<'h> {
     /// The token of `Authorization: Bearer TOKEN` (RFC 6750 section 2.1).
     pub fn bearer(self) -> Option<&'h [u8]> {
         self.with_scheme(b"bearer")
+    }
+
+    /// `user:password` of `Authorization: Basic` (RFC 7617 section 2).
+    pub fn basic(self) -> Option<Vec<u8>> {
+        base64(self.with_scheme(b"basic")?)
     }
 
     /// What stands behind a scheme, whose name has no case (RFC 9110 section 11.1).

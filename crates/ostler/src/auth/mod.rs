@@ -1,6 +1,6 @@
 //! Who is asking. Each check gives a value that proves it happened: what lies behind asks for a [`Caller`].
 //!
-//! In call order: [`credential`] finds what a request shows, [`keys`] knows whose it is; [`keyfile`] reads the
+//! In call order: [`credential`] finds what a request shows, [`keys`] and [`users`] know whose it is; [`keyfile`] reads the
 //! texts that keys come from, [`watch`] follows their files. Nothing here knows connections or answers.
 
 mod credential;
@@ -8,6 +8,7 @@ mod hash;
 pub mod keyfile;
 mod keys;
 mod slow;
+mod users;
 mod watch;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub use credential::Shown;
 pub use keys::Keys;
 pub use slow::{Busy, SlowLine};
+pub use users::Users;
 pub use watch::open;
 
 /// Who sends a request, as far as that was asked.

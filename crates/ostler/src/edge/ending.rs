@@ -20,6 +20,7 @@ impl Connection {
             keep_alive: self.keeps_alive(),
             date: self.thread.date(),
             lines: self.secure_lines(),
+            drops: self.site.policy.fields.drops.clone(),
             body_len,
         }
     }

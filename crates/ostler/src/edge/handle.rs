@@ -53,16 +53,20 @@ impl Connection {
         }
     }
 
-    /// connection → head → forwarded → site → redirect? → caller → static file? → body → lease → worker → response.
+    /// connection → head → site → forwarded → redirect? → limits → preflight? → caller → static file? → body → lease → worker → response.
     async fn line(&mut self) -> Result<After, Reason> {
+        self.find_site();
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
         self.row.remote = (self.access.is_some()).then(|| sender.address().to_vec());
-        self.find_site();
         if let Some(after) = self.redirect(&sender).await? {
             return Ok(after);
         }
-        let caller = self.caller().await?;
+        self.admit(&sender)?;
+        if let Some(after) = self.preflight().await? {
+            return Ok(after);
+        }
+        let caller = self.caller(&sender).await?;
         if let Some(after) = self.serve_static(&caller).await? {
             return Ok(after);
         }
@@ -312,7 +316,15 @@ impl Connection {
         let mut encoder = RequestEncoder::new(&mut frame, stream, &head);
         // Not what the pool says: a reload may be on its way from one interface to the other.
         let streams = stream != 0;
-        sender.fields(&self.head, https, !streams, &mut encoder);
+        let fields = &self.site.policy.fields;
+        sender.fields(
+            &self.head,
+            https,
+            !streams,
+            &fields.request_drops,
+            &mut encoder,
+        );
+        fields.tell_app(&mut encoder);
         if let (Some(user), true) = (&self.row.user, streams) {
             // As above: a client's own is not passed on.
             encoder.field(b"x-ostler-user", user.as_bytes());

@@ -18,6 +18,8 @@ pub struct Row {
     pub remote: Option<Vec<u8>>,
     /// Who sent it, where somebody has to prove that.
     pub user: Option<Arc<str>>,
+    /// Lines with their CRLF that its response has because of what it is.
+    pub lines: Vec<u8>,
     /// Status sent; 0 while none was.
     pub status: u16,
     /// Body bytes sent.
@@ -44,6 +46,7 @@ impl Default for Row {
             started: now,
             remote: None,
             user: None,
+            lines: Vec::new(),
             status: 0,
             sent: 0,
             queue_us: 0,

@@ -23,9 +23,13 @@ pub struct Site {
     pub body_limit: u64,
     /// `SCRIPT_NAME` / `root_path` that every request carries: what is taken off its path.
     pub root: String,
+    /// What is taken off the path here.
+    pub mount: String,
     /// Where its requests should come to.
     pub entrance: Entrance,
-    /// Lines with their CRLF that stand in every response to a request over TLS.
+    /// Lines with their CRLF that stand in every response to a request without TLS.
+    pub plain_lines: Option<Arc<[u8]>>,
+    /// The same over TLS.
     pub secure_lines: Option<Arc<[u8]>>,
     /// What holds before a request is answered.
     pub policy: Arc<Policy>,

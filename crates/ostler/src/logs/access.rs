@@ -293,7 +293,7 @@ fn lay_out(out: &mut Vec<u8>, value: &[u8], layout: Layout) {
 }
 
 /// Decodes base64 with or without padding; `None` for anything else.
-fn base64(encoded: &[u8]) -> Option<Vec<u8>> {
+pub fn base64(encoded: &[u8]) -> Option<Vec<u8>> {
     let end = encoded
         .iter()
         .position(|&b| b == b'=')

@@ -279,23 +279,36 @@ pub(super) fn site(
         true => route.prefix.trim_end_matches('/'),
         false => "",
     };
+    let hsts = entrance
+        .hsts
+        .map(|age| format!("Strict-Transport-Security: max-age={age}\r\n"));
+    let body_limit = settings.http.limit_request_body.unwrap_or(0);
     Ok(Site {
         statics: edge::files::Statics::open(file_routes(settings, stripped))?,
         files: file_caches(threads),
         sendfile: settings.http.sendfile,
-        body_limit: settings.http.limit_request_body.unwrap_or(0),
+        body_limit: match policy.body {
+            Some(body) if body_limit == 0 => body,
+            Some(body) => body.min(body_limit),
+            None => body_limit,
+        },
         root: format!("{stripped}{}", settings.app.root_path),
+        mount: stripped.to_owned(),
         entrance: edge::Entrance {
             https: entrance.https,
             host: entrance.host.clone(),
         },
-        secure_lines: entrance.hsts.map(|age| {
-            let line = format!("Strict-Transport-Security: max-age={age}\r\n");
-            line.into_bytes().into()
-        }),
+        plain_lines: lines(&policy, None),
+        secure_lines: lines(&policy, hsts.as_deref()),
         policy,
         app: Some(Arc::clone(app)),
     })
+}
+
+/// What stands in every response of a site.
+fn lines(policy: &Policy, more: Option<&str>) -> Option<Arc<[u8]>> {
+    let lines = [&policy.fields.lines, more.unwrap_or_default().as_bytes()].concat();
+    (!lines.is_empty()).then(|| lines.into())
 }
 
 /// For requests that belong to no project.
@@ -306,7 +319,9 @@ pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
         sendfile: false,
         body_limit: 0,
         root: String::new(),
+        mount: String::new(),
         entrance: edge::Entrance::default(),
+        plain_lines: None,
         secure_lines: None,
         policy: Arc::default(),
         app: None,

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context as _;
 
-use crate::auth::{self, Keys, SlowLine};
+use crate::auth::{self, Keys, SlowLine, Users};
 use crate::config::serve::{KeySource, Rules};
-use crate::edge::Policy;
+use crate::edge::{Doors, Policy, Rates};
 
 /// What the policies of all sites share.
 #[derive(Default)]
 pub(super) struct Policies {
     line: Arc<SlowLine>,
+    rates: Arc<Rates>,
     /// Keys that are in use. Guards the map alone: it is only touched when sites are made.
     keys: Mutex<HashMap<KeySource, Weak<Keys>>>,
 }
@@ -23,11 +24,32 @@ impl Policies {
     ///
     /// # Errors
     /// What the rules name cannot be used.
-    pub(super) fn policy(&self, rules: &Rules, about: &str, again: bool) -> anyhow::Result<Policy> {
-        let keys = rules.access.keys.as_ref();
-        let keys = keys.map(|source| self.keys(source, about, again));
-        Ok(Policy {
+    pub(super) fn policy(
+        &self,
+        rules: &Rules,
+        number: usize,
+        about: &str,
+        again: bool,
+    ) -> anyhow::Result<Policy> {
+        let access = &rules.access;
+        let project = about.trim_end_matches(": ");
+        let keys = access
+            .keys
+            .as_ref()
+            .map(|source| self.keys(source, about, again));
+        let users = match access.users.is_empty() {
+            true => None,
+            false => Some(Users::new(&access.users, &access.realm, &self.line)),
+        };
+        let users = users.transpose().map_err(|(name, what)| {
+            anyhow::anyhow!("{about}the password hash of `{name}` in access.users: {what}")
+        })?;
+        let doors = Doors {
             keys: keys.transpose()?,
+            users: users.map(Arc::new),
+        };
+        Policy::new(rules, doors, &self.rates, project, number).map_err(|(path, error)| {
+            anyhow::anyhow!("{about}the page {} cannot be read: {error}", path.display())
         })
     }
 

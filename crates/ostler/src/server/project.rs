@@ -267,8 +267,10 @@ impl Found {
         about: &str,
         again: bool,
     ) -> anyhow::Result<Vec<Arc<Policy>>> {
-        let made = self.rules.iter();
-        let made = made.map(|rules| policies.policy(rules, about, again).map(Arc::new));
+        let made = self.rules.iter().enumerate().map(|(number, rules)| {
+            let policy = policies.policy(rules, number, about, again)?;
+            Ok(Arc::new(policy))
+        });
         made.collect()
     }
 }

@@ -131,6 +131,10 @@ impl Finisher<'_> {
                 directory,
             });
         }
+        let named = draft.routes.iter().flat_map(|route| &route.rules.files);
+        for (name, path, at) in draft.rules.files.iter().chain(named) {
+            self.there(name, *at, &clean(&source.join(path)), Path::is_file, "file");
+        }
         let mut routes: Vec<Route> = draft
             .routes
             .into_iter()

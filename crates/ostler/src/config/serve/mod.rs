@@ -33,7 +33,7 @@ pub use host::Host;
 pub use owners::FILE;
 pub use problem::Problems;
 pub use read::Variables;
-pub use rules::{KeyHash, KeySource, Rules};
+pub use rules::{By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules};
 
 /// Everything that `ostler serve` serves, checked and complete. Every path is absolute. Two of them are equal when
 /// they mean the same, however they are written.

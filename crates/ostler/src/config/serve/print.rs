@@ -106,6 +106,14 @@ impl Printer<'_> {
                 self.section(&format!("[{heading}.{name}]"), section, own);
             }
         }
+        let redirects = table.get("redirects").map(|entry| entry.node.items());
+        for redirect in redirects.into_iter().flatten().filter_map(Node::table) {
+            self.section(
+                &format!("[[{heading}.redirects]]"),
+                Section::Redirect,
+                redirect,
+            );
+        }
     }
 
     fn lines(&mut self, lines: Vec<(String, String)>) {
@@ -123,10 +131,10 @@ impl Printer<'_> {
 
     fn value(&self, section: Section, key: &Key, entry: &Entry) -> String {
         match (key.form, entry.node.table()) {
-            (Form::Variables, Some(table)) => {
+            (Form::Variables | Form::Users, Some(table)) => {
                 let pairs = table.0.iter().map(|(name, entry)| {
                     let shown = match &entry.node.value {
-                        Value::Text { written, text } if written != text => written,
+                        Value::Text { written, .. } if written.contains("${") => written,
                         _ => "…",
                     };
                     format!("{} = {}", quoted_key(name), quoted(shown))

@@ -231,9 +231,9 @@ impl Shaper<'_> {
         for (key, entry) in self.known(Section::Project, table) {
             match key.form {
                 Form::Hosts => project.hosts = self.hosts(&key, &entry.node),
+                _ if Section::is_rule(&key) => self.rule(&key, entry, &mut project.rules),
                 Form::Sections => project.routes = self.routes(&key, &entry.node),
                 Form::Folders => project.statics = self.statics(&key, entry),
-                Form::Table if key.name != "web" => self.rule(&key, entry, &mut project.rules),
                 Form::Table => {
                     if let Some(table) = self.section(&key, entry) {
                         self.web(table, &mut project);
@@ -266,6 +266,13 @@ impl Shaper<'_> {
             self.problems.push(Problem::new(at, what, example(key)));
         }
         self.hosts_of_routes(&project);
+        match project.routes.is_empty() {
+            true => self.counted_keys(&project.rules),
+            false => project
+                .routes
+                .iter()
+                .for_each(|route| self.counted_keys(&route.rules.over(&project.rules))),
+        }
         project
     }
 

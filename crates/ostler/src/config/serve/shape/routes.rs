@@ -82,7 +82,7 @@ impl Shaper<'_> {
                 route.hosts = self.hosts(&key, &entry.node);
                 continue;
             }
-            if key.form == Form::Table {
+            if Section::is_rule(&key) {
                 self.rule(&key, entry, &mut route.rules);
                 continue;
             }
