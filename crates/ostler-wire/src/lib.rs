@@ -28,4 +28,4 @@ pub use websocket::{CloseFrame, Opcode};
 
 /// The version both ends state in their first control message. A mismatch ends the worker before
 /// it sees a request: server and worker come from one binary, so it means an upgrade went wrong.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

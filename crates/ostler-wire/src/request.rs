@@ -47,6 +47,8 @@ pub struct RequestHead<'a> {
     /// The path below `root` (`PATH_INFO`).
     pub path: &'a [u8],
     pub query: &'a [u8],
+    /// Who the server found the client to be (`REMOTE_USER`); empty when nobody was asked.
+    pub user: &'a [u8],
     /// How many fields [`RequestHead::fields`] yields.
     pub field_count: u16,
     fields: &'a [u8],
@@ -66,6 +68,8 @@ pub struct Field<'a> {
 
 const HTTPS: u8 = 1;
 const WEBSOCKET: u8 = 2;
+/// A user follows the query.
+const USER: u8 = 4;
 const LENGTH_UNKNOWN: u64 = u64::MAX;
 
 impl<'a> RequestHead<'a> {
@@ -93,6 +97,13 @@ impl<'a> RequestHead<'a> {
         let root = rest.short()?;
         let path = rest.short()?;
         let query = rest.short()?;
+        let user = match flags & USER {
+            0 => &[][..],
+            _ => rest.short()?,
+        };
+        if flags & USER != 0 && user.is_empty() {
+            return Err(WireError::Invalid("user"));
+        }
         let field_count = rest.u16()?;
         let fields = rest.0;
         for _ in 0..field_count {
@@ -115,6 +126,7 @@ impl<'a> RequestHead<'a> {
             root,
             path,
             query,
+            user,
             field_count,
             fields,
             inline: rest.0,
@@ -158,7 +170,9 @@ impl<'b> RequestEncoder<'b> {
     pub fn new(out: &'b mut Vec<u8>, stream: u32, head: &RequestHead<'_>) -> Self {
         let flags = if head.body == BodyKind::File { FD } else { 0 };
         let start = begin(out, Kind::ReqHead, flags, stream);
-        let bits = u8::from(head.https) * HTTPS + u8::from(head.websocket) * WEBSOCKET;
+        let bits = u8::from(head.https) * HTTPS
+            + u8::from(head.websocket) * WEBSOCKET
+            + u8::from(!head.user.is_empty()) * USER;
         out.extend_from_slice(&[head.version, head.body as u8, bits]);
         out.extend_from_slice(&head.content_length.unwrap_or(LENGTH_UNKNOWN).to_le_bytes());
         out.extend_from_slice(&head.id.to_le_bytes());
@@ -169,6 +183,9 @@ impl<'b> RequestEncoder<'b> {
         }
         for text in [head.root, head.path, head.query] {
             put_short(out, text);
+        }
+        if !head.user.is_empty() {
+            put_short(out, head.user);
         }
         let count_at = out.len();
         out.extend_from_slice(&[0, 0]);
@@ -221,6 +238,7 @@ impl RequestHead<'_> {
         root: b"",
         path: b"/",
         query: b"",
+        user: b"",
         field_count: 0,
         fields: b"",
         inline: b"",
@@ -240,9 +258,10 @@ mod tests {
             fields in proptest::collection::vec(("[a-z-]{1,20}", "[ -~]{0,60}"), 0..20),
             body in proptest::collection::vec(any::<u8>(), 0..2000),
             length in proptest::option::of(0u64..u64::MAX),
+            user in "[a-z]{0,5}",
         ) {
             let mut out = b"before".to_vec();
-            let sent = RequestHead { path: &path, content_length: length, https: true, body: BodyKind::Inline, ..RequestHead::EMPTY };
+            let sent = RequestHead { path: &path, content_length: length, https: true, user: user.as_bytes(), body: BodyKind::Inline, ..RequestHead::EMPTY };
             let mut encoder = RequestEncoder::new(&mut out, 7, &sent);
             for (name, value) in &fields {
                 encoder.field(name.as_bytes(), value.as_bytes());
@@ -253,6 +272,7 @@ mod tests {
             let got = RequestHead::decode(payload).expect("a good head");
             prop_assert_eq!(got.path, &path[..]);
             prop_assert_eq!(got.inline, &body[..]);
+            prop_assert_eq!(got.user, user.as_bytes());
             prop_assert_eq!(got.content_length, length);
             prop_assert!(got.https && !got.websocket);
             let got: Vec<_> = got.fields().map(|field| (field.name.to_vec(), field.value.to_vec())).collect();

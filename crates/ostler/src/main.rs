@@ -1,6 +1,7 @@
 //! The ostler binary: reads the command line, calls one function per command.
 
 mod admin;
+mod auth;
 mod certs;
 mod cli;
 mod config;

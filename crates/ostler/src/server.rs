@@ -5,6 +5,7 @@ mod certificates;
 mod configure;
 mod metrics;
 mod parts;
+mod policies;
 mod project;
 mod reloads;
 
@@ -31,6 +32,7 @@ use crate::supervise::{Hooks, Interface, Request, Zygote};
 use crate::sys::{Channel, Pidfd};
 
 use parts::{EdgeThread, Logs, Machine, Shared};
+use policies::Policies;
 use project::Project;
 use reloads::Reloads;
 
@@ -63,7 +65,11 @@ pub fn run() -> ExitCode {
 }
 
 async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
-    let Configuration { machine, projects } = handover.configuration;
+    let Configuration {
+        again,
+        machine,
+        projects,
+    } = handover.configuration;
     let mut certs = Certs::default();
     let machine = Machine::new(machine, &projects, certs.served(), None)?;
     let certificates = certificates::prepare(&certs, &machine.said, &projects)?;
@@ -79,11 +85,19 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let (desk, mut asks) = crate::admin::desk();
     let handles = || threads.iter().map(|thread| thread.handle.clone()).collect();
     let mut first = handover.first;
+    let policies = Arc::new(Policies::default());
     let mut started = Vec::new();
     for project in projects {
         let hooks = first.as_mut().and_then(|first| first.hooks.take());
         let hooks = Hooks::new(hooks.map(Channel::new).transpose()?);
-        started.push(Project::start(project, hooks, handles(), requests.clone())?);
+        let policies = (Arc::clone(&policies), again);
+        started.push(Project::start(
+            project,
+            hooks,
+            handles(),
+            requests.clone(),
+            policies,
+        )?);
     }
     let routes = routes(&machine, &started, threads.len())?;
     let edge = Live::new(parts::edge(&machine, routes, &shared));
@@ -98,6 +112,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         machine,
         certs,
         shared,
+        policies,
         projects: started,
         requests,
         edge,
@@ -152,6 +167,7 @@ struct Server {
     machine: Machine,
     certs: Certs,
     shared: Shared,
+    policies: Arc<Policies>,
     projects: Vec<Project>,
     /// What supervisors ask for; for those of projects to come.
     requests: mpsc::UnboundedSender<(ProjectId, Request)>,

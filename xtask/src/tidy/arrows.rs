@@ -14,8 +14,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["store", "sys"]),
     (
         "edge",
-        &["routes", "pool", "certs", "store", "logs", "sys", "config"],
+        &[
+            "routes", "pool", "certs", "auth", "store", "logs", "sys", "config",
+        ],
     ),
+    ("auth", &["logs", "sys", "config"]),
     ("store", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),

@@ -71,6 +71,7 @@ const SECRETS: [&str; 5] = [
 struct Keys {
     query_string: Py<PyString>,
     remote_port: Py<PyString>,
+    remote_user: Py<PyString>,
     content_length: Py<PyString>,
     input: Py<PyString>,
     early_hints: Py<PyString>,
@@ -83,6 +84,7 @@ impl Environ {
         let keys = Keys {
             query_string: intern("QUERY_STRING"),
             remote_port: intern("REMOTE_PORT"),
+            remote_user: intern("REMOTE_USER"),
             content_length: intern("CONTENT_LENGTH"),
             input: intern("wsgi.input"),
             early_hints: intern("wsgi.early_hints"),
@@ -144,6 +146,9 @@ impl Environ {
         if !head.client.is_empty() {
             let port = PyString::new(py, &head.client_port.to_string());
             set(&environ, &keys.remote_port, &port)?;
+        }
+        if !head.user.is_empty() {
+            set(&environ, &keys.remote_user, &latin1(py, head.user)?)?;
         }
         if let Some(length) = head.content_length {
             let length = PyString::new(py, &length.to_string());

@@ -47,14 +47,14 @@ listed here is an error.
 `\"64K\"`, `\"16MiB\"`, `\"1G\"` (in 1,024s; `\"MB\"` and `\"GB\"` in 1,000s). `${NAME}` in a text is the variable of that name in
 the environment that ostler starts in, which must be set; `$$` is a dollar. It stands in values, not in keys.
 
-**Paths** in `[server]` and `[acme]`, `source`, `certfile` and `keyfile` are relative to the file they stand in; those in `static`, and `chdir`, `env_file`,
+**Paths** in `[server]` and `[acme]`, `source`, `certfile`, `keyfile` and `client_ca` are relative to the file they stand in; those in `static`, `access` and `errors`, and `chdir`, `env_file`,
 `config` and `python` in `web`, to the project's source; other paths in `web` to `chdir`.
 
 **Several files.** `include` names more files, relative to the one it stands in and in the order of their names; no file is
 read twice. What two files say is put together, section by section; a key that both set is an error.
 
 **Owners.** Keys of the *operator* come from the machine's file and those it includes. Keys of the *repository* may also stand
-in `ostler.toml` in the project's source, there as `[web]` and `[static]`; where both set a key, the machine's file wins.
+in `ostler.toml` in the project's source, there without `projects.NAME`; where both set a key, the machine's file wins.
 A repository's file has no `include` and no `${NAME}`, and its paths stay below its source. Its `[server]` is passed over: it
 counts when that folder is where `ostler check` or `ostler serve` is started without `--config`. The file that is read then
 is the operator's, and its `[web]` and `[static]` are the project of that folder, for any host.
@@ -73,6 +73,12 @@ pub fn page() -> String {
         Section::Acme,
         Section::Project,
         Section::Route,
+        Section::Access,
+        Section::Limits,
+        Section::Cors,
+        Section::Headers,
+        Section::Errors,
+        Section::Redirect,
         Section::Web,
     ];
     for section in sections {
@@ -127,6 +133,13 @@ fn form(key: &Key) -> String {
         Form::Prefix => "path".to_owned(),
         Form::Patterns => "list of files".to_owned(),
         Form::Folders => "prefixes and folders".to_owned(),
+        Form::Fields => "names and values".to_owned(),
+        Form::FieldNames => "list of names".to_owned(),
+        Form::Origins => "list of origins".to_owned(),
+        Form::Methods => "list of methods".to_owned(),
+        Form::Rates => "list of rates".to_owned(),
+        Form::Users => "names and hashes".to_owned(),
+        Form::Pages => "statuses and files".to_owned(),
         Form::Table => "section".to_owned(),
         Form::Tables => "sections by name".to_owned(),
         Form::Sections => "list of sections".to_owned(),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::check;
 use super::run::{self, RunPlan, Surroundings};
-use crate::config::serve::{self, Acme, Clients, Host, Pair, Problems, Serve};
+use crate::config::serve::{self, Acme, Clients, Host, Pair, Problems, Rules, Serve};
 use crate::config::table::Kind;
 use crate::config::written::Layer;
 use crate::config::{self, Bind, Complaint, ConfigError, Settings, Written, value};
@@ -51,6 +51,8 @@ pub struct ProjectPlan {
     pub id: ProjectId,
     pub name: String,
     pub routes: Vec<Route>,
+    /// What holds on them, each different one once.
+    pub rules: Vec<Rules>,
     pub entrance: Entrance,
     /// Its own certificate.
     pub pair: Option<Pair>,
@@ -269,6 +271,7 @@ fn without_file(
                 prefix: "/".to_owned(),
                 strip: true,
                 hosts: Vec::new(),
+                rules: Rules::default(),
             }],
             web: Layer::from_iter([("wsgi_app".to_owned(), Value::from(app))]),
             statics: Vec::new(),
@@ -290,10 +293,12 @@ impl ProjectPlan {
         let run = run::complete(written(project, machine, around), Vec::new(), around)?;
         // Before a config file is evaluated.
         let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
+        let (routes, rules) = routes(project);
         Ok(Self {
             id: ProjectId::RUN,
             name: project.name.clone(),
-            routes: routes(project),
+            routes,
+            rules,
             entrance: entrance(project, machine),
             pair: project.pair.clone(),
             clients: project.clients.clone(),
@@ -345,10 +350,16 @@ fn entrance(project: &serve::Project, machine: &Settings) -> Entrance {
     }
 }
 
-/// One for each host and prefix.
-fn routes(project: &serve::Project) -> Vec<Route> {
+/// One for each host and prefix, and the rules that hold there.
+fn routes(project: &serve::Project) -> (Vec<Route>, Vec<Rules>) {
     let mut routes = Vec::new();
+    let mut rules: Vec<Rules> = Vec::new();
     for route in &project.routes {
+        let same = rules.iter().position(|known| *known == route.rules);
+        let number = same.unwrap_or_else(|| {
+            rules.push(route.rules.clone());
+            rules.len() - 1
+        });
         let hosts = match route.hosts.is_empty() {
             true => &project.hosts,
             false => &route.hosts,
@@ -357,7 +368,8 @@ fn routes(project: &serve::Project) -> Vec<Route> {
             host: host.clone(),
             prefix: route.prefix.clone(),
             strip: route.strip,
+            rules: number,
         }));
     }
-    routes
+    (routes, rules)
 }

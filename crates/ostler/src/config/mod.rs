@@ -28,9 +28,7 @@ pub use assemble::{callable, finish, machine};
 pub use bind::Bind;
 pub use error::{Complaint, ConfigError};
 pub use layers::check_early;
-#[cfg(test)]
-pub use network::Network;
-pub use network::Trust;
+pub use network::{Network, Trust};
 pub use report::{effective, print};
 pub use settings::*;
 pub use unknown::{file_names, hook_warnings, machines, not_reloaded};

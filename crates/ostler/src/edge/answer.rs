@@ -15,9 +15,11 @@ use super::files::{
 use super::h1::response::{Private, reason_phrase};
 use super::outgoing::ClientGone;
 use super::patience::Patience;
+use super::policy::Instead;
 use super::reason::Reason;
 use super::reply::{self, Answer, Field};
 use super::sending::After;
+use crate::auth::Caller;
 
 /// Bytes of a file sent in one step, so that one download does not hold an edge thread.
 const FILE_STEP: u64 = 512 * 1024;
@@ -27,20 +29,18 @@ const STREAM_STEP: u64 = 64 * 1024;
 
 impl Connection {
     /// Sends a static file when the path lies below a static prefix; `None` when it does not.
-    pub async fn serve_static(&mut self) -> Result<Option<After>, Reason> {
+    pub async fn serve_static(&mut self, _asked: &Caller) -> Result<Option<After>, Reason> {
         if self.site.statics.is_empty() {
             return Ok(None);
         }
-        let plan = {
-            let mut cache = self.site.files(&self.thread);
-            self.site
-                .statics
-                .plan(&mut cache, &self.file_request(), Instant::now())
-        };
-        let reply = match plan {
+        let reply = match self.file_at(None) {
             None => return Ok(None),
             Some(Plan::Send(reply)) => reply,
-            Some(Plan::Wait(lookup)) => self.wait_for(lookup).await,
+            Some(Plan::Wait(lookup)) => self.wait_for(lookup, None).await,
+        };
+        let reply = match self.instead(reply).await {
+            Instead::Reply(reply) => reply,
+            Instead::App => return Ok(None),
         };
         let after = self.body_after_answer().await?;
         self.send_file(reply, b"")
@@ -48,12 +48,19 @@ impl Connection {
             .map(|sent| Some(sent.max(after)))
     }
 
-    /// Has a path looked up on the disk.
-    async fn wait_for(&mut self, lookup: Lookup) -> FileReply {
+    /// Looks for the file of the request, or of another path in its place.
+    pub fn file_at(&self, path: Option<&[u8]>) -> Option<Plan> {
+        let mut cache = self.site.files(&self.thread);
+        let request = self.file_request(path);
+        self.site.statics.plan(&mut cache, &request, Instant::now())
+    }
+
+    /// Has a path looked up on the disk: that of the request, or the other one it was looked for with.
+    pub async fn wait_for(&mut self, lookup: Lookup, path: Option<&[u8]>) -> FileReply {
         match self.thread.disk.run(move || lookup.run()).await {
             Ok(found) => {
                 let mut cache = self.site.files(&self.thread);
-                files::reply(&mut cache, &self.file_request(), found, Instant::now())
+                files::reply(&mut cache, &self.file_request(path), found, Instant::now())
             }
             Err(_late) => FileReply::Refused(Refusal::Slow),
         }
@@ -61,6 +68,9 @@ impl Connection {
 
     /// Sends the file an app named in `X-Accel-Redirect` or `X-Sendfile`.
     pub async fn serve_internal(&mut self, private: Private) -> Result<After, Reason> {
+        if private.page {
+            return Ok(self.show_page(&private));
+        }
         let named = match (&private.accel_redirect, &private.sendfile) {
             (Some(uri), _) => self.site.statics.accel_redirect(uri),
             (None, Some(file)) => self.site.statics.sendfile(file),
@@ -85,18 +95,18 @@ impl Connection {
             found = self.thread.disk.run(find).await.unwrap_or(late);
         }
         match found {
-            Ok(found) => files::send(&found, &self.file_request(), private.status),
+            Ok(found) => files::send(&found, &self.file_request(None), private.status),
             Err(miss) => FileReply::Refused(miss.refusal()),
         }
     }
 
-    fn file_request(&self) -> FileRequest<'_> {
+    fn file_request<'r>(&'r self, path: Option<&'r [u8]>) -> FileRequest<'r> {
         let head = &self.head;
         let target = head.target();
         let query = memchr::memchr(b'?', target);
         FileRequest {
             method: head.method(),
-            path: head.path(),
+            path: path.unwrap_or(head.path()),
             raw_path: &target[..query.unwrap_or(target.len())],
             query: query.map(|at| &target[at + 1..]),
             accept_encoding: head.field(b"accept-encoding"),
@@ -279,6 +289,7 @@ impl Connection {
             ..Default::default()
         };
         self.head = Default::default();
+        self.site = Arc::clone(self.edge.routes.nowhere());
         self.answer(reason).await;
         self.out.finish(&mut self.io);
         let _ = self.flush().await;
@@ -293,7 +304,16 @@ impl Connection {
     }
 
     fn write_answer(&mut self, answer: &Answer<'_>, close: bool) {
-        let reply = reply::answer(answer, self.row.id, self.head.field(b"accept"));
+        let accept = self.head.field(b"accept");
+        let mut reply = reply::answer(answer, self.row.id, accept);
+        let pages = &self.site.policy.pages;
+        let maintenance = pages.maintenance.as_ref();
+        let maintenance = maintenance.filter(|_| answer.code == Reason::Maintenance.code());
+        if let Some(page) = maintenance.or(pages.of(answer.status))
+            && !reply::wants_json(accept)
+        {
+            page.dress(&mut reply);
+        }
         self.begin_answer(reply.status, &[&reply.head], close);
         if self.head.method() != b"HEAD" {
             self.out.bytes().extend_from_slice(&reply.body);
@@ -322,7 +342,10 @@ impl Connection {
         if let Some(lines) = secure_lines {
             out.extend_from_slice(&lines);
         }
-        fields.iter().for_each(|lines| out.extend_from_slice(lines));
+        match &self.site.policy.fields.drops {
+            Some(drops) => fields.iter().for_each(|lines| drops.sift(lines, out)),
+            None => fields.iter().for_each(|lines| out.extend_from_slice(lines)),
+        }
         if close {
             out.extend_from_slice(b"Connection: close\r\n");
         } else if old {
@@ -332,9 +355,17 @@ impl Connection {
         self.note_head(mark);
     }
 
-    /// What the site has said in every response to a request over TLS.
+    /// What the site has said in every response, and what the request makes us say.
     pub fn secure_lines(&self) -> Option<Arc<[u8]>> {
-        self.site.secure_lines.clone().filter(|_| self.https)
+        let lines = match self.https {
+            true => &self.site.secure_lines,
+            false => &self.site.plain_lines,
+        };
+        if self.row.lines.is_empty() {
+            return lines.clone();
+        }
+        let both = [lines.as_deref().unwrap_or_default(), &self.row.lines].concat();
+        Some(both.into())
     }
 
     /// The next request may come on this connection, as far as the request says.

@@ -23,6 +23,7 @@ impl Connection {
             keep_alive: self.keeps_alive(),
             date: self.thread.date(),
             lines: self.secure_lines(),
+            drops: self.site.policy.fields.drops.clone(),
             body_len,
         }
     }
@@ -64,6 +65,7 @@ impl Connection {
         let row = LogRow {
             at: SystemTime::now(),
             remote: &remote,
+            user: row.user.as_deref().map(str::as_bytes),
             method: head.method(),
             target: head.target(),
             path: head.path(),

@@ -13,6 +13,7 @@ use ostler_wire::RequestEncoder;
 use super::connection::Peer;
 use super::h1::bytes::{push_decimal, trim};
 use super::h1::head::Head;
+use super::h1::left_out::Names;
 use super::h1::names;
 use super::reason::Reason;
 use crate::config::Trust;
@@ -139,6 +140,12 @@ impl Sender {
         &self.address
     }
 
+    /// The same as a number; `None` behind a UNIX socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        let address: IpAddr = std::str::from_utf8(&self.address).ok()?.parse().ok()?;
+        Some(address.to_canonical())
+    }
+
     /// 0 when a proxy stands between.
     pub fn port(&self) -> u16 {
         self.port
@@ -172,9 +179,19 @@ impl Sender {
 
     /// Writes the fields that the app gets: the client's own without what strangers may not say, and
     /// ours about who is asking. `join` puts duplicates together, for an environ that has one
-    /// variable for each name.
-    pub fn fields(&self, head: &Head, https: bool, join: bool, encoder: &mut RequestEncoder<'_>) {
-        let said = || head.fields().filter(|(id, name, _)| !says_who(*id, name));
+    /// variable for each name. Fields of the client named in `drops` are left out.
+    pub fn fields(
+        &self,
+        head: &Head,
+        https: bool,
+        join: bool,
+        drops: &Names,
+        encoder: &mut RequestEncoder<'_>,
+    ) {
+        let said = || {
+            let fields = head.fields();
+            fields.filter(|(id, name, _)| !says_who(*id, name) && !drops.has(name))
+        };
         if join && has_duplicates(said()) {
             for (id, name, value) in joined(said()) {
                 encoder.field_with_id(id, name, &value);
@@ -321,7 +338,8 @@ mod tests {
         let sender = resolved(peer, trust, &head).expect("no conflict");
         let mut wire = Vec::new();
         let mut encoder = RequestEncoder::new(&mut wire, 0, &RequestHead::EMPTY);
-        sender.fields(&head, sender.https(false), true, &mut encoder);
+        let drops = Names::default();
+        sender.fields(&head, sender.https(false), true, &drops, &mut encoder);
         encoder.finish(b"");
         let (_, payload, _) = frame(&wire).expect("frame").expect("whole");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

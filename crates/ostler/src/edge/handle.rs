@@ -56,24 +56,29 @@ impl Connection {
         }
     }
 
-    /// connection → head → forwarded → site → ACME? → redirect? → policy → static file? → body → lease → worker → response.
+    /// connection → head → site → forwarded → ACME? → redirect? → clients → limits → preflight? → caller → static file? → body → lease → worker → response.
     async fn line(&mut self) -> Result<After, Reason> {
+        self.find_site();
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
         let kept = self.access.is_some() || self.thread.requests.is_some();
         self.row.remote = kept.then(|| sender.address().to_vec());
-        self.find_site();
         if let Some(after) = self.answer_ca().await? {
             return Ok(after);
         }
         if let Some(after) = self.redirect(&sender).await? {
             return Ok(after);
         }
-        self.check_policy()?;
-        if let Some(after) = self.serve_static().await? {
+        self.check_clients()?;
+        self.admit(&sender)?;
+        if let Some(after) = self.preflight().await? {
             return Ok(after);
         }
-        let app = Arc::clone(self.site.app.as_ref().ok_or(Reason::NoRoute)?);
+        let caller = self.caller(&sender).await?;
+        if let Some(after) = self.serve_static(&caller).await? {
+            return Ok(after);
+        }
+        let app = self.site.app(&caller)?;
         self.check_handshake(&app)?;
         let mut reader =
             BodyReader::new(self.head.framing(), self.site.body_limit, self.row.started)?;
@@ -94,8 +99,8 @@ impl Connection {
 
     /// A client that came in for a host whose clients show other certificates, or none, is not answered for this one
     /// (RFC 9110 section 15.5.20).
-    fn check_policy(&self) -> Result<(), Reason> {
-        match self.peer.policy == self.site.policy {
+    fn check_clients(&self) -> Result<(), Reason> {
+        match self.peer.policy == self.site.clients {
             true => Ok(()),
             false => Err(Reason::Misdirected),
         }
@@ -333,10 +338,23 @@ impl Connection {
         head.raw_target = self.head.target();
         (head.root, head.path) = self.below_root(sender);
         head.query = self.head.query();
+        head.user = self.row.user.as_deref().unwrap_or("").as_bytes();
         let mut encoder = RequestEncoder::new(&mut frame, stream, &head);
         // Not what the pool says: a reload may be on its way from one interface to the other.
         let streams = stream != 0;
-        sender.fields(&self.head, https, !streams, &mut encoder);
+        let fields = &self.site.policy.fields;
+        sender.fields(
+            &self.head,
+            https,
+            !streams,
+            &fields.request_drops,
+            &mut encoder,
+        );
+        fields.tell_app(&mut encoder);
+        if let (Some(user), true) = (&self.row.user, streams) {
+            // As above: a client's own is not passed on.
+            encoder.field(b"x-ostler-user", user.as_bytes());
+        }
         if let Some(length) = content_length
             && streams
         {

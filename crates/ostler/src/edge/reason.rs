@@ -85,6 +85,14 @@ pub enum Reason {
     ClientGone,
     TooManyConnections,
 
+    // The visitor: who it is.
+    AddressDenied,
+    RateLimited,
+    CorsOrigin,
+    Credentials,
+    KeyMissing,
+    KeyUnknown,
+
     // The author of the app.
     AppError,
     BadResponse,
@@ -102,6 +110,8 @@ pub enum Reason {
     Stopping,
     Overloaded,
     SpoolFull,
+    AuthBusy,
+    Maintenance,
 
     // Us, or the machine below us.
     Internal,
@@ -262,6 +272,13 @@ impl Reason {
             Self::ClientGone => cut(499, "client_gone", "edge", "The client closed the connection."),
             Self::TooManyConnections => refuse(503, "too_many_connections", "This address has too many open connections."),
 
+            Self::AddressDenied => answer(403, "address_denied", "edge", "Your address is not let in here."),
+            Self::RateLimited => answer(429, "rate_limited", "edge", "Too many requests came from you."),
+            Self::CorsOrigin => answer(403, "cors_origin", "edge", "Pages of this origin may not use this site."),
+            Self::Credentials => answer(401, "credentials", "edge", "This needs a name and a password."),
+            Self::KeyMissing => answer(403, "key_missing", "edge", "This needs an API key."),
+            Self::KeyUnknown => answer(403, "key_unknown", "edge", "This API key is not known here."),
+
             Self::AppError => answer(500, "app_error", "app", "The app failed to answer this request."),
             Self::BadResponse => answer(500, "bad_response", "app", "The app gave an answer that cannot be sent."),
             Self::ResponseShort => cut(502, "response_short", "app", "The app sent less than it announced."),
@@ -277,6 +294,8 @@ impl Reason {
             Self::Stopping => Facts { closes: true, ..later(5, "stopping", "edge", "The server is stopping.") },
             Self::Overloaded => Facts { closes: true, ..later(5, "overloaded", "edge", "The server has too many open files and connections.") },
             Self::SpoolFull => Facts { closes: true, ..later(5, "spool_full", "edge", "The server has no room for this request body.") },
+            Self::Maintenance => later(60, "maintenance", "edge", "This site is being worked on and will be back."),
+            Self::AuthBusy => later(1, "auth_busy", "edge", "Too many credentials are being checked."),
 
             Self::Internal => Facts { closes: true, ..answer(500, "internal", "edge", "The server made a mistake.") },
         }

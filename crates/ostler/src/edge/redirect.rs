@@ -3,6 +3,7 @@
 
 use super::connection::Connection;
 use super::forwarded::Sender;
+use super::policy::redirected;
 use super::reason::Reason;
 use super::sending::After;
 
@@ -41,21 +42,32 @@ impl Entrance {
 }
 
 impl Connection {
-    /// Sends a request on that came to another place than it should.
+    /// Sends a request on that came to another place than it should, or for what has moved.
     pub async fn redirect(&mut self, sender: &Sender) -> Result<Option<After>, Reason> {
-        let (host, port) = (self.head.host(), self.head.port());
-        if host.is_empty() {
-            return Ok(None);
-        }
-        let https = sender.https(self.io.is_tls());
-        let Some(mut to) = self.site.entrance.elsewhere(https, host, port) else {
+        let Some((to, status)) = self.entered_elsewhere(sender).or_else(|| self.moved()) else {
             return Ok(None);
         };
-        to.extend_from_slice(origin_form(self.head.target()));
         let after = self.body_after_answer().await?;
         let fields = [&b"Location: "[..], &to, b"\r\nContent-Length: 0\r\n"].concat();
-        self.begin_answer(308, &[&fields], false);
+        self.begin_answer(status, &[&fields], false);
         Ok(Some(after))
+    }
+
+    fn entered_elsewhere(&self, sender: &Sender) -> Option<(Vec<u8>, u16)> {
+        let (host, port) = (self.head.host(), self.head.port());
+        if host.is_empty() {
+            return None;
+        }
+        let https = sender.https(self.io.is_tls());
+        let mut to = self.site.entrance.elsewhere(https, host, port)?;
+        to.extend_from_slice(origin_form(self.head.target()));
+        Some((to, 308))
+    }
+
+    /// As the rules of the site say.
+    fn moved(&self) -> Option<(Vec<u8>, u16)> {
+        let (rules, mount) = (&self.site.policy.redirects, &self.site.mount);
+        redirected(rules, mount, self.head.path(), self.head.query())
     }
 }
 

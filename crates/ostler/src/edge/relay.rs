@@ -365,6 +365,13 @@ impl<'c> Relay<'c> {
             response::keep_fields(&head, &mut private);
             return Some(Relayed::Internal(private));
         }
+        if ends && head.inline.is_empty() && self.connection.shows_page(head.status) {
+            self.connection.out.bytes().truncate(mark);
+            let mut private = encoded.private;
+            private.page = true;
+            response::keep_fields(&head, &mut private);
+            return Some(Relayed::Internal(private));
+        }
         self.connection.note_head(mark);
         self.connection.row.status = head.status;
         self.unbuffered |= encoded.private.unbuffered;

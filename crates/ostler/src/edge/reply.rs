@@ -82,6 +82,16 @@ pub fn answer(answer: &Answer<'_>, request: u64, accept: Option<&[u8]>) -> Reply
     }
 }
 
+/// Whether who asks would be given JSON.
+pub fn wants_json(accept: Option<&[u8]>) -> bool {
+    matches!(Form::preferred(accept), Form::Json | Form::Problem)
+}
+
+/// Whether who asks would be given a page, as a browser that follows a link.
+pub fn wants_html(accept: Option<&[u8]>) -> bool {
+    Form::preferred(accept) == Form::Html
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Html,

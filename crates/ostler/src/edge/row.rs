@@ -1,6 +1,7 @@
 //! What is remembered of a request until its line in the log. Every request gives one when it ends;
 //! one that the server's own end cuts off gives none.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::micros_since;
@@ -15,6 +16,10 @@ pub struct Row {
     pub started: Instant,
     /// Its client's address, when there is a log to write it to.
     pub remote: Option<Vec<u8>>,
+    /// Who sent it, where somebody has to prove that.
+    pub user: Option<Arc<str>>,
+    /// Lines with their CRLF that its response has because of what it is.
+    pub lines: Vec<u8>,
     /// Status sent; 0 while none was.
     pub status: u16,
     /// Body bytes sent.
@@ -40,6 +45,8 @@ impl Default for Row {
             id: 0,
             started: now,
             remote: None,
+            user: None,
+            lines: Vec::new(),
             status: 0,
             sent: 0,
             queue_us: 0,

@@ -3,10 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::auth::Caller;
 use crate::pool::Pool;
 
 use super::files::{FileCache, Statics};
 use super::meter::Meters;
+use super::policy::Policy;
+use super::reason::Reason;
 use super::redirect::Entrance;
 use super::{Thread, lock, websocket};
 
@@ -21,19 +24,30 @@ pub struct Site {
     pub body_limit: u64,
     /// `SCRIPT_NAME` / `root_path` that every request carries: what is taken off its path.
     pub root: String,
+    /// What is taken off the path here.
+    pub mount: String,
     /// Where its requests should come to.
     pub entrance: Entrance,
-    /// The number of the policy that handshakes for it have.
-    pub policy: u64,
-    /// Lines with their CRLF that stand in every response to a request over TLS.
+    /// The number of which clients a handshake for it lets in ([`tls::Policy`](super::tls::Policy)).
+    pub clients: u64,
+    /// Lines with their CRLF that stand in every response to a request without TLS.
+    pub plain_lines: Option<Arc<[u8]>>,
+    /// The same over TLS.
     pub secure_lines: Option<Arc<[u8]>>,
-    /// Who answers what no file answers; `None` is 404.
+    /// What holds before a request is answered.
+    pub policy: Arc<Policy>,
+    /// Who answers what no file answers; `None` is 404. Asked for with [`Site::app`].
     pub app: Option<Arc<App>>,
     /// Counts its requests; `None` for those that belong nowhere.
     pub meters: Option<Arc<Meters>>,
 }
 
 impl Site {
+    /// The app, for a caller who was asked.
+    pub(super) fn app(&self, _asked: &Caller) -> Result<Arc<App>, Reason> {
+        self.app.clone().ok_or(Reason::NoRoute)
+    }
+
     /// The static files that an edge thread has in memory.
     pub(super) fn files(&self, thread: &Thread) -> MutexGuard<'_, FileCache> {
         lock(&self.files[thread.index])

@@ -26,6 +26,7 @@ impl Keeper {
                 id: ProjectId::RUN,
                 name: String::new(),
                 routes: Vec::new(),
+                rules: Vec::new(),
                 entrance: Entrance::default(),
                 pair: None,
                 clients: None,
@@ -35,6 +36,7 @@ impl Keeper {
             Plan::Serve(plan) => projects(plan),
         };
         Configuration {
+            again: self.ever_ready,
             machine: self.machine.clone(),
             projects,
         }
@@ -166,6 +168,7 @@ impl Keeper {
         }
         number(&mut self.last_project, &mut next);
         let configuration = Configuration {
+            again: false,
             machine: next.machine.clone(),
             projects: projects(&next),
         };
@@ -205,6 +208,7 @@ fn projects(plan: &ServePlan) -> Vec<Project> {
         id: project.id,
         name: project.name.clone(),
         routes: project.routes.clone(),
+        rules: project.rules.clone(),
         entrance: project.entrance.clone(),
         pair: project.pair.clone(),
         clients: project.clients.clone(),

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
-use crate::config::serve::{Acme, Clients, Pair};
+use crate::config::serve::{Acme, Clients, Pair, Rules};
 use crate::routes::Host;
 use crate::sys::{Exit, Pidfd, fds, process};
 
@@ -120,6 +120,8 @@ pub struct Handover {
 /// Everything that a server is to serve.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Configuration {
+    /// A server served before: what has become wrong since then keeps none from starting.
+    pub again: bool,
     pub machine: Machine,
     pub projects: Vec<Project>,
 }
@@ -172,6 +174,8 @@ pub struct Project {
     pub name: String,
     /// Where it is found; empty: everywhere.
     pub routes: Vec<Route>,
+    /// What holds on its routes beside the app, each different one once.
+    pub rules: Vec<Rules>,
     pub entrance: Entrance,
     /// Its own certificate.
     pub pair: Option<Pair>,
@@ -203,6 +207,8 @@ pub struct Route {
     pub prefix: String,
     /// Its app is told the prefix and sees the path below it.
     pub strip: bool,
+    /// Which of the project's rules hold here.
+    pub rules: usize,
 }
 
 impl Route {
@@ -212,6 +218,7 @@ impl Route {
             host: Host::Any,
             prefix: "/".to_owned(),
             strip: false,
+            rules: 0,
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Row<'a> {
     pub at: SystemTime,
     /// The visitor's address, without a port; empty behind a UNIX socket.
     pub remote: &'a [u8],
+    /// Who it was proved to be from.
+    pub user: Option<&'a [u8]>,
     pub method: &'a [u8],
     /// The target as typed.
     pub target: &'a [u8],
@@ -70,6 +72,7 @@ impl<'a> Row<'a> {
         Row {
             at: SystemTime::UNIX_EPOCH,
             remote: b"",
+            user: None,
             method: b"",
             target: b"",
             path: b"",
@@ -94,8 +97,11 @@ impl<'a> Row<'a> {
 }
 
 impl Row<'_> {
-    /// The user name of HTTP Basic authentication.
+    /// Who sent it; where nobody was asked, the user name of HTTP Basic authentication.
     pub fn user(&self) -> Option<Vec<u8>> {
+        if let Some(user) = self.user {
+            return Some(user.to_vec());
+        }
         let credentials = (self.request_header)(b"authorization")?;
         let (scheme, encoded) = credentials.split_at_checked(6)?;
         if !scheme.eq_ignore_ascii_case(b"basic ") {
@@ -287,7 +293,7 @@ fn lay_out(out: &mut Vec<u8>, value: &[u8], layout: Layout) {
 }
 
 /// Decodes base64 with or without padding; `None` for anything else.
-fn base64(encoded: &[u8]) -> Option<Vec<u8>> {
+pub fn base64(encoded: &[u8]) -> Option<Vec<u8>> {
     let end = encoded
         .iter()
         .position(|&b| b == b'=')
@@ -345,6 +351,7 @@ mod tests {
         Row {
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_224_225),
             remote: b"192.0.2.7",
+            user: None,
             method: b"GET",
             target: b"/a%20b?x=1",
             path: b"/a b",
@@ -507,7 +514,7 @@ mod tests {
         fn a_row_is_one_line_whatever_the_visitor_sends(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let header = |_: &[u8]| Some(&bytes[..]);
             let row = Row {
-                remote: &bytes, method: &bytes, target: &bytes, path: &bytes, query: &bytes, protocol: &bytes,
+                remote: &bytes, user: Some(&bytes), method: &bytes, target: &bytes, path: &bytes, query: &bytes, protocol: &bytes,
                 host: &bytes, request_header: &header, response_header: &header, variable: &header, ..Row::unknown()
             };
             for format in ["json", DEFAULT_FORMAT, "%(U)s %(q)s %({x}i)s %({y}o)s %({z}e)s %(H)s"] {

@@ -17,7 +17,7 @@ mod sink;
 
 use std::fmt;
 
-pub use self::access::{AccessLog, AccessWriter, Row};
+pub use self::access::{AccessLog, AccessWriter, Row, base64};
 pub use self::clock::local_offset;
 pub use self::error::{Level, error_sink, start, wants_colours};
 pub use self::format::Format;

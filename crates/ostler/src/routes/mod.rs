@@ -74,8 +74,15 @@ impl<T> Table<T> {
         }
     }
 
-    /// Where a request goes. `host` is as the client wrote it, without its port; empty when it named none.
+    /// Where a request goes. `host` is as the client wrote it, without its port; empty when it named none. Empty
+    /// segments of the path do not count: there are apps to which `//admin` is `/admin`, and what holds there must
+    /// hold for both.
     pub fn find(&self, host: &[u8], path: &[u8]) -> &T {
+        if memchr::memmem::find(path, b"//").is_some() {
+            let mut merged = path.to_vec();
+            merged.dedup_by(|next, before| (*next, *before) == (b'/', b'/'));
+            return self.find(host, &merged);
+        }
         let found = match self.host(host) {
             Some(prefixes) => prefixes.find(path),
             None => self.any.find(path),
@@ -175,6 +182,9 @@ mod tests {
             ("a.example", "/api/", "api"),
             ("a.example", "/api/v1", "api"),
             ("a.example", "/api/v2/x", "v2"),
+            ("a.example", "//api///v2/x", "v2"),
+            ("a.example", "//", "a"),
+            ("b.example", "/x//only", "nowhere"),
             ("a.example", "*", "nowhere"),
             ("b.example", "/only/this", "only"),
             ("b.example", "/else", "nowhere"),

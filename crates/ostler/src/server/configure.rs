@@ -2,6 +2,7 @@
 //! vanished ends.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use anyhow::Context;
 
@@ -61,8 +62,9 @@ impl Server {
         let [file] = fds
             .try_into()
             .map_err(|_| anyhow::anyhow!("a configuration came without its file"))?;
-        let Configuration { machine, projects } =
-            protocol::configuration_from(file).context("the configuration cannot be read")?;
+        let Configuration {
+            machine, projects, ..
+        } = protocol::configuration_from(file).context("the configuration cannot be read")?;
         anyhow::ensure!(!self.stopping, "the server is stopping");
         let certificates = certificates::prepare(&self.certs, &machine, &projects)?;
         let machine = Machine::new(machine, &projects, self.certs.served(), Some(&self.machine))?;
@@ -100,6 +102,7 @@ impl Server {
                 Hooks::new(None),
                 threads.collect(),
                 self.requests.clone(),
+                (Arc::clone(&self.policies), false),
             );
             match started {
                 Ok(project) => new.push(project),

@@ -13,7 +13,7 @@ use crate::certs::Served;
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings, Tls};
 use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
-use crate::edge::{self, App, Edge, Peers, Site, Thread, Times};
+use crate::edge::{self, App, Edge, Peers, Policy, Site, Thread, Times};
 use crate::keeper;
 use crate::keeper::protocol::{self, Entrance, Route};
 use crate::logs::{self, AccessLog};
@@ -319,32 +319,47 @@ pub(super) fn site(
     settings: &Settings,
     route: &Route,
     entrance: &Entrance,
-    policy: u64,
+    clients: u64,
     app: &Arc<App>,
+    policy: Arc<Policy>,
     threads: usize,
 ) -> anyhow::Result<Site> {
     let stripped = match route.strip {
         true => route.prefix.trim_end_matches('/'),
         false => "",
     };
+    let hsts = entrance
+        .hsts
+        .map(|age| format!("Strict-Transport-Security: max-age={age}\r\n"));
+    let body_limit = settings.http.limit_request_body.unwrap_or(0);
     Ok(Site {
         statics: edge::files::Statics::open(file_routes(settings, stripped))?,
         files: file_caches(threads),
         sendfile: settings.http.sendfile,
-        body_limit: settings.http.limit_request_body.unwrap_or(0),
+        body_limit: match policy.body {
+            Some(body) if body_limit == 0 => body,
+            Some(body) => body.min(body_limit),
+            None => body_limit,
+        },
         root: format!("{stripped}{}", settings.app.root_path),
+        mount: stripped.to_owned(),
         entrance: edge::Entrance {
             https: entrance.https,
             host: entrance.host.clone(),
         },
+        clients,
+        plain_lines: lines(&policy, None),
+        secure_lines: lines(&policy, hsts.as_deref()),
         policy,
-        secure_lines: entrance.hsts.map(|age| {
-            let line = format!("Strict-Transport-Security: max-age={age}\r\n");
-            line.into_bytes().into()
-        }),
         app: Some(Arc::clone(app)),
         meters: None,
     })
+}
+
+/// What stands in every response of a site.
+fn lines(policy: &Policy, more: Option<&str>) -> Option<Arc<[u8]>> {
+    let lines = [&policy.fields.lines, more.unwrap_or_default().as_bytes()].concat();
+    (!lines.is_empty()).then(|| lines.into())
 }
 
 /// For requests that belong to no project.
@@ -355,9 +370,12 @@ pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
         sendfile: false,
         body_limit: 0,
         root: String::new(),
+        mount: String::new(),
         entrance: edge::Entrance::default(),
-        policy: edge::tls::OPEN,
+        clients: edge::tls::OPEN,
+        plain_lines: None,
         secure_lines: None,
+        policy: Arc::default(),
         app: None,
         meters: None,
     })

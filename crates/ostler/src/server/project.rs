@@ -7,14 +7,16 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
+use crate::config::serve::Rules;
 use crate::edge::meter::Meters;
-use crate::edge::{Site, tls};
+use crate::edge::{Policy, Site, tls};
 use crate::keeper::protocol::{self, Entrance, ProjectId, Route};
 use crate::pool::{Asks, Pool, Session};
 use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
 
 use super::admin::{self, Troubles};
 use super::parts::{self, Machine};
+use super::policies::Policies;
 use super::reloads::{Awaited, Since};
 
 /// A running app.
@@ -25,6 +27,7 @@ pub(super) struct Project {
     /// As the configuration has them.
     said: Settings,
     found: Found,
+    policies: Arc<Policies>,
     pub(super) pool: Arc<Pool>,
     /// Counts its requests, over all its settings.
     pub(super) meters: Arc<Meters>,
@@ -54,8 +57,10 @@ struct Served {
 #[derive(Clone, PartialEq, Eq)]
 struct Found {
     routes: Vec<Route>,
+    rules: Vec<Rules>,
     entrance: Entrance,
-    policy: u64,
+    /// The number of which clients a handshake for it lets in.
+    clients: u64,
 }
 
 /// What a configuration changes about a project that goes on.
@@ -80,28 +85,31 @@ struct Next {
 
 impl Project {
     /// Starts a supervisor and a pool. What the supervisor asks for goes to `requests`, with the
-    /// project's name.
+    /// project's name. `policies`, and whether it was served before.
     pub(super) fn start(
         project: protocol::Project,
         hooks: Hooks,
         threads: Vec<Handle>,
         requests: mpsc::UnboundedSender<(ProjectId, Request)>,
+        (policies, again): (Arc<Policies>, bool),
     ) -> anyhow::Result<Self> {
         let protocol::Project {
             id,
             name,
             routes,
+            rules,
             entrance,
             settings,
             patient,
             pair: _,
             clients,
         } = project;
-        let policy = tls::number(clients.as_ref());
+        let clients = tls::number(clients.as_ref());
         let found = Found {
             routes,
+            rules,
             entrance,
-            policy,
+            clients,
         };
         let count = threads.len();
         let plan = parts::plan(&settings, count);
@@ -110,7 +118,8 @@ impl Project {
             Supervisor::new(spoken_of(&name), plan, hooks, asks, patient);
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
         let meters = Arc::new(Meters::new(&name, count));
-        let sites = sites(&settings, &found, &pool, &meters, count)?;
+        let policies_of = found.policies(&policies, &spoken_of(&name), again)?;
+        let sites = sites(&settings, &found, policies_of, &pool, &meters, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());
         tokio::spawn(async move {
@@ -124,6 +133,7 @@ impl Project {
             name,
             said: settings.clone(),
             found,
+            policies,
             pool,
             meters,
             handle,
@@ -154,8 +164,9 @@ impl Project {
     ) -> anyhow::Result<Option<Change>> {
         let found = Found {
             routes: next.routes.clone(),
+            rules: next.rules.clone(),
             entrance: next.entrance.clone(),
-            policy: tls::number(next.clients.as_ref()),
+            clients: tls::number(next.clients.as_ref()),
         };
         if next.settings == self.said && found == self.found {
             return Ok(None);
@@ -169,10 +180,16 @@ impl Project {
             if other_files && !restarts {
                 settings.listening.static_files.clone_from(files);
             }
-            let sites =
-                sites(&settings, &found, &self.pool, &self.meters, threads).with_context(|| {
-                    format!("{}its new settings cannot be served", self.spoken_of())
-                })?;
+            let policies = found.policies(&self.policies, &self.spoken_of(), false)?;
+            let sites = sites(
+                &settings,
+                &found,
+                policies,
+                &self.pool,
+                &self.meters,
+                threads,
+            )
+            .with_context(|| format!("{}its new settings cannot be served", self.spoken_of()))?;
             Ok(Served { settings, sites })
         };
         let begun = self
@@ -244,8 +261,18 @@ impl Project {
     ) -> anyhow::Result<()> {
         // At most one generation is on its way, and it is this one.
         self.next = None;
-        let sites = sites(&settings, &self.found, &self.pool, &self.meters, threads)
-            .context("the new settings cannot be served")?;
+        let policies = self
+            .found
+            .policies(&self.policies, &self.spoken_of(), true)?;
+        let sites = sites(
+            &settings,
+            &self.found,
+            policies,
+            &self.pool,
+            &self.meters,
+            threads,
+        )
+        .context("the new settings cannot be served")?;
         let plan = parts::plan(&settings, threads);
         self.next = Some(Next {
             generation: zygote.generation,
@@ -266,6 +293,22 @@ impl Project {
         self.served = next.served;
         self.python = next.python;
         Some(next.machine)
+    }
+}
+
+impl Found {
+    /// One for each of the rules.
+    fn policies(
+        &self,
+        policies: &Policies,
+        about: &str,
+        again: bool,
+    ) -> anyhow::Result<Vec<Arc<Policy>>> {
+        let made = self.rules.iter().enumerate().map(|(number, rules)| {
+            let policy = policies.policy(rules, number, about, again)?;
+            Ok(Arc::new(policy))
+        });
+        made.collect()
     }
 }
 
@@ -293,6 +336,7 @@ fn needs_restart(before: &Settings, after: &Settings) -> bool {
 fn sites(
     settings: &Settings,
     found: &Found,
+    policies: Vec<Arc<Policy>>,
     pool: &Arc<Pool>,
     meters: &Arc<Meters>,
     threads: usize,
@@ -309,13 +353,15 @@ fn sites(
     for route in routes {
         // Hosts with the same path share a site, and the files that it has in memory.
         let same = |known: &&(Route, Arc<Site>)| {
-            known.0.prefix == route.prefix && known.0.strip == route.strip
+            let (one, other) = (&known.0, route);
+            one.prefix == other.prefix && one.strip == other.strip && one.rules == other.rules
         };
         let site = match sites.iter().find(same) {
             Some((_, site)) => Arc::clone(site),
             None => {
-                let (entrance, policy) = (&found.entrance, found.policy);
-                let site = parts::site(settings, route, entrance, policy, &app, threads)?;
+                let rules = policies.get(route.rules).cloned().unwrap_or_default();
+                let (entrance, clients) = (&found.entrance, found.clients);
+                let site = parts::site(settings, route, entrance, clients, &app, rules, threads)?;
                 let meters = Some(Arc::clone(meters));
                 Arc::new(Site { meters, ..site })
             }

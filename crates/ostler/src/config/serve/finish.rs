@@ -8,7 +8,7 @@ use super::problem::Problem;
 use super::schema::Section;
 use super::shape::{Draft, DraftAcme, DraftProject};
 use super::source::{At, Sources, clean};
-use super::{Acme, Challenge, Clients, Host, Pair, Project, Route, Serve};
+use super::{Acme, Challenge, Clients, Host, Pair, Project, Route, Rules, Serve};
 use crate::config::assemble;
 use crate::config::bind::{self, Bind};
 use crate::config::error::{Complaint, Warning};
@@ -176,6 +176,10 @@ impl Finisher<'_> {
                 directory,
             });
         }
+        let named = draft.routes.iter().flat_map(|route| &route.rules.files);
+        for (name, path, at) in draft.rules.files.iter().chain(named) {
+            self.there(name, *at, &clean(&source.join(path)), Path::is_file, "file");
+        }
         let mut routes: Vec<Route> = draft
             .routes
             .into_iter()
@@ -183,6 +187,7 @@ impl Finisher<'_> {
                 prefix: route.prefix,
                 strip: route.strip,
                 hosts: route.hosts.into_iter().map(|(host, _)| host).collect(),
+                rules: Rules::of(&route.rules.over(&draft.rules), &source),
             })
             .collect();
         if routes.is_empty() {
@@ -190,6 +195,7 @@ impl Finisher<'_> {
                 prefix: "/".to_owned(),
                 strip: true,
                 hosts: Vec::new(),
+                rules: Rules::of(&draft.rules, &source),
             });
         }
         Some(Project {

@@ -23,6 +23,7 @@ mod owners;
 mod print;
 mod problem;
 mod read;
+mod rules;
 pub mod schema;
 mod shape;
 mod source;
@@ -35,6 +36,7 @@ pub use host::{Host, is_public};
 pub use owners::FILE;
 pub use problem::Problems;
 pub use read::Variables;
+pub use rules::{By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules};
 
 /// Everything that `ostler serve` serves, checked and complete. Every path is absolute. Two of them are equal when
 /// they mean the same, however they are written.
@@ -127,6 +129,8 @@ pub struct Route {
     pub strip: bool,
     /// Only for these of the project's hosts; for all of them when empty.
     pub hosts: Vec<Host>,
+    /// What holds here beside the app.
+    pub rules: Rules,
 }
 
 /// What a good file gives.

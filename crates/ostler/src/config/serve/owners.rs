@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::problem::{Problem, short};
 use super::read::{self, Entry, Node, Table, Value};
-use super::schema::{Owner, Section};
+use super::schema::{Owner, REPOSITORY, Section};
 use super::source::{self, Source, Sources};
 use crate::config::error::Warning;
 
@@ -79,7 +79,7 @@ fn projects(tree: &mut Table) -> impl Iterator<Item = (&String, &mut Table)> {
 /// Takes what the operator's file says about the folder it is in.
 fn own(tree: &mut Table, problems: &mut Vec<Problem>) -> Table {
     let mut own = Table::default();
-    for name in ["web", "static"] {
+    for name in REPOSITORY {
         let Some(entry) = tree.0.remove(name) else {
             continue;
         };
@@ -215,7 +215,7 @@ fn foreign(project: &str, key: &str, entry: &Entry) -> Problem {
             return Problem::new(
                 entry.key,
                 what,
-                "a repository's file has the sections web and static",
+                "a repository's file has web, static, fallback, redirects, headers, errors and cors",
             );
         }
     };

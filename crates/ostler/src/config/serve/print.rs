@@ -39,10 +39,12 @@ pub fn print(tree: &Table, sources: &Sources) -> String {
         };
         let heading = format!("projects.{}", quoted_key(name));
         printer.section(&format!("[{heading}]"), Section::Project, project);
+        printer.rules(&heading, project);
         if let Some(entry) = project.get("routes") {
             for route in entry.node.items() {
                 let route = route.table().unwrap_or(&none);
                 printer.section(&format!("[[{heading}.routes]]"), Section::Route, route);
+                printer.rules(&format!("{heading}.routes"), route);
             }
         }
         printer
@@ -100,6 +102,23 @@ impl Printer<'_> {
         self.lines(lines);
     }
 
+    /// The sections of rules that are there, of a project or a route.
+    fn rules(&mut self, heading: &str, table: &Table) {
+        for (name, section) in Section::RULES {
+            if let Some(own) = table.table(name) {
+                self.section(&format!("[{heading}.{name}]"), section, own);
+            }
+        }
+        let redirects = table.get("redirects").map(|entry| entry.node.items());
+        for redirect in redirects.into_iter().flatten().filter_map(Node::table) {
+            self.section(
+                &format!("[[{heading}.redirects]]"),
+                Section::Redirect,
+                redirect,
+            );
+        }
+    }
+
     fn lines(&mut self, lines: Vec<(String, String)>) {
         let widths = lines.iter().map(|(said, _)| said.chars().count());
         let width = widths.filter(|width| *width <= WIDEST).max().unwrap_or(0);
@@ -115,10 +134,10 @@ impl Printer<'_> {
 
     fn value(&self, section: Section, key: &Key, entry: &Entry) -> String {
         match (key.form, entry.node.table()) {
-            (Form::Variables, Some(table)) => {
+            (Form::Variables | Form::Users, Some(table)) => {
                 let pairs = table.0.iter().map(|(name, entry)| {
                     let shown = match &entry.node.value {
-                        Value::Text { written, text } if written != text => written,
+                        Value::Text { written, .. } if written.contains("${") => written,
                         _ => "…",
                     };
                     format!("{} = {}", quoted_key(name), quoted(shown))
@@ -129,10 +148,16 @@ impl Printer<'_> {
                 Value::Text { written, text } if written != text => quoted(written),
                 _ => quoted("…"),
             },
-            // Those of `web` start at the project's source.
-            (Form::Plain(Kind::Path | Kind::Binds), _) if section != Section::Web => toml(
-                &absolute(key, entry.node.json(), self.sources.of(entry.node.at)),
-            ),
+            // Others start at the project's source.
+            (Form::Plain(Kind::Path | Kind::Binds), _)
+                if matches!(section, Section::Server | Section::Acme | Section::Project) =>
+            {
+                toml(&absolute(
+                    key,
+                    entry.node.json(),
+                    self.sources.of(entry.node.at),
+                ))
+            }
             _ => shown(&entry.node),
         }
     }

@@ -3,8 +3,8 @@
 //! [`TABLE`](crate::config::table::TABLE), which says where they belong. No logic but the search for a name.
 
 use crate::config::flags;
-use crate::config::table::Kind::{self, Binds, Path, Seconds, Switch, Text};
-use crate::config::table::Preset::{self, Int, Unset, Word, Words, Yes};
+use crate::config::table::Kind::{self, Binds, Networks, Path, Seconds, Size, Switch, Text, Whole};
+use crate::config::table::Preset::{self, Int, No, Unset, Word, Words, Yes};
 use crate::config::table::{Place, Setting};
 
 /// One key.
@@ -28,6 +28,12 @@ pub enum Section {
     Acme,
     Project,
     Route,
+    Access,
+    Limits,
+    Cors,
+    Headers,
+    Errors,
+    Redirect,
     Web,
 }
 
@@ -53,6 +59,16 @@ pub enum Form {
     Patterns,
     /// Prefixes and folders.
     Folders,
+    /// Names and values of header fields.
+    Fields,
+    FieldNames,
+    Origins,
+    Methods,
+    Rates,
+    /// Names and password hashes.
+    Users,
+    /// Statuses and files.
+    Pages,
     /// A section.
     Table,
     /// A section for each name.
@@ -71,6 +87,15 @@ pub enum Owner {
 }
 
 impl Section {
+    /// Those that say what holds beside an app, by the key they stand behind.
+    pub const RULES: [(&'static str, Section); 5] = [
+        ("access", Section::Access),
+        ("limits", Section::Limits),
+        ("cors", Section::Cors),
+        ("headers", Section::Headers),
+        ("errors", Section::Errors),
+    ];
+
     /// As it stands in the file.
     pub fn heading(self) -> &'static str {
         match self {
@@ -79,6 +104,12 @@ impl Section {
             Section::Acme => "[acme]",
             Section::Project => "[projects.NAME]",
             Section::Route => "[[projects.NAME.routes]]",
+            Section::Access => "[projects.NAME.access]",
+            Section::Limits => "[projects.NAME.limits]",
+            Section::Cors => "[projects.NAME.cors]",
+            Section::Headers => "[projects.NAME.headers]",
+            Section::Errors => "[projects.NAME.errors]",
+            Section::Redirect => "[[projects.NAME.redirects]]",
             Section::Web => "[projects.NAME.web]",
         }
     }
@@ -91,10 +122,22 @@ impl Section {
             Section::Acme => ACME,
             Section::Project => PROJECT,
             Section::Route => ROUTE,
+            Section::Access => ACCESS,
+            Section::Limits => LIMITS,
+            Section::Cors => CORS,
+            Section::Headers => HEADERS,
+            Section::Errors => ERRORS,
+            Section::Redirect => REDIRECT,
             Section::Web => &[],
         };
         let shared = flags::rows().filter_map(move |row| shared(self, row));
         own.iter().copied().chain(shared)
+    }
+
+    /// Whether a key of a project or a route says what holds beside its app.
+    pub fn is_rule(key: &Key) -> bool {
+        let others = ["redirects", "maintenance", "fallback"];
+        others.contains(&key.name) || Self::RULES.iter().any(|(name, _)| *name == key.name)
     }
 
     pub fn key(self, name: &str) -> Option<Key> {
@@ -103,10 +146,13 @@ impl Section {
 
     /// Who may set a key of this section.
     pub fn owner(self, key: &Key) -> Owner {
-        match (self, key.form) {
-            (Section::Web, _) | (Section::Project, Form::Table | Form::Folders) => {
-                Owner::Repository
-            }
+        match self {
+            Section::Web
+            | Section::Cors
+            | Section::Headers
+            | Section::Errors
+            | Section::Redirect => Owner::Repository,
+            Section::Project | Section::Top if REPOSITORY.contains(&key.name) => Owner::Repository,
             _ => Owner::Operator,
         }
     }
@@ -146,6 +192,17 @@ const fn key(name: &'static str, form: Form, preset: Preset, help: &'static str)
     }
 }
 
+/// The keys of a project that its repository may set.
+pub const REPOSITORY: [&str; 7] = [
+    "web",
+    "static",
+    "fallback",
+    "redirects",
+    "headers",
+    "errors",
+    "cors",
+];
+
 #[rustfmt::skip]
 const TOP: &[Key] = &[
     key("include", Form::Patterns, Words(&[]), "More files of the operator; * and ? stand for any characters of a name"),
@@ -154,6 +211,11 @@ const TOP: &[Key] = &[
     key("projects", Form::Tables, Unset, "What is served, by name"),
     key("web", Form::Table, Unset, "The app of the folder that this file is in"),
     key("static", Form::Folders, Unset, "The static files of the folder that this file is in"),
+    key("fallback", Form::Plain(Text), Unset, "As [projects.NAME] has it, for the folder that this file is in"),
+    key("redirects", Form::Sections, Unset, "The same"),
+    key("headers", Form::Table, Unset, "The same"),
+    key("errors", Form::Table, Unset, "The same"),
+    key("cors", Form::Table, Unset, "The same"),
 ];
 
 #[rustfmt::skip]
@@ -207,14 +269,89 @@ const PROJECT: &[Key] = &[
     key("routes", Form::Sections, Unset, "Where below these hosts it lies [default: all of it]"),
     key("web", Form::Table, Unset, "The app and its workers"),
     key("static", Form::Folders, Unset, "Folders whose files are served, by the prefix of their paths; relative to the source"),
+    key("fallback", Form::Plain(Text), Unset, FALLBACK),
+    key("redirects", Form::Sections, Unset, "Requests that are sent somewhere else, the first that fits"),
+    key("headers", Form::Table, Unset, "Fields of responses, and of requests on their way to the app"),
+    key("errors", Form::Table, Unset, "Own pages in the place of errors"),
+    key("cors", Form::Table, Unset, "Pages of other origins that may use it"),
+    key("access", Form::Table, Unset, "Who is let in"),
+    key("limits", Form::Table, Unset, "How much is let in"),
+    key("maintenance", Form::Plain(Switch), No, MAINTENANCE),
 ];
+
+const FALLBACK: &str = "A file of the static folder, as index.html, for pages that it does not have: who asks for text/html gets it, other requests go to the app";
+const MAINTENANCE: &str = "Everyone gets 503 and the page of `errors`; the app is asked nothing";
 
 #[rustfmt::skip]
 const ROUTE: &[Key] = &[
     key("prefix", Form::Prefix, Word("/"), "Requests for this path and those below it"),
     key("strip", Form::Plain(Switch), Yes, "Take the prefix off the path and give it as SCRIPT_NAME (WSGI), root_path (ASGI)"),
     key("hosts", Form::Hosts, Unset, "Only at these of the project's hosts [default: all of them]"),
+    key("fallback", Form::Plain(Text), Unset, "For this route; so are the next ones, and what they do not set is the project's"),
+    key("redirects", Form::Sections, Unset, "All of them: the project's do not count here then"),
+    key("headers", Form::Table, Unset, "Key by key"),
+    key("errors", Form::Table, Unset, "Key by key"),
+    key("cors", Form::Table, Unset, "Key by key"),
+    key("access", Form::Table, Unset, "Key by key"),
+    key("limits", Form::Table, Unset, "Key by key"),
+    key("maintenance", Form::Plain(Switch), No, MAINTENANCE),
 ];
+
+const HASH: Kind = Kind::Choice(&["sha256", "sha512", "argon2id"], None, None);
+
+#[rustfmt::skip]
+const ACCESS: &[Key] = &[
+    key("allow", Form::Plain(Networks), Unset, "Only these addresses and networks; others get 403"),
+    key("deny", Form::Plain(Networks), Words(&[]), "Not these, whatever `allow` says"),
+    key("users", Form::Users, Unset, "Names and password hashes (Argon2, as PHC strings) for HTTP basic authentication; others get 401. Where keys are asked for too, one of both is enough"),
+    key("realm", Form::Plain(Text), Word(super::rules::REALM), "What browsers say that the password is for"),
+    key("keys", Form::Plain(Switch), No, "Requests need an API key: Authorization: KEY, Authorization: Bearer KEY or X-API-Key: KEY; others get 403"),
+    key("key_file", Form::Plain(Path), Word(KEY_FILE), "File with a line `username,apikey` for each key, relative to the source; a change counts within 2 s"),
+    key("key_variable", Form::Plain(Text), Word("API_KEYS"), "Variable with more keys, `key1,key2`, in the environment that ostler starts in; `ada-KEY` is ada's"),
+    key("key_hash", Form::Plain(HASH), Word("sha256"), "What is kept of keys in memory; argon2id takes 500 keys at most"),
+];
+
+#[rustfmt::skip]
+const LIMITS: &[Key] = &[
+    key("body", Form::Plain(Size), Unset, "Most bytes of a request body; a smaller limit of the app stays"),
+    key("rate", Form::Rates, Words(&[]), "Requests in a second, minute, hour or day: 10/s, 100/m per key, 1000/h per route burst 50; per address when nothing is said, IPv6 by /64; others get 429"),
+];
+
+#[rustfmt::skip]
+const CORS: &[Key] = &[
+    key("origins", Form::Origins, Unset, "The origins whose pages may read answers: https://example.com, or * for all"),
+    key("methods", Form::Methods, Words(super::rules::METHODS), "What they may send"),
+    key("headers", Form::FieldNames, Unset, "Request fields that they may set [default: any]"),
+    key("expose", Form::FieldNames, Words(&[]), "Response fields that they may read, beside the usual ones"),
+    key("credentials", Form::Plain(Switch), No, "With cookies and passwords; not for *"),
+    key("max_age", Form::Plain(Seconds), Int(super::rules::MAX_AGE as i64), "Browsers remember for this long what is allowed"),
+];
+
+#[rustfmt::skip]
+const HEADERS: &[Key] = &[
+    key("set", Form::Fields, Unset, "In every response, in the place of what the app says"),
+    key("add", Form::Fields, Unset, "In every response, beside what the app says"),
+    key("remove", Form::FieldNames, Words(&[]), "In no response"),
+    key("request_set", Form::Fields, Unset, "In every request to the app, in the place of what the client says"),
+    key("request_remove", Form::FieldNames, Words(&[]), "In no request to the app"),
+];
+
+#[rustfmt::skip]
+const ERRORS: &[Key] = &[
+    key("pages", Form::Pages, Unset, "Files by status, `404`, `50x` or `4xx`, relative to the source; who asks for JSON still gets JSON"),
+    key("app", Form::Plain(Switch), No, "Also for errors of the app that come without a body"),
+    key("maintenance", Form::Plain(Path), Unset, "The page during maintenance"),
+];
+
+#[rustfmt::skip]
+const REDIRECT: &[Key] = &[
+    key("from", Form::Plain(Text), Unset, "A path below the route, /old, or /old/* for all below it"),
+    key("to", Form::Plain(Text), Unset, "A path or an address, with /* at the end for what `from` has there; the query goes along"),
+    key("status", Form::Plain(Whole(301, 308)), Int(308), "301 or 302, which let a POST become a GET, 307 or 308, which do not; 302 and 307 are for now"),
+];
+
+/// The file with API keys when none is named.
+pub const KEY_FILE: &str = "auth-keys.csv";
 
 /// Settings whose values are paths, beside those of the kind [`Kind::Path`].
 pub const PATHS: [&str; 4] = ["config", "pythonpath", "sendfile_root", "internal_files"];
@@ -233,6 +370,12 @@ pub fn meant(section: Section, name: &str) -> Option<(Section, Key)> {
         Section::Acme,
         Section::Project,
         Section::Route,
+        Section::Access,
+        Section::Limits,
+        Section::Cors,
+        Section::Headers,
+        Section::Errors,
+        Section::Redirect,
         Section::Web,
     ];
     let others = others.into_iter().filter(|other| *other != section);

@@ -328,6 +328,12 @@ impl Statics {
         })
     }
 
+    /// The prefix of the public folder that a path lies in, without a final slash.
+    pub fn prefix_of(&self, path: &[u8]) -> Option<&[u8]> {
+        let (mounted, _) = self.find(path)?;
+        mounted.prefix.as_deref().filter(|_| mounted.public)
+    }
+
     /// The file of an application's `X-Accel-Redirect: URI`: below one of the prefixes, public or not, under the
     /// same rules about names.
     ///

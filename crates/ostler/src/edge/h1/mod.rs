@@ -15,6 +15,7 @@ pub mod head;
 pub mod host;
 #[cfg(test)]
 pub mod invariants;
+pub mod left_out;
 pub mod names;
 pub mod response;
 pub mod target;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ostler_wire::ResponseHead;
 
 use super::bytes::{decimal, is_token, push_decimal, trim};
+use super::left_out::Names;
 use crate::edge::reason::Reason;
 
 /// What the encoder must know of the request and of us.
@@ -18,6 +19,8 @@ pub struct ResponseContext {
     pub date: [u8; 29],
     /// Lines with their CRLF that stand in every response of the site.
     pub lines: Option<Arc<[u8]>>,
+    /// Fields of the app that the site leaves out.
+    pub drops: Option<Arc<Names>>,
     /// Bytes of the whole body when it came with the head.
     pub body_len: Option<u64>,
 }
@@ -43,6 +46,8 @@ pub struct Private {
     pub app_error: bool,
     pub accel_redirect: Option<Vec<u8>>,
     pub sendfile: Option<Vec<u8>>,
+    /// A page of the operator takes the place of its body.
+    pub page: bool,
     /// `X-Accel-Buffering: no`, or a stream of server-sent events.
     pub unbuffered: bool,
     pub content_type: Option<Vec<u8>>,
@@ -88,7 +93,10 @@ pub fn encode(
     status_line(head.status, head.reason, out)?;
     for (name, value) in head.fields() {
         check(name, value)?;
+        let left_out = || context.drops.as_ref().is_some_and(|drops| drops.has(name));
         match known(name) {
+            Known::Other if left_out() => {}
+            Known::Noted if left_out() => note(name, value, &mut private),
             Known::Other => line(name, value, out),
             Known::Length => {
                 let value = decimal(trim(value)).ok_or(Reason::BadResponse)?;
@@ -400,8 +408,32 @@ mod tests {
             keep_alive: true,
             date: super::super::date::imf_fixdate(0),
             lines: None,
+            drops: None,
             body_len: None,
         }
+    }
+
+    #[test]
+    fn what_a_site_leaves_out_does_not_go_on() {
+        let context = ResponseContext {
+            drops: Some(Arc::new(Names::new(["Server", "ETag"].into_iter()))),
+            ..context()
+        };
+        let fields = [
+            ("server", "x"),
+            ("ETag", "\"a\""),
+            ("X-A", "1"),
+            ("Content-Length", "3"),
+        ];
+        let (text, encoded) = encoded(200, &fields, &context).expect("good");
+        assert!(!text.contains("server") && !text.contains("ETag"), "{text}");
+        assert!(text.contains("X-A: 1\r\n"), "{text}");
+        assert_eq!(encoded.framing, BodyFraming::Length(3));
+        assert_eq!(
+            encoded.private.etag.as_deref(),
+            Some(&b"\"a\""[..]),
+            "but it is known"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod acme;
 mod routes;
+mod rules;
 mod values;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::config::callable;
 use crate::config::table::Kind;
 use crate::config::written::Layer;
 
+pub use rules::DraftRules;
 pub use values::absolute;
 
 /// What the files say, each value in checked form.
@@ -80,6 +82,8 @@ pub struct DraftProject {
     pub paths: Vec<(&'static str, String, At)>,
     /// Prefix, folder as it is written, where the folder is.
     pub statics: Vec<(String, String, At)>,
+    /// For all its routes.
+    pub rules: DraftRules,
 }
 
 /// One route.
@@ -89,6 +93,8 @@ pub struct DraftRoute {
     pub at: At,
     pub strip: bool,
     pub hosts: Vec<(Host, At)>,
+    /// What differs here from those of the project.
+    pub rules: DraftRules,
 }
 
 /// Checks `tree`. What is wrong is put into `problems`.
@@ -250,10 +256,12 @@ impl Shaper<'_> {
             app_named: false,
             paths: Vec::new(),
             statics: Vec::new(),
+            rules: DraftRules::default(),
         };
         for (key, entry) in self.known(Section::Project, table) {
             match key.form {
                 Form::Hosts => project.hosts = self.hosts(&key, &entry.node),
+                _ if Section::is_rule(&key) => self.rule(&key, entry, &mut project.rules),
                 Form::Sections => project.routes = self.routes(&key, &entry.node),
                 Form::Folders => project.statics = self.statics(&key, entry),
                 Form::Table => {
@@ -304,6 +312,13 @@ impl Shaper<'_> {
             self.problems.push(Problem::new(*at, what, hint));
         }
         self.hosts_of_routes(&project);
+        match project.routes.is_empty() {
+            true => self.counted_keys(&project.rules),
+            false => project
+                .routes
+                .iter()
+                .for_each(|route| self.counted_keys(&route.rules.over(&project.rules))),
+        }
         project
     }
 

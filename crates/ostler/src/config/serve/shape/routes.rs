@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value as Json;
 
-use super::{DraftProject, DraftRoute, Shaper};
+use super::{DraftProject, DraftRoute, DraftRules, Shaper};
 use crate::config::error::Complaint;
 use crate::config::serve::host::Host;
 use crate::config::serve::problem::{Problem, short};
@@ -74,11 +74,16 @@ impl Shaper<'_> {
             at,
             strip: true,
             hosts: Vec::new(),
+            rules: DraftRules::default(),
         };
         let mut good = true;
         for (key, entry) in self.known(Section::Route, table) {
             if key.form == Form::Hosts {
                 route.hosts = self.hosts(&key, &entry.node);
+                continue;
+            }
+            if Section::is_rule(&key) {
+                self.rule(&key, entry, &mut route.rules);
                 continue;
             }
             match self.value(&key, &entry.node) {

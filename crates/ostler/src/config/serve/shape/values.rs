@@ -219,7 +219,7 @@ impl Shaper<'_> {
 }
 
 /// Most keys that a hint lists.
-const MOST_LISTED: usize = 8;
+const MOST_LISTED: usize = 10;
 
 /// More proxies in a row than this are a slip of the keyboard.
 const MOST_HOPS: i64 = 100;
@@ -233,7 +233,12 @@ fn paths_of(key: &Key, node: &Node, paths: &mut Vec<(String, At)>) {
     let named = key
         .setting
         .is_some_and(|row| schema::PATHS.contains(&row.name));
-    if !named && !matches!(key.form, Form::Folders | Form::Plain(Kind::Path)) {
+    if !named
+        && !matches!(
+            key.form,
+            Form::Folders | Form::Pages | Form::Plain(Kind::Path)
+        )
+    {
         return;
     }
     match &node.value {

@@ -1,6 +1,7 @@
 //! From files to a `Serve` or to what a person reads, in tables.
 
 mod problems;
+mod rules;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +11,15 @@ use serde_json::json;
 
 use super::schema::Section;
 use super::*;
+
+impl Rules {
+    /// What holds where nothing is said.
+    fn default_of_a_route() -> Self {
+        let mut rules = Self::default();
+        rules.access.realm = super::rules::REALM.to_owned();
+        rules
+    }
+}
 
 /// A folder with files in it, removed at the end.
 struct Folder(PathBuf);
@@ -110,6 +120,7 @@ fn a_small_file_is_complete() {
             prefix: "/".to_owned(),
             strip: true,
             hosts: Vec::new(),
+            rules: Rules::default_of_a_route(),
         }],
         web: json!({"wsgi_app": "app:app"})
             .as_object()
@@ -242,7 +253,8 @@ web.config = "python:any.conf"
         Route {
             prefix: "/api/v1".to_owned(),
             strip: false,
-            hosts: vec![Host::Name("shop.example.com".to_owned())]
+            hosts: vec![Host::Name("shop.example.com".to_owned())],
+            rules: Rules::default_of_a_route(),
         }
     );
     let web = json!({

@@ -1,0 +1,28 @@
+//! Who is asking. Each check gives a value that proves it happened: what lies behind asks for a [`Caller`].
+//!
+//! In call order: [`credential`] finds what a request shows, [`keys`] and [`users`] know whose it is; [`keyfile`] reads the
+//! texts that keys come from, [`watch`] follows their files. Nothing here knows connections or answers.
+
+mod credential;
+mod hash;
+pub mod keyfile;
+mod keys;
+mod slow;
+mod users;
+mod watch;
+
+use std::sync::Arc;
+
+pub use credential::Shown;
+pub use keys::Keys;
+pub use slow::{Busy, SlowLine};
+pub use users::Users;
+pub use watch::open;
+
+/// Who sends a request, as far as that was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Nobody is asked here.
+    Anyone,
+    User(Arc<str>),
+}

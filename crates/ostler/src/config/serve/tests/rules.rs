@@ -1,0 +1,223 @@
+//! Rules beside an app: what they become, and what is refused.
+
+use std::time::Duration;
+
+use super::super::rules::{By, Rate};
+use super::{Folder, Rules, SMALL};
+use crate::config::Trust;
+
+fn with(more: &str) -> String {
+    format!("{SMALL}{more}")
+}
+
+fn rules(more: &str) -> Vec<Rules> {
+    let files = [
+        ("ostler.toml", &*with(more)),
+        ("shop/p.html", "x"),
+        ("shop/q.html", "y"),
+    ];
+    let mut serve = Folder::with(&files).good(&[("HASH", HASH)]).serve;
+    let routes = serve.projects.remove(0).routes;
+    routes.into_iter().map(|route| route.rules).collect()
+}
+
+const HASH: &str =
+    "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+
+#[test]
+fn a_route_has_the_rules_of_its_project_but_for_its_own() {
+    let both = rules(
+        r#"
+maintenance = true
+access = { allow = ["10.0.0.0/8"], keys = true, users = { ada = "${HASH}" } }
+limits = { body = "1KiB", rate = ["2/m", "9/h per key burst 3"] }
+headers.set = { X-A = "1" }
+redirects = [{ from = "/a", to = "/b" }]
+errors.pages = { 404 = "p.html" }
+[[projects.shop.routes]]
+[[projects.shop.routes]]
+prefix = "/api"
+maintenance = false
+access = { allow = "*", keys = false }
+limits.rate = []
+headers.add = { X-B = "2" }
+redirects = []
+errors = { pages = { 5xx = "q.html" }, app = true }
+"#,
+    );
+    let [project, api] = &both[..] else {
+        panic!("two routes");
+    };
+    let rate = |quota, seconds, burst, by| Rate {
+        quota,
+        window: Duration::from_secs(seconds),
+        burst,
+        by,
+    };
+    let rates = [rate(2, 60, 2, By::Address), rate(9, 3600, 3, By::Key)];
+    assert_eq!(
+        (project.limits.body, &project.limits.rates[..]),
+        (Some(1024), &rates[..])
+    );
+    assert_eq!(
+        (api.limits.body, &api.limits.rates[..]),
+        (Some(1024), &[][..])
+    );
+    assert!(project.maintenance && !api.maintenance);
+    assert!(project.access.keys.is_some() && api.access.keys.is_none());
+    assert_eq!(project.access.users, [("ada".to_owned(), HASH.to_owned())]);
+    assert_eq!(api.access.users, project.access.users);
+    assert_eq!(api.access.allow, Some(Trust::Everyone));
+    assert_eq!((project.redirects.len(), api.redirects.len()), (1, 0));
+    assert_eq!((api.headers.set.len(), api.headers.add.len()), (1, 1));
+    let pages = |rules: &Rules| {
+        rules
+            .errors
+            .pages
+            .iter()
+            .map(|(status, _)| status.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (pages(project), pages(api), api.errors.app),
+        (vec!["404".to_owned()], vec!["5xx".to_owned()], true)
+    );
+    assert_eq!(rules(""), [Rules::default_of_a_route()]);
+}
+
+/// Each text stands at the end of a file; each is refused with this line.
+#[test]
+fn what_is_wrong_with_a_rule() {
+    for (more, problem) in [
+        ("access.keys = 1", "`keys` needs true or false"),
+        (
+            "access.key_hash = \"md5\"",
+            "`key_hash` needs one of sha256, sha512, argon2id",
+        ),
+        ("access.key_file = \"\"", "`key_file` is empty"),
+        (
+            "access.allow = [\"10.0.0.1/8\"]",
+            "`allow` has \"10.0.0.1/8\"",
+        ),
+        ("access.deny = \"*\"", "`deny` is for everyone"),
+        (
+            "access.users = { ada = \"secret\" }",
+            "`users` has a value that is no password hash",
+        ),
+        (
+            "access.users = { \"a:b\" = \"${HASH}\" }",
+            "\"a:b\" is no name of a user",
+        ),
+        (
+            "limits.rate = \"10\"",
+            "`rate` has \"10\", which is no rate",
+        ),
+        (
+            "limits.rate = \"10/s per key\"",
+            "`rate` counts per key, and nobody needs one",
+        ),
+        ("limits.body = -1", "`body` needs a number of bytes"),
+        (
+            "headers.set = { Content-Length = \"1\" }",
+            "\"Content-Length\" is ostler's own to write",
+        ),
+        (
+            "headers.set = { X-A = \"a\\r\\nb\" }",
+            "`set` is no value of a field",
+        ),
+        (
+            "headers.remove = [\"Connection\"]",
+            "`remove` is ostler's own to write",
+        ),
+        (
+            "headers.request_set = { X-Ostler-User = \"root\" }",
+            "\"X-Ostler-User\" says who is asking",
+        ),
+        (
+            "redirects = [{ from = \"/a\" }]",
+            "a redirect needs `from` and `to`",
+        ),
+        (
+            "redirects = [{ from = \"/a\", to = \"//b\" }]",
+            "`to` is no path and no address",
+        ),
+        (
+            "redirects = [{ from = \"/a\", to = \"/b\", status = 303 }]",
+            "`status` is none of 301",
+        ),
+        ("redirects = 1", "`redirects` needs sections"),
+        (
+            "errors.pages = { 200 = \"p.html\" }",
+            "\"200\" is no status of an error",
+        ),
+        (
+            "errors.pages = { 404 = \"missing.html\" }",
+            "`404` names no file",
+        ),
+        (
+            "errors.maintenance = \"missing.html\"",
+            "`maintenance` names no file",
+        ),
+        ("cors.origins = \"example.com\"", "`origins` is no origin"),
+        (
+            "cors = { origins = \"*\", credentials = true }",
+            "`credentials` for every origin",
+        ),
+        ("cors.max_age = 5", "[cors] has no `origins`"),
+        (
+            "acess.keys = true",
+            "unknown key `acess` in [projects.shop]",
+        ),
+    ] {
+        let text = with(more);
+        let told =
+            Folder::with(&[("ostler.toml", &*text), ("shop/", "")]).problems(&[("HASH", HASH)]);
+        assert!(
+            told.starts_with(&format!("error: {problem}")),
+            "{more}:\n{told}"
+        );
+        assert!(told.contains("hint: "), "{told}");
+    }
+}
+
+#[test]
+fn a_repository_cannot_open_what_the_operator_closes() {
+    for (key, text) in [
+        ("access", "access.keys = false"),
+        ("limits", "limits.body = 0"),
+        ("maintenance", "maintenance = false"),
+    ] {
+        let told =
+            Folder::with(&[("ostler.toml", SMALL), ("shop/ostler.toml", text)]).problems(&[]);
+        assert!(
+            told.contains(&format!("`{key}` is the operator's to set")),
+            "{told}"
+        );
+    }
+    let own = "errors.pages = { 404 = \"../ostler.toml\" }";
+    let told = Folder::with(&[("ostler.toml", SMALL), ("shop/ostler.toml", own)]).problems(&[]);
+    assert!(told.contains("leads out of the checkout"), "{told}");
+    let many: String = (0..1001)
+        .map(|n| format!("[[redirects]]\nfrom = \"/{n}\"\nto = \"/x\"\n"))
+        .collect();
+    let told = Folder::with(&[("ostler.toml", SMALL), ("shop/ostler.toml", &many)]).problems(&[]);
+    assert!(told.contains("`redirects` has 1001 entries"), "{told}");
+}
+
+#[test]
+fn passwords_are_not_printed() {
+    let text = with(
+        "access.users = { ada = \"${HASH}\", eve = \"$$argon2id$$v=19$$m=8$$c2FsdA$$ZGlnZXN0\" }\nredirects = [{ from = \"/a\", to = \"/b\" }]\n",
+    );
+    let printed = Folder::with(&[("ostler.toml", &*text), ("shop/", "")])
+        .good(&[("HASH", HASH)])
+        .print();
+    assert!(
+        printed.contains("users = { ada = \"${HASH}\", eve = \"…\" }"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("[[projects.shop.redirects]]\nfrom = \"/a\""),
+        "{printed}"
+    );
+}

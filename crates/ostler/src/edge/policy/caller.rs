@@ -1,0 +1,97 @@
+//! Who sends a request.
+
+use std::sync::Arc;
+
+use crate::auth::{Busy, Caller, Shown};
+use crate::config::serve::By;
+use crate::edge::connection::Connection;
+use crate::edge::forwarded::Sender;
+use crate::edge::reason::Reason;
+
+impl Connection {
+    /// Asks who is there, where the site wants to know; of several ways one is enough. Files and the app are for those
+    /// who were asked.
+    pub async fn caller(&mut self, sender: &Sender) -> Result<Caller, Reason> {
+        let site = Arc::clone(&self.site);
+        let policy = &site.policy;
+        if policy.keys.is_none() && policy.users.is_none() {
+            return Ok(Caller::Anyone);
+        }
+        let found = match self.known() {
+            Some(user) => Some(user),
+            None => self.prove(sender).await?,
+        };
+        let Some(user) = found else {
+            return Err(self.stranger());
+        };
+        self.charge(By::Key, user.as_bytes())?;
+        self.row.user = Some(Arc::clone(&user));
+        Ok(Caller::User(user))
+    }
+
+    fn shown(&self) -> Shown<'_> {
+        Shown {
+            authorization: self.head.field(b"authorization"),
+            api_key: self.head.field(b"x-api-key"),
+        }
+    }
+
+    /// Whom a look is enough for.
+    fn known(&self) -> Option<Arc<str>> {
+        let policy = &self.site.policy;
+        let by_key = policy
+            .keys
+            .as_ref()
+            .and_then(|keys| keys.known(self.shown()));
+        by_key.or_else(|| policy.users.as_ref()?.known(self.shown()))
+    }
+
+    /// Whom only a slow function can tell.
+    async fn prove(&mut self, sender: &Sender) -> Result<Option<Arc<str>>, Reason> {
+        let address = sender.ip();
+        let site = Arc::clone(&self.site);
+        let keys = site
+            .policy
+            .keys
+            .as_ref()
+            .filter(|keys| keys.is_slow() && self.shown().keys().next().is_some());
+        let users = site
+            .policy
+            .users
+            .as_ref()
+            .filter(|_| self.shown().basic().is_some());
+        if keys.is_none() && users.is_none() {
+            return Ok(None);
+        }
+        self.not_guessing(address)?;
+        let busy = |Busy| Reason::AuthBusy;
+        if let Some(keys) = keys
+            && let Some(user) = keys.prove(self.shown()).await.map_err(busy)?
+        {
+            return Ok(Some(user));
+        }
+        if let Some(users) = users
+            && let Some(user) = users.prove(self.shown()).await.map_err(busy)?
+        {
+            return Ok(Some(user));
+        }
+        self.guessed(address);
+        Ok(None)
+    }
+
+    /// Why nobody was found.
+    fn stranger(&mut self) -> Reason {
+        if let Some(users) = &self.site.policy.users {
+            let challenge = format!(
+                "WWW-Authenticate: Basic realm=\"{}\", charset=\"UTF-8\"\r\n",
+                users.realm()
+            );
+            self.row.lines.extend_from_slice(challenge.as_bytes());
+            return Reason::Credentials;
+        }
+        match self.shown().keys().next() {
+            None => Reason::KeyMissing,
+            Some(_) => Reason::KeyUnknown,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The rules of a configuration → what the edge judges requests by. What several sites use is made once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use anyhow::Context as _;
+
+use crate::auth::{self, Keys, SlowLine, Users};
+use crate::config::serve::{KeySource, Rules};
+use crate::edge::{Doors, Policy, Rates};
+
+/// What the policies of all sites share.
+#[derive(Default)]
+pub(super) struct Policies {
+    line: Arc<SlowLine>,
+    rates: Arc<Rates>,
+    /// Keys that are in use. Guards the map alone: it is only touched when sites are made.
+    keys: Mutex<HashMap<KeySource, Weak<Keys>>>,
+}
+
+impl Policies {
+    /// Makes the policy of a site. `about` begins lines of the log; with `again` nothing that was good once and is
+    /// not any more may keep a server from starting.
+    ///
+    /// # Errors
+    /// What the rules name cannot be used.
+    pub(super) fn policy(
+        &self,
+        rules: &Rules,
+        number: usize,
+        about: &str,
+        again: bool,
+    ) -> anyhow::Result<Policy> {
+        let access = &rules.access;
+        let project = about.trim_end_matches(": ");
+        let keys = access
+            .keys
+            .as_ref()
+            .map(|source| self.keys(source, about, again));
+        let users = match access.users.is_empty() {
+            true => None,
+            false => Some(Users::new(&access.users, &access.realm, &self.line)),
+        };
+        let users = users.transpose().map_err(|(name, what)| {
+            anyhow::anyhow!("{about}the password hash of `{name}` in access.users: {what}")
+        })?;
+        let doors = Doors {
+            keys: keys.transpose()?,
+            users: users.map(Arc::new),
+        };
+        Policy::new(rules, doors, &self.rates, project, number).map_err(|(path, error)| {
+            anyhow::anyhow!("{about}the page {} cannot be read: {error}", path.display())
+        })
+    }
+
+    /// The same source is read and followed once, and what it said last stays in force over a reload.
+    fn keys(&self, source: &KeySource, about: &str, again: bool) -> anyhow::Result<Arc<Keys>> {
+        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, keys| keys.strong_count() > 0);
+        if let Some(keys) = known.get(source).and_then(Weak::upgrade) {
+            return Ok(keys);
+        }
+        let variable = std::env::var(&source.variable).ok();
+        let keys = auth::open(source, variable, about, &self.line, again);
+        let keys = keys.with_context(|| about.trim_end_matches(": ").to_owned())?;
+        known.insert(source.clone(), Arc::downgrade(&keys));
+        Ok(keys)
+    }
+}
