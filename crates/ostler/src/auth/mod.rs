@@ -1,10 +1,12 @@
 //! Who is asking. Each check gives a value that proves it happened: what lies behind asks for a [`Caller`].
 //!
-//! In call order: [`credential`] finds what a request shows, [`keys`] and [`users`] know whose it is; [`keyfile`] reads the
+//! In call order: [`credential`] finds what a request shows, [`keys`], [`users`] and [`jwt`] know whose it is; [`keyfile`] reads the
 //! texts that keys come from, [`watch`] follows their files. Nothing here knows connections or answers.
 
 mod credential;
+mod follow;
 mod hash;
+pub mod jwt;
 pub mod keyfile;
 mod keys;
 mod slow;

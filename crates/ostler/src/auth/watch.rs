@@ -5,27 +5,18 @@
 //! the apps too, who see the keys in the requests anyway.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::config::serve::KeySource;
 
+use super::follow::{Followed, LOOK, unreadable};
 use super::keyfile::{self, Parsed};
 use super::keys::{KeySet, Keys};
 use super::slow::SlowLine;
-
-/// A file is looked at this often. Two looks must see the same before it counts, so that one that is just being
-/// written does not revoke everything: a change is in force after a second at most, and a good deal less than two.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// Largest file, in bytes: ten thousand keys.
-const LARGEST: u64 = 1 << 20;
 
 /// Why there are no keys to begin with.
 #[derive(Debug)]
@@ -79,25 +70,6 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-fn unreadable(path: &Path, cause: &io::Error) -> String {
-    let hint = match cause.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "; hint: the server's user must be able to read it: chgrp its group, chmod 640, and x on the folders above"
-        }
-        _ => "",
-    };
-    format!("{} cannot be read: {cause}{hint}", path.display())
-}
-
-/// What tells one state of a file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    file: (u64, u64),
-    size: u64,
-    written: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// Reads the keys of `source` and follows its file as long as they are in use. `variable` is the value of its
 /// variable; `about` begins lines of the log. With `again` a set without a key is better than an error: whoever
 /// asks gets 403.
@@ -115,8 +87,7 @@ pub fn open(
         source: source.clone(),
         variable: variable.unwrap_or_default(),
         about: about.to_owned(),
-        seen: None,
-        taken: None,
+        file: source.file.clone().map(Followed::new),
     };
     let set = watch.first().or_else(|error| match again {
         true => {
@@ -136,10 +107,7 @@ struct Watch {
     source: KeySource,
     variable: String,
     about: String,
-    /// At the last look; `None`: there was nothing to see.
-    seen: Option<Stamp>,
-    /// What was read last.
-    taken: Option<Stamp>,
+    file: Option<Followed>,
 }
 
 /// What a look at the file gave.
@@ -155,23 +123,18 @@ impl Watch {
     fn first(&mut self) -> Result<KeySet, OpenError> {
         let mut text = Zeroizing::default();
         let mut path = None;
-        if let Some(file) = &self.source.file {
-            match read(file) {
-                Ok((stamp, read)) => {
-                    (text, self.taken) = (read, Some(stamp));
-                    path = Some(file.clone());
-                }
+        if let Some(file) = &mut self.file {
+            path = Some(file.path.clone());
+            match file.read() {
+                Ok(read) => text = read,
                 // The usual name may be missing where a variable has the keys.
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound && !self.source.named => {
-                    path = Some(file.clone());
-                }
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound && !self.source.named => {}
                 Err(cause) => {
-                    let path = file.clone();
+                    let path = file.path.clone();
                     return Err(OpenError::Unreadable { path, cause });
                 }
             }
         }
-        self.seen = self.taken;
         let variable = self.source.variable.clone();
         if let Err((place, what)) = keyfile::parse_variable(&self.variable) {
             return Err(OpenError::Variable {
@@ -252,25 +215,14 @@ impl Watch {
     }
 
     fn look(&mut self) -> Look {
-        let Some(path) = self.source.file.clone() else {
+        let Some(file) = &mut self.file else {
             return Look::Same;
         };
-        let stamp = match std::fs::metadata(&path) {
-            Ok(about) => Some(Stamp::of(&about)),
-            Err(_) => None,
-        };
-        let settled = self.seen == stamp;
-        self.seen = stamp;
-        if !settled || stamp == self.taken {
-            return Look::Same;
-        }
-        self.taken = stamp;
-        let text = match read(&path) {
-            Ok((stamp, text)) => {
-                self.taken = Some(stamp);
-                text
-            }
-            Err(cause) => return Look::Keep(unreadable(&path, &cause)),
+        let path = file.path.clone();
+        let text = match file.look() {
+            None => return Look::Same,
+            Some(Ok(text)) => text,
+            Some(Err(cause)) => return Look::Keep(unreadable(&path, &cause)),
         };
         let parsed = keyfile::parse(&text);
         self.tell_bad(&parsed);
@@ -282,36 +234,4 @@ impl Watch {
             Err(what) => Look::Keep(what.to_owned()),
         }
     }
-}
-
-impl Stamp {
-    fn of(about: &std::fs::Metadata) -> Self {
-        Self {
-            file: (about.dev(), about.ino()),
-            size: about.size(),
-            written: (about.mtime(), about.mtime_nsec()),
-            changed: (about.ctime(), about.ctime_nsec()),
-        }
-    }
-}
-
-/// The text of a regular file, and its state before it was read: what changes meanwhile is seen at the next look.
-fn read(path: &Path) -> io::Result<(Stamp, Zeroizing<String>)> {
-    // A FIFO would be waited for.
-    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    // With room for all of it, so that it is never moved and a copy left behind.
-    let room = about.len().min(LARGEST) as usize + 2;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other("it is larger than 1 MiB"));
-    }
-    // One bad line must not cost all others.
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok((Stamp::of(&about), Zeroizing::new(text)))
 }

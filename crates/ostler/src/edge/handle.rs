@@ -351,6 +351,12 @@ impl Connection {
             &mut encoder,
         );
         fields.tell_app(&mut encoder);
+        for (name, value) in self.row.bearer.iter().flat_map(|bearer| &bearer.claims) {
+            encoder.field(
+                format!("x-ostler-claim-{name}").as_bytes(),
+                value.as_bytes(),
+            );
+        }
         if let (Some(user), true) = (&self.row.user, streams) {
             // As above: a client's own is not passed on.
             encoder.field(b"x-ostler-user", user.as_bytes());

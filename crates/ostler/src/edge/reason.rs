@@ -90,6 +90,7 @@ pub enum Reason {
     RateLimited,
     CorsOrigin,
     Credentials,
+    Token,
     KeyMissing,
     KeyUnknown,
 
@@ -276,6 +277,7 @@ impl Reason {
             Self::RateLimited => answer(429, "rate_limited", "edge", "Too many requests came from you."),
             Self::CorsOrigin => answer(403, "cors_origin", "edge", "Pages of this origin may not use this site."),
             Self::Credentials => answer(401, "credentials", "edge", "This needs a name and a password."),
+            Self::Token => answer(401, "token", "edge", "This needs a token that is good now."),
             Self::KeyMissing => answer(403, "key_missing", "edge", "This needs an API key."),
             Self::KeyUnknown => answer(403, "key_unknown", "edge", "This API key is not known here."),
 

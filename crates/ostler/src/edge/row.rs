@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::micros_since;
 use super::reason::Reason;
+use crate::auth::jwt::Bearer;
 
 /// One request so far.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Row {
     pub remote: Option<Vec<u8>>,
     /// Who sent it, where somebody has to prove that.
     pub user: Option<Arc<str>>,
+    /// The token it came with.
+    pub bearer: Option<Arc<Bearer>>,
     /// Lines with their CRLF that its response has because of what it is.
     pub lines: Vec<u8>,
     /// Status sent; 0 while none was.
@@ -46,6 +49,7 @@ impl Default for Row {
             started: now,
             remote: None,
             user: None,
+            bearer: None,
             lines: Vec::new(),
             status: 0,
             sent: 0,

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context as _;
 
+use crate::auth::jwt::Tokens;
 use crate::auth::{self, Keys, SlowLine, Users};
-use crate::config::serve::{KeySource, Rules};
+use crate::config::serve::{KeySource, Rules, TokenSource};
 use crate::edge::{Doors, Policy, Rates};
 
 /// What the policies of all sites share.
@@ -16,6 +17,8 @@ pub(super) struct Policies {
     rates: Arc<Rates>,
     /// Keys that are in use. Guards the map alone: it is only touched when sites are made.
     keys: Mutex<HashMap<KeySource, Weak<Keys>>>,
+    /// The same of tokens.
+    tokens: Mutex<HashMap<TokenSource, Weak<Tokens>>>,
 }
 
 impl Policies {
@@ -37,6 +40,10 @@ impl Policies {
             .keys
             .as_ref()
             .map(|source| self.keys(source, about, again));
+        let tokens = access
+            .tokens
+            .as_ref()
+            .map(|source| self.tokens(source, about, again));
         let users = match access.users.is_empty() {
             true => None,
             false => Some(Users::new(&access.users, &access.realm, &self.line)),
@@ -47,10 +54,28 @@ impl Policies {
         let doors = Doors {
             keys: keys.transpose()?,
             users: users.map(Arc::new),
+            tokens: tokens.transpose()?,
         };
         Policy::new(rules, doors, &self.rates, project, number).map_err(|(path, error)| {
             anyhow::anyhow!("{about}the page {} cannot be read: {error}", path.display())
         })
+    }
+
+    fn tokens(
+        &self,
+        source: &TokenSource,
+        about: &str,
+        again: bool,
+    ) -> anyhow::Result<Arc<Tokens>> {
+        let mut known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, tokens| tokens.strong_count() > 0);
+        if let Some(tokens) = known.get(source).and_then(Weak::upgrade) {
+            return Ok(tokens);
+        }
+        let tokens = auth::jwt::open(source, about, again);
+        let tokens = tokens.map_err(|what| anyhow::anyhow!("{about}access.jwt_keys: {what}"))?;
+        known.insert(source.clone(), Arc::downgrade(&tokens));
+        Ok(tokens)
     }
 
     /// The same source is read and followed once, and what it said last stays in force over a reload.

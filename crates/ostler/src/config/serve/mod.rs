@@ -36,7 +36,9 @@ pub use host::{Host, is_public};
 pub use owners::FILE;
 pub use problem::Problems;
 pub use read::Variables;
-pub use rules::{By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules};
+pub use rules::{
+    By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules, TokenSource,
+};
 
 /// Everything that `ostler serve` serves, checked and complete. Every path is absolute. Two of them are equal when
 /// they mean the same, however they are written.

@@ -65,6 +65,9 @@ pub enum Form {
     Origins,
     Methods,
     Rates,
+    Texts,
+    Algorithms,
+    Claims,
     /// Names and password hashes.
     Users,
     /// Statuses and files.
@@ -308,6 +311,12 @@ const ACCESS: &[Key] = &[
     key("keys", Form::Plain(Switch), No, "Requests need an API key: Authorization: KEY, Authorization: Bearer KEY or X-API-Key: KEY; others get 403"),
     key("key_file", Form::Plain(Path), Word(KEY_FILE), "File with a line `username,apikey` for each key, relative to the source; a change counts within 2 s"),
     key("key_variable", Form::Plain(Text), Word("API_KEYS"), "Variable with more keys, `key1,key2`, in the environment that ostler starts in; `ada-KEY` is ada's"),
+    key("jwt_keys", Form::Plain(Path), Unset, "File with the public keys of who signs tokens (a JWK set), relative to the source: requests need Authorization: Bearer TOKEN, others get 401; a change counts within 2 s"),
+    key("jwt_issuer", Form::Texts, Unset, "Who signs: `iss`. Needed beside jwt_keys"),
+    key("jwt_audience", Form::Texts, Unset, "Whom the token is for: `aud`. Needed beside jwt_keys"),
+    key("jwt_algorithms", Form::Algorithms, Words(super::rules::ALGORITHMS), "Nothing else is taken"),
+    key("jwt_user", Form::Plain(Text), Word(super::rules::USER), "The claim that names the user"),
+    key("jwt_claims", Form::Claims, Words(&[]), "Claims that the app is told as X-Ostler-Claim-NAME, `_` as `-`"),
     key("key_hash", Form::Plain(HASH), Word("sha256"), "What is kept of keys in memory; argon2id takes 500 keys at most"),
 ];
 

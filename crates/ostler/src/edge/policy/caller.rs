@@ -1,6 +1,7 @@
 //! Who sends a request.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::auth::{Busy, Caller, Shown};
 use crate::config::serve::By;
@@ -14,10 +15,10 @@ impl Connection {
     pub async fn caller(&mut self, sender: &Sender) -> Result<Caller, Reason> {
         let site = Arc::clone(&self.site);
         let policy = &site.policy;
-        if policy.keys.is_none() && policy.users.is_none() {
+        if policy.keys.is_none() && policy.users.is_none() && policy.tokens.is_none() {
             return Ok(Caller::Anyone);
         }
-        let found = match self.known() {
+        let found = match self.known().or_else(|| self.bearer()) {
             Some(user) => Some(user),
             None => self.prove(sender).await?,
         };
@@ -44,6 +45,18 @@ impl Connection {
             .as_ref()
             .and_then(|keys| keys.known(self.shown()));
         by_key.or_else(|| policy.users.as_ref()?.known(self.shown()))
+    }
+
+    /// Whose token it is, with what the token says.
+    fn bearer(&mut self) -> Option<Arc<str>> {
+        let tokens = self.site.policy.tokens.as_ref()?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs());
+        let bearer = tokens.bearer(self.shown(), now)?;
+        let user = Arc::clone(&bearer.user);
+        self.row.bearer = Some(bearer);
+        Some(user)
     }
 
     /// Whom only a slow function can tell.
@@ -88,6 +101,16 @@ impl Connection {
             );
             self.row.lines.extend_from_slice(challenge.as_bytes());
             return Reason::Credentials;
+        }
+        if self.site.policy.tokens.is_some() {
+            // RFC 6750 section 3.
+            let error = self
+                .shown()
+                .bearer()
+                .map_or("", |_| " error=\"invalid_token\"");
+            let challenge = format!("WWW-Authenticate: Bearer{error}\r\n");
+            self.row.lines.extend_from_slice(challenge.as_bytes());
+            return Reason::Token;
         }
         match self.shown().keys().next() {
             None => Reason::KeyMissing,

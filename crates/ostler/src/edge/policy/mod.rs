@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::jwt::Tokens;
 use crate::auth::{Keys, Users};
 use crate::config::serve::{By, Rate, Redirect, Rules};
 use crate::config::{Network, Trust};
@@ -40,6 +41,7 @@ pub struct Policy {
     rates: Arc<Rates>,
     keys: Option<Arc<Keys>>,
     users: Option<Arc<Users>>,
+    tokens: Option<Arc<Tokens>>,
     pub redirects: Vec<Redirect>,
     pub cors: Option<Cors>,
     pub fields: Fields,
@@ -64,6 +66,7 @@ const WRONG: Rate = Rate {
 pub struct Doors {
     pub keys: Option<Arc<Keys>>,
     pub users: Option<Arc<Users>>,
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 impl Policy {
@@ -93,6 +96,7 @@ impl Policy {
             rates: Arc::clone(rates),
             keys: doors.keys,
             users: doors.users,
+            tokens: doors.tokens,
             redirects: rules.redirects.clone(),
             cors,
             fields: Fields::new(&rules.headers, ours),

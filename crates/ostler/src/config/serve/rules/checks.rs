@@ -129,6 +129,40 @@ pub fn method(text: &str) -> Result<(), Complaint> {
         .ok_or_else(|| Complaint::new("is no method", "write it as GET, in upper case"))
 }
 
+/// An algorithm of tokens.
+///
+/// # Errors
+/// It is none, or one with a shared secret.
+pub fn algorithm(text: &str) -> Result<(), Complaint> {
+    const KNOWN: [&str; 9] = [
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+    ];
+    let good = KNOWN.contains(&text);
+    good.then_some(()).ok_or_else(|| {
+        Complaint::new(
+            "is no algorithm that is taken",
+            format!("write some of {}", KNOWN.join(", ")),
+        )
+    })
+}
+
+/// A claim that becomes the end of a field's name.
+///
+/// # Errors
+/// It cannot.
+pub fn claim(text: &str) -> Result<(), Complaint> {
+    let good = (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    good.then_some(()).ok_or_else(|| {
+        Complaint::new(
+            "has a claim that is no name of a field",
+            "use letters, digits, - and _",
+        )
+    })
+}
+
 /// What a page is for: `404`, `50x`, `5xx`.
 ///
 /// # Errors

@@ -15,7 +15,9 @@ use super::shape::DraftRules;
 use super::source::clean;
 use crate::config::network::{self, Network, Trust};
 
-pub use checks::{field, field_name, method, origin, page, password, request_field};
+pub use checks::{
+    algorithm, claim, field, field_name, method, origin, page, password, request_field,
+};
 pub use rate::{By, Rate, parse as rate};
 pub use redirect::Redirect;
 
@@ -44,6 +46,8 @@ pub struct Access {
     pub deny: Vec<Network>,
     /// Where the API keys are; `None`: nobody is asked for one.
     pub keys: Option<KeySource>,
+    /// Who signs tokens; `None`: nobody is asked for one.
+    pub tokens: Option<TokenSource>,
     /// Names and password hashes for basic authentication; nobody is asked when there are none.
     pub users: Vec<(String, String)>,
     /// What browsers say that the password is for.
@@ -60,6 +64,20 @@ pub struct KeySource {
     /// Name of the environment variable.
     pub variable: String,
     pub hash: KeyHash,
+}
+
+/// What a JSON web token must be like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TokenSource {
+    /// A JWK set. Absolute.
+    pub file: PathBuf,
+    pub issuer: Vec<String>,
+    pub audience: Vec<String>,
+    pub algorithms: Vec<String>,
+    /// The claim that names the user.
+    pub user: String,
+    /// The claims that the app is told.
+    pub claims: Vec<String>,
 }
 
 /// What is kept of keys.
@@ -168,6 +186,7 @@ fn access(draft: &DraftRules, source: &Path) -> Access {
             _ => Vec::new(),
         },
         keys: keys(draft, source),
+        tokens: tokens(draft, source),
         users: draft.pairs("access", "users"),
         realm: draft.text("access", "realm").unwrap_or(REALM).to_owned(),
     }
@@ -175,6 +194,29 @@ fn access(draft: &DraftRules, source: &Path) -> Access {
 
 /// The realm when none is named.
 pub const REALM: &str = "restricted";
+
+/// Algorithms of tokens when none are named: those that issuers use. None with a shared secret: whoever could read
+/// that could sign.
+pub const ALGORITHMS: &[&str] = &["RS256", "ES256", "EdDSA"];
+
+/// The claim that names the user when none is named.
+pub const USER: &str = "sub";
+
+fn tokens(draft: &DraftRules, source: &Path) -> Option<TokenSource> {
+    let file = draft.text("access", "jwt_keys")?;
+    let algorithms = match draft.get("access", "jwt_algorithms") {
+        Some(_) => draft.list("access", "jwt_algorithms"),
+        None => ALGORITHMS.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    Some(TokenSource {
+        file: clean(&source.join(file)),
+        issuer: draft.list("access", "jwt_issuer"),
+        audience: draft.list("access", "jwt_audience"),
+        algorithms,
+        user: draft.text("access", "jwt_user").unwrap_or(USER).to_owned(),
+        claims: draft.list("access", "jwt_claims"),
+    })
+}
 
 fn keys(draft: &DraftRules, source: &Path) -> Option<KeySource> {
     if !draft.is("access", "keys") {

@@ -126,6 +126,9 @@ impl Shaper<'_> {
             Form::Origins => self.list(key, node, rules::origin),
             Form::Methods => self.list(key, node, rules::method),
             Form::Rates => self.list(key, node, |text| rules::rate(text).map(drop)),
+            Form::Texts => self.list(key, node, anything),
+            Form::Algorithms => self.list(key, node, rules::algorithm),
+            Form::Claims => self.list(key, node, rules::claim),
             Form::Users => self.pairs(key, node, user, rules::password),
             Form::Pages => {
                 let pages = self.pairs(key, node, rules::page, anything);
@@ -302,6 +305,27 @@ impl Shaper<'_> {
             self.problems
                 .push(Problem::new(at, "[cors] has no `origins`", hint));
         }
+        if let (Section::Access, Some(at)) = (section, place("jwt_keys"))
+            && ["jwt_issuer", "jwt_audience"]
+                .iter()
+                .any(|name| rules.list("access", name).is_empty())
+        {
+            let hint = "add both: a token that was made for another service must not open this one";
+            self.problems.push(Problem::new(
+                at,
+                "`jwt_keys` without `jwt_issuer` and `jwt_audience`",
+                hint,
+            ));
+        }
+        let none = rules.get("access", "jwt_algorithms").is_some()
+            && rules.list("access", "jwt_algorithms").is_empty();
+        if let (Section::Access, Some(at), true) = (section, place("jwt_algorithms"), none) {
+            self.problems.push(Problem::new(
+                at,
+                "`jwt_algorithms` is empty",
+                "leave it out for RS256, ES256 and EdDSA",
+            ));
+        }
         let everyone = |name| rules.list("access", name).iter().any(|text| text == "*");
         if let (Section::Access, Some(at), true) = (section, place("deny"), everyone("deny")) {
             let hint =
@@ -313,7 +337,9 @@ impl Shaper<'_> {
 
     /// Rates per key where nobody is asked for one.
     pub(super) fn counted_keys(&mut self, rules: &DraftRules) {
-        let asked = rules.is("access", "keys") || !rules.pairs("access", "users").is_empty();
+        let asked = rules.is("access", "keys")
+            || rules.get("access", "jwt_keys").is_some()
+            || !rules.pairs("access", "users").is_empty();
         let per_key = |text: &String| rules::rate(text).is_ok_and(|rate| rate.by == By::Key);
         if let Some((_, at)) = rules.values.get(&("limits", "rate"))
             && rules.list("limits", "rate").iter().any(per_key)
