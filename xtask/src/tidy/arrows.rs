@@ -60,7 +60,7 @@ pub fn check(path: &str, code: &Code) -> Vec<Finding> {
 
 /// A folder of the map, of today or of later. What else follows `crate::` is an item of `main.rs`.
 fn is_folder(name: &str) -> bool {
-    const LATER: [&str; 7] = ["deploy", "services", "tasks", "auth", "dashboard", "import"];
+    const LATER: [&str; 5] = ["deploy", "services", "tasks", "dashboard", "import"];
     LATER.contains(&name) || ARROWS.iter().any(|(folder, _)| *folder == name)
 }
 

@@ -214,7 +214,7 @@ async fn handshake(
     stream: TcpStream,
     tls: Arc<Tls>,
     edge: &Edge,
-) -> Option<Result<(Io, u64), TcpStream>> {
+) -> Option<Result<(Io, u32), TcpStream>> {
     let shaken = async {
         let mut first = [0];
         // A handshake begins with 0x16, a method with a letter.

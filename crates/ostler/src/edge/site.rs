@@ -29,7 +29,7 @@ pub struct Site {
     /// Where its requests should come to.
     pub entrance: Entrance,
     /// The number of which clients a handshake for it lets in ([`tls::Policy`](super::tls::Policy)).
-    pub clients: u64,
+    pub clients: u32,
     /// Lines with their CRLF that stand in every response to a request without TLS.
     pub plain_lines: Option<Arc<[u8]>>,
     /// The same over TLS.

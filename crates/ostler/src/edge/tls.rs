@@ -105,12 +105,12 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
 #[derive(Debug)]
 pub struct Policy {
     /// A request for a host is answered on connections with the number of its policy; [`OPEN`] without any.
-    pub number: u64,
+    pub number: u32,
     config: Arc<ServerConfig>,
 }
 
 /// The policy of hosts whose clients need no certificate, and of connections without TLS.
-pub const OPEN: u64 = 0;
+pub const OPEN: u32 = 0;
 
 /// What handshakes are made with.
 #[derive(Debug)]
@@ -165,7 +165,7 @@ impl Tls {
     }
 
     /// The policy for a handshake. A CA shows no certificate (RFC 8737).
-    pub fn of(&self, hello: &ClientHello<'_>) -> (u64, Arc<ServerConfig>) {
+    pub fn of(&self, hello: &ClientHello<'_>) -> (u32, Arc<ServerConfig>) {
         let acme = hello
             .alpn()
             .is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS));
@@ -175,8 +175,9 @@ impl Tls {
     }
 }
 
-/// The number of the policy that `clients` ask for: the same for the same authorities.
-pub fn number(clients: Option<&Clients>) -> u64 {
+/// The number of the policy that `clients` ask for: the same for the same authorities. Short, because every
+/// connection keeps it; those of one machine differ.
+pub fn number(clients: Option<&Clients>) -> u32 {
     let Some(clients) = clients else {
         return OPEN;
     };
@@ -186,9 +187,9 @@ pub fn number(clients: Option<&Clients>) -> u64 {
     ]
     .concat();
     let hash = digest::digest(&digest::SHA256, &text);
-    let mut number = [0; 8];
-    number.copy_from_slice(&hash.as_ref()[..8]);
-    u64::from_be_bytes(number).max(OPEN + 1)
+    let mut number = [0; 4];
+    number.copy_from_slice(&hash.as_ref()[..4]);
+    u32::from_be_bytes(number).max(OPEN + 1)
 }
 
 /// The policy that is there, or a new one with tickets of its own.

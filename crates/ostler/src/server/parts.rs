@@ -319,7 +319,7 @@ pub(super) fn site(
     settings: &Settings,
     route: &Route,
     entrance: &Entrance,
-    clients: u64,
+    clients: u32,
     app: &Arc<App>,
     policy: Arc<Policy>,
     threads: usize,

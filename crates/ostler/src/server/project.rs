@@ -60,7 +60,7 @@ struct Found {
     rules: Vec<Rules>,
     entrance: Entrance,
     /// The number of which clients a handshake for it lets in.
-    clients: u64,
+    clients: u32,
 }
 
 /// What a configuration changes about a project that goes on.

@@ -219,7 +219,7 @@ impl Shaper<'_> {
 }
 
 /// Most keys that a hint lists.
-const MOST_LISTED: usize = 10;
+const MOST_LISTED: usize = 12;
 
 /// More proxies in a row than this are a slip of the keyboard.
 const MOST_HOPS: i64 = 100;
