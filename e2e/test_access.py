@@ -1,6 +1,7 @@
 """What holds on a route beside its app: addresses, rates, passwords, header rules, redirects, pages, CORS, maintenance."""
 
 import base64
+import concurrent.futures
 import json
 import signal
 import sys
@@ -27,6 +28,7 @@ def app(environ, start_response):
 
 BASE = """
 [server]
+state = "state"
 listen = ["127.0.0.1:{port}"]
 access_log = "-"
 trusted_proxies = ["127.0.0.1"]
@@ -125,6 +127,14 @@ def test_a_rate_is_counted_per_address_and_told(host, tmp_path):
     assert (answer.status, answer.header("RateLimit")) == (200, None)
 
 
+def test_who_comes_too_often_costs_the_others_nothing(host, tmp_path):
+    shop = Shop(host, tmp_path, '[projects.shop.limits]\nrate = ["3/h", "5/h per route"]')
+    often = [shop.ask(X_Forwarded_For="192.0.2.1").status for _ in range(10)]
+    assert often == [200] * 3 + [429] * 7
+    others = [shop.ask(X_Forwarded_For="192.0.2.2").status for _ in range(3)]
+    assert others == [200, 200, 429], "five of the route: three and two"
+
+
 def test_a_rate_per_key_is_for_each_user(host, tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "auth-keys.csv").write_text("ada,key-a\ngrace,key-g\n")
@@ -172,6 +182,27 @@ def test_a_password_lets_in_and_wrong_ones_are_slowed_down(host, tmp_path):
     assert shop.ask(Authorization=good, X_Forwarded_For="192.0.2.1").status == 200, "known already"
     assert shop.ask(Authorization=basic("eve:password"), X_Forwarded_For="192.0.2.2").status == 401
     shop.host.log.wait(r" ada \[.*200")
+
+
+def test_many_guesses_at_once_are_no_more_than_one_after_the_other(host, tmp_path):
+    shop = Shop(host, tmp_path, USERS)
+    wrong = basic("ada:wrong")
+    with concurrent.futures.ThreadPoolExecutor(30) as pool:
+        asked = [pool.submit(shop.ask, "/", X_Forwarded_For="192.0.2.7", Authorization=wrong) for _ in range(30)]
+        codes = sorted(answer.result().status for answer in asked)
+    assert codes[0] == 401 and codes.count(401) <= 11, codes
+    assert set(codes[codes.count(401):]) == {429}, codes
+
+
+def test_a_reload_does_not_forget_who_has_shown_a_good_password(host, tmp_path):
+    shop = Shop(host, tmp_path, USERS)
+    good = basic("ada:password")
+    wrong = basic("ada:wrong")
+    ask = lambda who: shop.ask("/", X_Forwarded_For="192.0.2.7", Authorization=who).status
+    assert ask(good) == 200
+    shop.reload(USERS, keys='hsts = "10s"')
+    assert [ask(wrong) for _ in range(12)][-1] == 429
+    assert ask(good) == 200, "it is known"
 
 
 def test_header_rules_hold_for_every_answer(host, tmp_path):

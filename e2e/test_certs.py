@@ -369,6 +369,19 @@ def test_clients_of_a_guarded_host_show_certificates(host, tmp_path):
     assert shop.host.get("/", forwarded).status == 421, "no proxy vouches for a client's certificate"
 
 
+def test_open_host_below_a_guarded_wildcard_stays_open(host, tmp_path):
+    context = pair(tmp_path, "open.shop.example", "*.shop.example")
+    authority(tmp_path, "staff")
+    ports = Ports()
+    ports.http_port = harness.free_port()
+    text = GUARDED.replace("{port}", str(ports.http_port)).replace("{tls_port}", str(ports.tls_port))
+    text = text.replace("{python}", sys.executable).replace('"shop.example"', '"open.shop.example"')
+    shop = Shop(host, tmp_path, ports, text.replace('"staff.example"', '"*.shop.example"'))
+    assert ca.get(shop.port, "open.shop.example", context).endswith(b"https open.shop.example")
+    with pytest.raises(ssl.SSLError):
+        ca.get(shop.port, "other.shop.example", context)
+
+
 def test_session_tickets_are_good_after_a_reload_and_only_for_their_host(host, tmp_path):
     context = pair(tmp_path, "shop.example", "staff.example")
     staff, employ = authority(tmp_path, "staff")

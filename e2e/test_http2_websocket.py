@@ -104,6 +104,7 @@ def test_refusals(asgi):
         base = [(":method", "CONNECT"), (":scheme", "https"), (":path", "/echo"), (":authority", "localhost")]
         for more, status in (
             ([(":protocol", "websocket")], 426),
+            ([(":protocol", "websocket"), ("sec-websocket-version", "13"), ("content-length", "5")], 400),
             ([(":protocol", "websocket"), ("sec-websocket-version", "8")], 426),
             ([(":protocol", "connect-udp")], 501),
         ):

@@ -30,6 +30,7 @@ async def app(scope, receive, send):
 
 FILE = """
 [server]
+state = "state"
 listen = ["127.0.0.1:{port}"]
 access_log = "-"
 

@@ -127,7 +127,7 @@ pub fn requests(rows: &[Request], colours: bool) -> String {
             visible(&row.path),
             match &row.reason[..] {
                 "" => String::new(),
-                reason => format!("  ({reason})"),
+                reason => format!("  ({})", visible(reason)),
             },
         ));
     }
@@ -497,11 +497,27 @@ fn size(bytes: u64) -> String {
 
 /// What apps and files say, without what would move a terminal's cursor or turn text round.
 pub fn visible(text: &str) -> String {
-    let unseen =
-        |c: char| c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
     text.chars()
         .map(|c| if unseen(c) { '\u{FFFD}' } else { c })
         .collect()
+}
+
+/// What a terminal takes for a command, or shows elsewhere than where it stands.
+fn unseen(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON with the same characters as escapes, which it leaves as they are from DEL on.
+pub fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match unseen(c) {
+            // All of them are below U+10000.
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -38,9 +38,17 @@ pub struct Bearer {
     expires: u64,
 }
 
+/// A public key, as its set has it.
+struct Key {
+    id: Option<String>,
+    /// The only algorithm it is for, where it says so (RFC 7517 section 4.4).
+    algorithm: Option<Algorithm>,
+    key: DecodingKey,
+}
+
 /// The keys in force, and the tokens that they were found to have signed.
 struct Set {
-    keys: Vec<(Option<String>, DecodingKey)>,
+    keys: Vec<Key>,
     /// Guards the map alone.
     known: RwLock<HashMap<Digest, Arc<Bearer>>>,
 }
@@ -133,7 +141,7 @@ impl Set {
 }
 
 /// A public key for signatures; a set may hold others, which are passed over.
-fn key(value: &Value) -> Option<(Option<String>, DecodingKey)> {
+fn key(value: &Value) -> Option<Key> {
     let jwk: Jwk = serde_json::from_value(value.clone()).ok()?;
     let signs = jwk
         .common
@@ -143,7 +151,14 @@ fn key(value: &Value) -> Option<(Option<String>, DecodingKey)> {
     // A secret in a file of public keys would let anyone who has that file sign.
     let public = value.get("kty").is_some_and(|kind| kind != "oct");
     let key = DecodingKey::from_jwk(&jwk).ok()?;
-    (signs && public).then_some((jwk.common.key_id, key))
+    let named = value.get("alg").and_then(Value::as_str);
+    // One that nobody knows here is for nothing that is used here.
+    let algorithm = named.map(str::parse).transpose().ok()?;
+    (signs && public).then_some(Key {
+        id: jwk.common.key_id,
+        algorithm,
+        key,
+    })
 }
 
 impl Tokens {
@@ -193,20 +208,24 @@ impl Tokens {
 
     fn verify(&self, set: &Set, token: &[u8]) -> Option<Bearer> {
         let header = decode_header(token).ok()?;
-        if !self.validation.algorithms.contains(&header.alg) {
+        // Whoever signs with what must be understood is not understood (RFC 7515 section 4.1.11).
+        if header.crit.is_some() || !self.validation.algorithms.contains(&header.alg) {
             return None;
         }
         // One that is taken, as was just seen. (Of several the library wants all to be of one family.)
         let mut validation = self.validation.clone();
         validation.algorithms = vec![header.alg];
         let family = header.alg.family();
-        let fits = |(id, key): &&(Option<String>, DecodingKey)| {
-            let named = header.kid.is_none() || id.is_none() || *id == header.kid;
-            named && key.family() == family
+        let fits = |key: &&Key| {
+            let named = header.kid.is_none() || key.id.is_none() || key.id == header.kid;
+            let meant = key
+                .algorithm
+                .is_none_or(|algorithm| algorithm == header.alg);
+            named && meant && key.key.family() == family
         };
         let mut keys = set.keys.iter().filter(fits).take(MOST_TRIED);
-        let claims = keys.find_map(|(_, key)| {
-            let found = decode::<Map<String, Value>>(token, key, &validation).ok();
+        let claims = keys.find_map(|key| {
+            let found = decode::<Map<String, Value>>(token, &key.key, &validation).ok();
             found.map(|found| found.claims)
         })?;
         let user = claims.get(&self.source.user)?.as_str()?;

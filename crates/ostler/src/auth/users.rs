@@ -49,7 +49,7 @@ impl Users {
             hasher.ok_or_else(|| (String::new(), "the system gives no random bytes".to_owned()))?;
         Ok(Self {
             known: Arc::new(users.iter().cloned().collect()),
-            realm: realm.replace(['"', '\\'], "'"),
+            realm: realm.replace(|c: char| c.is_control() || matches!(c, '"' | '\\'), "'"),
             hasher,
             proven: RwLock::default(),
             line: Arc::clone(line),

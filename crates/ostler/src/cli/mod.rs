@@ -10,6 +10,7 @@ mod requests;
 pub mod run;
 pub mod serve;
 mod status;
+mod systemd;
 
 #[cfg(test)]
 mod reference;
@@ -84,6 +85,7 @@ pub fn main() -> ExitCode {
         }
         Some(("check", matches)) => check::check(matches),
         Some(("certs", matches)) => certs::certs(matches),
+        Some(("systemd", matches)) => systemd::systemd(matches),
         Some(("status", matches)) => status::status(matches),
         Some(("requests", matches)) => requests::requests(matches),
         Some(("reload", matches)) => reload::reload(matches),
@@ -105,6 +107,7 @@ fn command() -> Command {
         .subcommand(serve::command())
         .subcommand(check::command())
         .subcommand(certs::command())
+        .subcommand(systemd::command())
         .subcommand(status::command())
         .subcommand(reload::command())
         .subcommand(requests::command())

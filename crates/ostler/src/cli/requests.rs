@@ -220,7 +220,7 @@ fn show(matches: &ArgMatches, rows: &[Request]) -> Result<(), ExitCode> {
 fn lines(all: &[impl serde::Serialize]) -> String {
     // What we have just read can be written.
     let lines = all.iter().filter_map(|one| serde_json::to_string(one).ok());
-    lines.map(|line| line + "\n").collect()
+    lines.map(|line| screen::escaped(&line) + "\n").collect()
 }
 
 fn colours() -> bool {

@@ -137,7 +137,8 @@ impl Tls {
     /// Authorities that cannot be used.
     pub fn by_host<'a>(
         certs: &Arc<Served>,
-        guarded: impl IntoIterator<Item = (&'a Host, &'a Clients)>,
+        hosts: impl IntoIterator<Item = (&'a Host, Option<&'a Clients>)>,
+        default_host: Option<&str>,
         before: Option<&Self>,
     ) -> Result<Self, TlsError> {
         let mut known: Vec<Arc<Policy>> = before.map(Self::policies).unwrap_or_default();
@@ -146,11 +147,15 @@ impl Tls {
             by_host: Table::new(open),
             one: true,
         };
-        for (host, clients) in guarded {
-            let policy = policy(certs, Some(clients), &mut known)?;
+        // The open ones too: one may lie below a wildcard that is not.
+        for (host, clients) in hosts {
+            let policy = policy(certs, clients, &mut known)?;
             // A host that is there twice belongs to one project, with one policy.
             let _ = tls.by_host.add(host.clone(), "/", policy);
-            tls.one = false;
+            tls.one &= clients.is_none();
+        }
+        if let Some(host) = default_host {
+            tls.by_host.set_default(host);
         }
         Ok(tls)
     }
@@ -169,8 +174,11 @@ impl Tls {
         let acme = hello
             .alpn()
             .is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS));
-        let name = hello.server_name().filter(|_| !acme).unwrap_or("");
-        let policy = self.by_host.find(name.as_bytes(), b"/");
+        let name = hello.server_name().unwrap_or("");
+        let policy = match acme {
+            true => self.by_host.nowhere(),
+            false => self.by_host.find(name.as_bytes(), b"/"),
+        };
         (policy.number, Arc::clone(&policy.config))
     }
 }

@@ -3,10 +3,15 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fchown, fstat, openat, statat,
+};
+use rustix::path::Arg;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cli::serve::ServePlan;
@@ -156,7 +161,7 @@ pub fn make_folder(machine: &Machine, user: Option<&User>) -> Result<(), String>
         made => made.map_err(about)?,
     }
     match user {
-        Some(user) => give(&folder, user, DEPTH).map_err(about),
+        Some(user) => give(&folder, user).map_err(about),
         None => Ok(()),
     }
 }
@@ -164,19 +169,94 @@ pub fn make_folder(machine: &Machine, user: Option<&User>) -> Result<(), String>
 /// The CA, the names, the file.
 const DEPTH: u32 = 3;
 
-/// Gives a folder to who the server runs as from now on. Follows no link.
-fn give(path: &Path, user: &User, depth: u32) -> io::Result<()> {
-    let meta = fs::symlink_metadata(path)?;
-    if meta.file_type().is_symlink() {
+/// Gives a folder to who the server runs as from now on. Apps may have the same user and put anything there, so
+/// nothing is followed and nothing is found by its path: links, and files that have other names too, stay as they
+/// are. Once the folder itself is the user's, only that user and root have ever written there.
+fn give(folder: &Path, user: &User) -> io::Result<()> {
+    let folder = open_folder(CWD, folder)?;
+    let meta = fstat(&folder)?;
+    if (meta.st_uid, meta.st_gid) == (user.uid, user.gid) {
         return Ok(());
     }
-    if (meta.uid(), meta.gid()) != (user.uid, user.gid) {
-        chown(path, Some(user.uid), Some(user.gid))?;
-    }
-    if meta.is_dir() && depth > 0 {
-        for entry in fs::read_dir(path)? {
-            give(&entry?.path(), user, depth - 1)?;
+    give_all(&folder, user, DEPTH)
+}
+
+/// What is in it first: what is cut off in between begins anew.
+fn give_all(folder: &OwnedFd, user: &User, depth: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match open_folder(folder, name) {
+            Ok(below) if depth > 0 => give_all(&below, user, depth - 1)?,
+            Ok(_) => {}
+            // A file, a link, or gone.
+            Err(_) => {
+                let file = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(file.st_mode).is_file() && file.st_nlink == 1 {
+                    chownat(
+                        folder,
+                        name,
+                        Some(uid),
+                        Some(gid),
+                        AtFlags::SYMLINK_NOFOLLOW,
+                    )?;
+                }
+            }
         }
     }
-    Ok(())
+    Ok(fchown(folder, Some(uid), Some(gid))?)
+}
+
+fn open_folder(below: impl AsFd, name: impl Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(below, name, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+    use crate::logs::scratch::Scratch;
+
+    /// Only root can give anything away, and only to another user can it be seen.
+    #[test]
+    fn what_is_given_away_is_found_by_no_link() {
+        if !rustix::process::getuid().is_root() {
+            return;
+        }
+        let scratch = Scratch::new("give");
+        let (folder, victim) = (scratch.path("certs"), scratch.path("victim"));
+        fs::create_dir_all(folder.join("ca/name")).unwrap();
+        fs::create_dir_all(&victim).unwrap();
+        for file in [folder.join("ca/name/current.pem"), victim.join("shadow")] {
+            fs::write(file, "").unwrap();
+        }
+        symlink(&victim, folder.join("ca/folder")).unwrap();
+        symlink(victim.join("shadow"), folder.join("ca/name/file")).unwrap();
+        fs::hard_link(victim.join("shadow"), folder.join("ca/name/hard")).unwrap();
+        let user = User {
+            uid: 65534,
+            gid: 65534,
+            ..crate::sys::users::own()
+        };
+        give(&folder, &user).unwrap();
+        let owner = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        for own in [
+            &folder,
+            &folder.join("ca"),
+            &folder.join("ca/name/current.pem"),
+        ] {
+            assert_eq!(owner(own), 65534, "{}", own.display());
+        }
+        assert_eq!((owner(&victim), owner(&victim.join("shadow"))), (0, 0));
+        // What is the user's already is not looked into again.
+        fs::write(folder.join("ca/later"), "").unwrap();
+        give(&folder, &user).unwrap();
+        assert_eq!(owner(&folder.join("ca/later")), 0);
+    }
 }

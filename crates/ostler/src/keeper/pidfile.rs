@@ -1,7 +1,7 @@
 //! The pid file: whom to signal, for scripts.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::sys::process;
@@ -61,7 +61,13 @@ fn named_in(path: &Path) -> Option<u32> {
 fn write_whole(path: &Path, pid: u32) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{pid}"));
-    fs::write(&new, format!("{pid}\n"))?;
+    // Never through a link that somebody else has put there: whoever may write to the folder could.
+    let _ = fs::remove_file(&new);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&new)?;
+    file.write_all(format!("{pid}\n").as_bytes())?;
     fs::rename(&new, path).inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
@@ -72,6 +78,19 @@ mod tests {
 
     fn write(path: &Path) -> Result<Option<PidFile>, Trouble> {
         PidFile::write(Some(path))
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let scratch = Scratch::new("pidfile-link");
+        let (path, victim) = (scratch.path("app.pid"), scratch.path("victim"));
+        fs::write(&victim, "kept").expect("writable");
+        let guessed = scratch.path(&format!("app.pid.{}", std::process::id()));
+        std::os::unix::fs::symlink(&victim, guessed).expect("a link");
+        let file = write(&path).expect("writable").expect("wanted");
+        assert_eq!(fs::read_to_string(&victim).expect("there"), "kept");
+        assert!(fs::symlink_metadata(&path).expect("there").is_file());
+        file.remove();
     }
 
     #[test]

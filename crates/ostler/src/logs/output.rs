@@ -5,11 +5,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 /// Where lines go.
@@ -38,7 +39,7 @@ impl Output {
     pub fn open(target: &Target, patience: Option<Duration>) -> io::Result<Output> {
         let file = match target {
             Target::Stdout | Target::Stderr => None,
-            Target::Path(path) => Some(append(path)?),
+            Target::Path(path) => Some(append(path, OFlags::empty())?),
         };
         Ok(Output {
             target: target.clone(),
@@ -53,7 +54,7 @@ impl Output {
         if let Target::Path(path) = &self.target {
             let again =
                 |error| io::Error::other(format!("cannot reopen {}: {error}", path.display()));
-            self.file = Some(append(path).map_err(again)?);
+            self.file = Some(append(path, OFlags::empty()).map_err(again)?);
             self.torn = false;
         }
         Ok(())
@@ -123,9 +124,16 @@ impl Output {
 /// Makes a log file beforehand and gives it to the user who will write it: to be called while still root, as
 /// gunicorn does. An existing file keeps its content.
 pub fn prepare(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-    let file = append(path)?;
-    let is_file = file.metadata()?.is_file();
-    if is_file && (user.is_some() || group.is_some()) {
+    // What the user has put there in the meantime is not given to it: a link, or another name of another file.
+    let file = match append(path, OFlags::NOFOLLOW) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            append(path, OFlags::empty())?;
+            return Ok(());
+        }
+        opened => opened?,
+    };
+    let meta = file.metadata()?;
+    if meta.is_file() && meta.nlink() == 1 && (user.is_some() || group.is_some()) {
         let user = user.map(rustix::fs::Uid::from_raw);
         let group = group.map(rustix::fs::Gid::from_raw);
         rustix::fs::fchown(&file, user, group)?;
@@ -136,8 +144,9 @@ pub fn prepare(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result
 /// `poll` promises room for this many bytes in a pipe (`PIPE_BUF`).
 const PIPE_BUF: usize = 4096;
 
-fn append(path: &Path) -> io::Result<File> {
+fn append(path: &Path, flags: OFlags) -> io::Result<File> {
     File::options()
+        .custom_flags(flags.bits().cast_signed())
         .append(true)
         .create(true)
         .mode(0o644)
@@ -148,6 +157,30 @@ fn append(path: &Path) -> io::Result<File> {
 mod tests {
     use super::super::scratch::Scratch;
     use super::*;
+
+    /// Whose folder the log is in may put a link there; only root could give away what it leads to.
+    #[test]
+    fn what_a_link_leads_to_is_given_to_nobody() {
+        if !rustix::process::getuid().is_root() {
+            return;
+        }
+        let scratch = Scratch::new("prepare-link");
+        let (victim, link, hard) = (
+            scratch.path("victim"),
+            scratch.path("link.log"),
+            scratch.path("hard.log"),
+        );
+        std::fs::write(&victim, "").unwrap();
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        std::fs::hard_link(&victim, &hard).unwrap();
+        for log in [&link, &hard] {
+            prepare(log, Some(65534), None).unwrap();
+        }
+        assert_eq!(std::fs::metadata(&victim).unwrap().uid(), 0);
+        let own = scratch.path("own.log");
+        prepare(&own, Some(65534), None).unwrap();
+        assert_eq!(std::fs::metadata(&own).unwrap().uid(), 65534);
+    }
 
     #[test]
     fn a_file_is_made_for_the_user_who_writes_it() {

@@ -200,13 +200,17 @@ impl Machine {
         let tls = match (&said.state, &said.settings.listening.tls) {
             // `ostler serve`: each host has its own certificate.
             (Some(_), _) => {
-                let guarded = projects.iter().flat_map(|project| {
+                let hosts = projects.iter().flat_map(|project| {
                     let hosts = project.routes.iter().map(|route| &route.host);
                     hosts.zip(std::iter::repeat(project.clients.as_ref()))
                 });
-                let guarded = guarded.filter_map(|(host, clients)| Some((host, clients?)));
                 let before = before.and_then(|before| before.tls.as_deref());
-                Some(edge::tls::Tls::by_host(certs, guarded, before)?)
+                Some(edge::tls::Tls::by_host(
+                    certs,
+                    hosts,
+                    said.default_host.as_deref(),
+                    before,
+                )?)
             }
             (None, Some(files)) => Some(tls(files)?),
             (None, None) => None,

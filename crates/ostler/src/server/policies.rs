@@ -10,6 +10,9 @@ use crate::auth::{self, Keys, SlowLine, Users};
 use crate::config::serve::{KeySource, Rules, TokenSource};
 use crate::edge::{Doors, Policy, Rates};
 
+/// Users with the hashes of their passwords, and what the password is for.
+type Listed = (Vec<(String, String)>, String);
+
 /// What the policies of all sites share.
 #[derive(Default)]
 pub(super) struct Policies {
@@ -17,6 +20,8 @@ pub(super) struct Policies {
     rates: Arc<Rates>,
     /// Keys that are in use. Guards the map alone: it is only touched when sites are made.
     keys: Mutex<HashMap<KeySource, Weak<Keys>>>,
+    /// The same of users, whose passwords are known once they were shown.
+    users: Mutex<HashMap<Listed, Weak<Users>>>,
     /// The same of tokens.
     tokens: Mutex<HashMap<TokenSource, Weak<Tokens>>>,
 }
@@ -46,19 +51,37 @@ impl Policies {
             .map(|source| self.tokens(source, about, again));
         let users = match access.users.is_empty() {
             true => None,
-            false => Some(Users::new(&access.users, &access.realm, &self.line)),
+            false => Some(self.users(&access.users, &access.realm, about)?),
         };
-        let users = users.transpose().map_err(|(name, what)| {
-            anyhow::anyhow!("{about}the password hash of `{name}` in access.users: {what}")
-        })?;
         let doors = Doors {
             keys: keys.transpose()?,
-            users: users.map(Arc::new),
+            users,
             tokens: tokens.transpose()?,
         };
         Policy::new(rules, doors, &self.rates, project, number).map_err(|(path, error)| {
             anyhow::anyhow!("{about}the page {} cannot be read: {error}", path.display())
         })
+    }
+
+    /// The same list is kept over a reload, with who has shown a good password.
+    fn users(
+        &self,
+        listed: &[(String, String)],
+        realm: &str,
+        about: &str,
+    ) -> anyhow::Result<Arc<Users>> {
+        let mut known = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, users| users.strong_count() > 0);
+        let list = (listed.to_vec(), realm.to_owned());
+        if let Some(users) = known.get(&list).and_then(Weak::upgrade) {
+            return Ok(users);
+        }
+        let users = Users::new(listed, realm, &self.line).map_err(|(name, what)| {
+            anyhow::anyhow!("{about}the password hash of `{name}` in access.users: {what}")
+        })?;
+        let users = Arc::new(users);
+        known.insert(list, Arc::downgrade(&users));
+        Ok(users)
     }
 
     fn tokens(

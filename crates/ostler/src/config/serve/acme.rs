@@ -1,16 +1,21 @@
 //! How certificates are had from a CA, checked. Asks nobody.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::error::Complaint;
+
 /// Let's Encrypt, whose certificates browsers trust.
-pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
 /// Let's Encrypt's staging environment: generous limits, and nobody trusts it.
-pub const STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
+const STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
+
+/// Where DNS servers listen.
+const DNS_PORT: u16 = 53;
 
 /// The CA, and how it is to be spoken to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +99,39 @@ pub enum Challenge {
     /// A TXT record (RFC 8555 section 8.4).
     #[serde(rename = "dns-01")]
     Dns01,
+}
+
+/// The URL of a CA's directory.
+pub fn directory(text: &str) -> Result<String, Complaint> {
+    match text {
+        "letsencrypt" => Ok(LETS_ENCRYPT.to_owned()),
+        "staging" => Ok(STAGING.to_owned()),
+        _ => {
+            let rest = text.strip_prefix("https://").unwrap_or_default();
+            let host = rest.split('/').next().unwrap_or_default();
+            let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+            match !host.is_empty() && !host.contains('@') && plain {
+                true => Ok(text.to_owned()),
+                false => Err(Complaint::new(
+                    "is no CA",
+                    "write letsencrypt, staging, or the URL of its directory, which begins with https://",
+                )),
+            }
+        }
+    }
+}
+
+/// The address of a DNS server, with its port.
+pub fn resolver(text: &str) -> Result<String, Complaint> {
+    let alone = || {
+        text.parse::<IpAddr>()
+            .map(|address| SocketAddr::new(address, DNS_PORT))
+    };
+    let address: Result<SocketAddr, _> = text.parse().or_else(|_| alone());
+    address.map(|address| address.to_string()).map_err(|_| {
+        let hint = "write it as 9.9.9.9, 127.0.0.1:5353 or [2620:fe::fe]:53";
+        Complaint::new("is no address of a DNS server", hint)
+    })
 }
 
 #[cfg(test)]

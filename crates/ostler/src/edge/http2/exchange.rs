@@ -12,8 +12,6 @@ impl Connection {
         let after = match head {
             Ok(head) => {
                 self.head = head;
-                // The place for 421: a host that the connection's certificate is not good for
-                // (RFC 9110 section 15.5.20) is refused here, before its exchange.
                 self.exchange().await
             }
             Err(reason) => self.refuse_head(reason).await,

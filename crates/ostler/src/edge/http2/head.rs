@@ -25,6 +25,11 @@ pub fn read(parts: &Parts, ends: bool, limits: &Limits) -> Result<Head, Reason> 
         Some(protocol) if protocol.as_str() == "websocket" => true,
         Some(_) => return Err(Reason::Protocol),
     };
+    if websocket && parts.headers.contains_key(http::header::CONTENT_LENGTH) {
+        // It has a body, so it is no handshake, and the answer 200 would open a tunnel that nobody serves
+        // (RFC 8441 section 5).
+        return Err(Reason::UpgradeInvalid);
+    }
     let mut text = Vec::with_capacity(1024);
     request_line(parts, websocket, &mut text)?;
     host(parts, &mut text)?;

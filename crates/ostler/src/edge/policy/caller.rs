@@ -76,19 +76,20 @@ impl Connection {
         if keys.is_none() && users.is_none() {
             return Ok(None);
         }
-        self.not_guessing(address)?;
+        self.guess(address)?;
         let busy = |Busy| Reason::AuthBusy;
         if let Some(keys) = keys
             && let Some(user) = keys.prove(self.shown()).await.map_err(busy)?
         {
+            self.knew(address);
             return Ok(Some(user));
         }
         if let Some(users) = users
             && let Some(user) = users.prove(self.shown()).await.map_err(busy)?
         {
+            self.knew(address);
             return Ok(Some(user));
         }
-        self.guessed(address);
         Ok(None)
     }
 

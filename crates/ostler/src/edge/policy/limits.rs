@@ -20,16 +20,23 @@ impl Connection {
         if policy.maintenance {
             return Err(Reason::Maintenance);
         }
-        self.charge(By::Route, b"")?;
-        self.charge(By::Address, &subject(address))
+        // Who comes too often costs the others nothing of what they share.
+        self.charge(By::Address, &subject(address))?;
+        self.charge(By::Route, b"")
     }
 
-    /// Counts a request of `who` by all rates of this kind.
+    /// Counts a request of `who` by all rates of this kind, if each of them lets it in.
     pub(super) fn charge(&mut self, by: By, who: &[u8]) -> Result<(), Reason> {
         let policy = &self.site.policy;
+        let now = Instant::now();
+        let limits = || policy.limits.iter().filter(|limit| limit.rate.by == by);
+        let refused = limits().any(|limit| policy.rates.look(limit, who, now).wait.is_some());
         let mut wait = None;
-        for limit in policy.limits.iter().filter(|limit| limit.rate.by == by) {
-            let verdict = policy.rates.take(limit, who, Instant::now());
+        for limit in limits() {
+            let verdict = match refused {
+                true => policy.rates.look(limit, who, now),
+                false => policy.rates.take(limit, who, now),
+            };
             limit.tell(&verdict, &mut self.row.lines);
             wait = wait.max(verdict.wait);
         }
@@ -46,24 +53,27 @@ impl Connection {
         }
     }
 
-    /// Refuses an address from which too many wrong credentials came.
-    pub(super) fn not_guessing(&mut self, address: Option<IpAddr>) -> Result<(), Reason> {
+    /// Counts a guess before the work that it costs, so that many at once are as few as one after the other; refuses
+    /// an address from which too many wrong ones came.
+    pub(super) fn guess(&mut self, address: Option<IpAddr>) -> Result<(), Reason> {
         let policy = &self.site.policy;
-        let look = |limit: &Limit| {
+        let take = |limit: &Limit| {
             policy
                 .rates
-                .look(limit, &subject(address), Instant::now())
+                .take(limit, &subject(address), Instant::now())
                 .wait
         };
-        let wait = policy.wrong.as_ref().and_then(look);
+        let wait = policy.wrong.as_ref().and_then(take);
         self.unless(wait)
     }
 
-    /// Remembers a wrong credential.
-    pub(super) fn guessed(&self, address: Option<IpAddr>) {
+    /// It was no guess.
+    pub(super) fn knew(&self, address: Option<IpAddr>) {
         let policy = &self.site.policy;
         if let Some(limit) = &policy.wrong {
-            policy.rates.take(limit, &subject(address), Instant::now());
+            policy
+                .rates
+                .give_back(limit, &subject(address), Instant::now());
         }
     }
 }

@@ -70,7 +70,7 @@ pub struct Doors {
 }
 
 impl Policy {
-    /// `project` and `number` tell rules with the same rates apart.
+    /// `project` and `number` tell rules with the same rates apart; no name of a project has a NUL.
     ///
     /// # Errors
     /// A page, and why it cannot be read.
@@ -82,7 +82,7 @@ impl Policy {
         number: usize,
     ) -> Result<Self, (PathBuf, std::io::Error)> {
         let limit = |rate: &Rate| match rate.by {
-            By::Route => rates.limit(&format!("{project}{number}"), *rate),
+            By::Route => rates.limit(&format!("{project}\0{number}"), *rate),
             By::Address | By::Key => rates.limit(project, *rate),
         };
         let cors = rules.cors.as_ref().map(Cors::new);
@@ -92,7 +92,7 @@ impl Policy {
             deny: rules.access.deny.clone(),
             maintenance: rules.maintenance,
             limits: rules.limits.rates.iter().map(limit).collect(),
-            wrong: Some(rates.limit(&format!("{project}wrong"), WRONG)),
+            wrong: Some(rates.limit(&format!("{project}\0wrong"), WRONG)),
             rates: Arc::clone(rates),
             keys: doors.keys,
             users: doors.users,

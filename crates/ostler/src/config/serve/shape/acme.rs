@@ -1,20 +1,15 @@
 //! The section `[acme]`.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
 use super::{DraftAcme, Shaper, absolute};
-use crate::config::error::Complaint;
-use crate::config::serve::acme::{Acme, Challenge, Eab, KeyKind, LETS_ENCRYPT, STAGING};
+use crate::config::serve::acme::{Acme, Challenge, Eab, KeyKind};
 use crate::config::serve::problem::Problem;
 use crate::config::serve::read::Table;
 use crate::config::serve::schema::Section;
 use crate::config::serve::source::At;
-
-/// Where DNS servers listen.
-const DNS_PORT: u16 = 53;
 
 impl Shaper<'_> {
     pub(super) fn acme(&mut self, table: &Table, at: At) -> DraftAcme {
@@ -89,37 +84,4 @@ fn challenge(value: &Json) -> Challenge {
         Some("dns-01") => Challenge::Dns01,
         _ => Challenge::Http01,
     }
-}
-
-/// The URL of a CA's directory.
-pub fn directory(text: &str) -> Result<String, Complaint> {
-    match text {
-        "letsencrypt" => Ok(LETS_ENCRYPT.to_owned()),
-        "staging" => Ok(STAGING.to_owned()),
-        _ => {
-            let rest = text.strip_prefix("https://").unwrap_or_default();
-            let host = rest.split('/').next().unwrap_or_default();
-            let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
-            match !host.is_empty() && !host.contains('@') && plain {
-                true => Ok(text.to_owned()),
-                false => Err(Complaint::new(
-                    "is no CA",
-                    "write letsencrypt, staging, or the URL of its directory, which begins with https://",
-                )),
-            }
-        }
-    }
-}
-
-/// The address of a DNS server, with its port.
-pub fn resolver(text: &str) -> Result<String, Complaint> {
-    let alone = || {
-        text.parse::<IpAddr>()
-            .map(|address| SocketAddr::new(address, DNS_PORT))
-    };
-    let address: Result<SocketAddr, _> = text.parse().or_else(|_| alone());
-    address.map(|address| address.to_string()).map_err(|_| {
-        let hint = "write it as 9.9.9.9, 127.0.0.1:5353 or [2620:fe::fe]:53";
-        Complaint::new("is no address of a DNS server", hint)
-    })
 }

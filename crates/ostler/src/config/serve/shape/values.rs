@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::Shaper;
 use crate::config::error::Complaint;
+use crate::config::serve::acme;
 use crate::config::serve::host::{self, Host};
 use crate::config::serve::problem::{MOST_TOLD, Problem, short};
 use crate::config::serve::read::{Entry, Node, Table, Value};
@@ -91,8 +92,8 @@ impl Shaper<'_> {
                 _ => Err(Complaint::new("needs one name", "write it as example.com")),
             }),
             Form::Prefix => self.text(key, node, host::prefix),
-            Form::Ca => self.text(key, node, super::acme::directory),
-            Form::Resolver => self.text(key, node, super::acme::resolver),
+            Form::Ca => self.text(key, node, acme::directory),
+            Form::Resolver => self.text(key, node, acme::resolver),
             Form::Secret => self.text(key, node, |text| Ok(text.to_owned())),
             _ => None,
         }
