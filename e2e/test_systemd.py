@@ -45,7 +45,7 @@ def test_unit_is_good_for_systemd(tmp_path):
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / "slip.service"],
         capture_output=True, text=True, timeout=60,
     )
-    assert "KillMode" in slip.stderr
+    assert "kill mode" in slip.stderr
 
 
 def test_no_unit_for_a_wrong_file(tmp_path):
