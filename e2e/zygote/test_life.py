@@ -54,7 +54,7 @@ def test_a_worker_serves_and_ends_when_its_slot_ends(folder, start):
     assert loaded == {"type": "loaded", "preloaded": True, "why_not": None, "interface": "wsgi"}
     worker = zygote.fork(7)
     booted = worker.control.expect("booted")
-    assert booted == {"type": "booted", "wire": 1, "pid": worker.pid, "interface": "wsgi"}
+    assert booted == {"type": "booted", "wire": 2, "pid": worker.pid, "interface": "wsgi"}
     worker.give_slots(1)
     worker.control.expect("ready")
     assert worker.slots[0].get("/x") == "hello /x"
