@@ -41,7 +41,7 @@ def ended(pidfd):
 def test_hello_names_the_python(start):
     zygote = start()
     zygote.configure()
-    assert zygote.hello["wire"] == 1
+    assert zygote.hello["wire"] == 2
     assert zygote.hello["pid"] == zygote.process.pid
     assert zygote.hello["python"].count(".") == 2
 
