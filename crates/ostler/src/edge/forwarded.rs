@@ -40,6 +40,8 @@ pub struct Forwarding {
 /// The client behind a request.
 #[derive(Debug)]
 pub struct Sender {
+    ip: Option<IpAddr>,
+    /// The same as text.
     address: Vec<u8>,
     port: u16,
     /// The textual address of the proxy that passed the request on; empty for none.
@@ -79,6 +81,7 @@ impl Forwarding {
     /// A trusted proxy that contradicts itself about the scheme.
     pub fn resolve(&self, peer: &Peer, head: &Head) -> Result<Sender, Reason> {
         let own = |trusted| Sender {
+            ip: peer.address.map(|address| address.to_canonical()),
             address: peer.address.map_or_else(Vec::new, text),
             port: peer.port,
             peer: Vec::new(),
@@ -90,6 +93,7 @@ impl Forwarding {
         }
         let mut sender = own(true);
         if let Some(address) = self.client(head.fields_named(b"x-forwarded-for")) {
+            sender.ip = Some(address);
             sender.peer = std::mem::replace(&mut sender.address, text(address));
             sender.port = 0;
         }
@@ -142,8 +146,7 @@ impl Sender {
 
     /// The same as a number; `None` behind a UNIX socket.
     pub fn ip(&self) -> Option<IpAddr> {
-        let address: IpAddr = std::str::from_utf8(&self.address).ok()?.parse().ok()?;
-        Some(address.to_canonical())
+        self.ip
     }
 
     /// 0 when a proxy stands between.

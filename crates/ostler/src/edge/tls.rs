@@ -1,5 +1,6 @@
 //! TLS for a certificate and key that were read. One provider (aws-lc-rs), TLS 1.2 and 1.3.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -160,8 +161,11 @@ impl Tls {
         Ok(tls)
     }
 
+    /// Each once, however many hosts have it.
     fn policies(&self) -> Vec<Arc<Policy>> {
-        self.by_host.targets().map(Arc::clone).collect()
+        let by_number = self.by_host.targets().map(|policy| (policy.number, policy));
+        let each: HashMap<u32, &Arc<Policy>> = by_number.collect();
+        each.into_values().map(Arc::clone).collect()
     }
 
     /// The one there is, when a handshake need not be looked into.

@@ -13,8 +13,7 @@ impl Connection {
     /// Asks who is there, where the site wants to know; of several ways one is enough. Files and the app are for those
     /// who were asked.
     pub async fn caller(&mut self, sender: &Sender) -> Result<Caller, Reason> {
-        let site = Arc::clone(&self.site);
-        let policy = &site.policy;
+        let policy = &self.site.policy;
         if policy.keys.is_none() && policy.users.is_none() && policy.tokens.is_none() {
             return Ok(Caller::Anyone);
         }
