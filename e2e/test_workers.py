@@ -394,8 +394,12 @@ def test_reloads_leak_neither_descriptors_nor_threads(host):
     before = held()
     for _ in range(5):
         reload()
-    for (fds, threads), (fds_then, threads_then) in zip(held(), before):
-        assert abs(fds - fds_then) <= 2 and threads <= threads_then + 1
+
+    def as_before():
+        return all(fds <= fds_then + 2 and threads <= threads_then + 1 for (fds, threads), (fds_then, threads_then) in zip(held(), before))
+
+    # What belongs to the generation before is closed a moment after the new one serves; what leaks stays.
+    eventually(as_before, 10)
 
 
 def test_ttin_and_ttou_change_the_number_of_workers(host):
