@@ -35,7 +35,7 @@ pub async fn present(shared: &Shared, challenge: Challenge, proof: &Proof) -> Re
             })?;
             shared.served.answer(&proof.name, &key);
         }
-        Challenge::Dns01 => hook(shared.settings.hook.as_deref(), "present", proof).await?,
+        Challenge::Dns01 => hook(shared.settings.acme.hook.as_deref(), "present", proof).await?,
     }
     Ok(())
 }
@@ -45,7 +45,7 @@ pub async fn withdraw(shared: &Shared, challenge: Challenge, proof: &Proof) -> R
     forget(shared, challenge, proof);
     match challenge {
         Challenge::Http01 | Challenge::TlsAlpn01 => Ok(()),
-        Challenge::Dns01 => hook(shared.settings.hook.as_deref(), "cleanup", proof).await,
+        Challenge::Dns01 => hook(shared.settings.acme.hook.as_deref(), "cleanup", proof).await,
     }
 }
 

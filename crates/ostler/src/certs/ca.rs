@@ -56,7 +56,7 @@ impl Session {
             Some(url) => {
                 let (_, key) = account_key(&file.key)?;
                 let builder = Account::builder_with_http(Box::new(http.clone()));
-                let account = builder.from_parts(url.clone(), key, settings.directory.clone());
+                let account = builder.from_parts(url.clone(), key, settings.acme.directory.clone());
                 account.await.map_err(|error| trouble(error, &http))?
             }
             None => register(settings, disk, &http, file.clone()).await?,
@@ -213,15 +213,16 @@ async fn register(
     mut file: AccountFile,
 ) -> Result<Account, Trouble> {
     let contact: Vec<String> = settings
-        .contact
+        .acme
+        .email
         .iter()
         .map(|address| format!("mailto:{address}"))
         .collect();
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
-    let directory = settings.directory.clone();
+    let directory = settings.acme.directory.clone();
     let builder = Account::builder_with_http(Box::new(http.clone()));
     let refused = |error| trouble(error, http);
-    let account = match &settings.eab {
+    let account = match &settings.acme.eab {
         None => {
             let (key, der) = account_key(&file.key)?;
             let made = builder.create_from_key((key, der.into()), directory);
@@ -248,7 +249,7 @@ async fn register(
         }
     };
     file.url = Some(account.id().to_owned());
-    file.contact.clone_from(&settings.contact);
+    file.contact.clone_from(&settings.acme.email);
     disk.save_account(&file).map_err(on_disk)?;
     Ok(account)
 }

@@ -34,7 +34,8 @@ impl Engine {
         settings: Settings,
         served: Arc<Served>,
     ) -> Result<Self, CertsError> {
-        let tls = http::client_config(settings.ca_root.as_deref()).map_err(CertsError::Roots)?;
+        let tls = http::client_config(settings.acme.ca_root_text.as_deref())
+            .map_err(CertsError::Roots)?;
         let shared = Shared::open(settings, pace, tls, served).map_err(CertsError::State)?;
         Ok(Self {
             shared: Arc::new(shared),

@@ -171,7 +171,7 @@ impl Errand {
             Action::Order { replaces } => {
                 let held = shared.disk.certificate(&names).ok().flatten();
                 let held = held.filter(|_| replaces);
-                let profile = shared.settings.profile.clone();
+                let profile = shared.settings.acme.profile.clone();
                 let session = self.session().await?;
                 let order = session.new_order(&names, held.as_deref(), profile.as_deref());
                 let url = order.await?;
@@ -205,7 +205,7 @@ impl Errand {
                 None
             }
             Action::MakeKey => {
-                let pem = keys::generate(shared.settings.key).map_err(|error| {
+                let pem = keys::generate(shared.settings.acme.key).map_err(|error| {
                     let text = format!("cannot make a private key: {error}");
                     Trouble::new(Whose::Operator, text)
                 })?;

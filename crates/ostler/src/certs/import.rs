@@ -67,7 +67,7 @@ impl fmt::Display for Report {
 /// # Errors
 /// `folder` is none of certbot's, or our own cannot be written.
 pub fn certbot(folder: &Path, settings: &Settings) -> io::Result<Report> {
-    let disk = Disk::open(&settings.state, &settings.directory)?;
+    let disk = Disk::open(&settings.state, &settings.acme.directory)?;
     let live = folder.join("live");
     let entries = fs::read_dir(&live).map_err(|error| {
         let text = format!("{} is no folder of certbot: {error}", folder.display());
@@ -177,14 +177,14 @@ impl Renewal {
     fn notes(&self, wild: bool, challenge: Option<Challenge>, settings: &Settings) -> Vec<String> {
         let mut notes = Vec::new();
         let server = self.key("server");
-        if !server.is_empty() && server != settings.directory {
+        if !server.is_empty() && server != settings.acme.directory {
             notes.push(format!(
                 "it is from {server}; the next one is asked of {}",
-                settings.directory
+                settings.acme.directory
             ));
         }
         let dns = challenge == Some(Challenge::Dns01) || wild;
-        if dns && settings.hook.is_none() {
+        if dns && settings.acme.hook.is_none() {
             notes.push(format!(
                 "it was proved through DNS ({}): its renewal needs a program that sets TXT records",
                 self.key("authenticator")
@@ -264,7 +264,10 @@ mod tests {
         let folder = Folder::new();
         let certbot_folder = folder.path().join("letsencrypt");
         let settings = settings(folder.path());
-        let web = format!("authenticator = webroot\nserver = {}", settings.directory);
+        let web = format!(
+            "authenticator = webroot\nserver = {}",
+            settings.acme.directory
+        );
         let dns = "authenticator = dns-cloudflare\nserver = https://other.ca/dir\nrenew_hook = reload nginx";
         lineage(
             &certbot_folder,
@@ -310,7 +313,7 @@ mod tests {
         let expected = [Some(Challenge::Http01), None, None, Some(Challenge::Dns01)];
         assert_eq!(challenges, expected);
         // What is adopted is served, and is not adopted again.
-        let disk = Disk::open(&settings.state, &settings.directory).unwrap();
+        let disk = Disk::open(&settings.state, &settings.acme.directory).unwrap();
         for name in ["a.example", "www.a.example"] {
             let name: Names = name.parse().unwrap();
             assert!(disk.certificate(&name).unwrap().is_some());

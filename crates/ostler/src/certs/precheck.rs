@@ -44,7 +44,7 @@ enum Found {
 /// Looks for each name. The first that cannot go well is the error.
 pub async fn check(shared: &Shared, names: &Names, challenge: Challenge) -> Result<(), Trouble> {
     if challenge == Challenge::Dns01 {
-        return match &shared.settings.hook {
+        return match &shared.settings.acme.hook {
             Some(_) => Ok(()),
             None => Err(operator(format!(
                 "{names}: dns-01 needs a program that sets TXT records; hint: name one"
@@ -58,7 +58,7 @@ pub async fn check(shared: &Shared, names: &Names, challenge: Challenge) -> Resu
 }
 
 async fn check_name(shared: &Shared, name: &str, challenge: Challenge) -> Result<(), Trouble> {
-    let addresses = match dns::addresses(shared.settings.resolver, name).await {
+    let addresses = match dns::addresses(shared.settings.acme.resolver, name).await {
         Ok(addresses) => addresses,
         Err(error @ dns::DnsError::Nothing) => {
             return Err(operator(format!(
@@ -143,7 +143,7 @@ async fn probe_http(shared: &Shared, name: &str, address: IpAddr) -> Found {
     };
     shared.served.set_token(&token, Some(text.clone()));
     let path = format!("/.well-known/acme-challenge/{token}");
-    let at = (address, shared.settings.http_port).into();
+    let at = (address, shared.settings.acme.http_port).into();
     let asked = timeout(PROBE, http::get(at, name, &path, 4096)).await;
     shared.served.set_token(&token, None);
     match asked {
@@ -169,7 +169,7 @@ async fn probe_tls(shared: &Shared, name: &str, address: IpAddr) -> Found {
         return Found::Unclear("no certificate can be made".to_owned());
     };
     shared.served.answer(name, &key);
-    let at = (address, shared.settings.tls_port).into();
+    let at = (address, shared.settings.acme.tls_port).into();
     let asked = timeout(PROBE, peer_certificate(at, name)).await;
     shared.served.answer_no_more(name);
     match asked {

@@ -1,55 +1,18 @@
 //! What the operator asks for: the CA, and which names.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::config::serve::{Acme, Challenge, Eab, KeyKind};
+use crate::config::serve::{Acme, Challenge};
 
 use super::names::{NameError, Names};
 
-/// The CA, and how it is to be spoken to.
+/// The CA, and where what it gives is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// URL of the CA's directory.
-    pub directory: String,
-    /// PEM of the roots that the CA's own server is checked with; `None` is the system's.
-    pub ca_root: Option<String>,
-    /// An e-mail address that the CA may write to.
-    pub contact: Option<String>,
-    pub key: KeyKind,
-    /// The DNS server for our own look at a name; `None` is the system's way.
-    pub resolver: Option<SocketAddr>,
-    /// Where the CA comes to for HTTP-01: 80 but in tests.
-    pub http_port: u16,
-    /// Where the CA comes to for TLS-ALPN-01: 443 but in tests.
-    pub tls_port: u16,
-    /// The program of DNS-01: called as `PROGRAM present|cleanup NAME VALUE`.
-    pub hook: Option<PathBuf>,
-    pub eab: Option<Eab>,
-    /// The CA's profile (`shortlived`, …).
-    pub profile: Option<String>,
+    pub acme: Acme,
     /// Our folder: accounts, orders, certificates.
     pub state: PathBuf,
-}
-
-impl Settings {
-    /// `state` is our folder.
-    pub fn new(acme: &Acme, state: PathBuf) -> Self {
-        Self {
-            directory: acme.directory.clone(),
-            ca_root: acme.ca_root_text.clone(),
-            contact: acme.email.clone(),
-            key: acme.key,
-            resolver: acme.resolver,
-            http_port: acme.http_port,
-            tls_port: acme.tls_port,
-            hook: acme.hook.clone(),
-            eab: acme.eab.clone(),
-            profile: acme.profile.clone(),
-            state,
-        }
-    }
 }
 
 /// Names that are to be had from the CA with one certificate.

@@ -56,7 +56,7 @@ impl Shared {
         tls: Arc<ClientConfig>,
         served: Arc<Served>,
     ) -> io::Result<Self> {
-        let disk = Disk::open(&settings.state, &settings.directory)?;
+        let disk = Disk::open(&settings.state, &settings.acme.directory)?;
         let budget = disk.budget().unwrap_or_else(|error| {
             tracing::error!(%error, "what was asked of the CA is counted anew");
             Budget::default()

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::config::serve::KeyKind;
+use crate::config::serve::Acme;
 
 use super::ACME_TLS;
 use super::engine::Engine;
@@ -45,17 +45,14 @@ pub const TLS_PORT: u16 = 5001;
 
 /// Settings for a CA that nobody asks.
 pub fn settings(folder: &Path) -> Settings {
-    Settings {
+    let acme = Acme {
         directory: "https://ca.test/dir".to_owned(),
-        ca_root: None,
-        contact: None,
-        key: KeyKind::P256,
-        resolver: None,
         http_port: HTTP_PORT,
         tls_port: TLS_PORT,
-        hook: None,
-        eab: None,
-        profile: None,
+        ..Acme::default()
+    };
+    Settings {
+        acme,
         state: folder.join("state"),
     }
 }
@@ -218,12 +215,11 @@ impl Pebble {
     }
 
     pub fn settings(&self) -> Settings {
-        Settings {
-            directory: format!("https://{}:{ACME_PORT}/dir", self.address),
-            ca_root: Some(self.root.clone()),
-            resolver: Some((self.address, DNS_PORT).into()),
-            ..settings(self.folder.path())
-        }
+        let mut settings = settings(self.folder.path());
+        settings.acme.directory = format!("https://{}:{ACME_PORT}/dir", self.address);
+        settings.acme.ca_root_text = Some(self.root.clone());
+        settings.acme.resolver = Some((self.address, DNS_PORT).into());
+        settings
     }
 
     /// What its certificates lead to.
@@ -402,7 +398,7 @@ impl Gate {
         const PORT: u16 = 14001;
         let (address, (open, opened)) = (pebble.address, watch::channel(true));
         let listener = TcpListener::bind((address, PORT)).await.unwrap();
-        settings.directory = format!("https://{address}:{PORT}/dir");
+        settings.acme.directory = format!("https://{address}:{PORT}/dir");
         let task = tokio::spawn(async move {
             loop {
                 let (mut near, _) = listener.accept().await.unwrap();

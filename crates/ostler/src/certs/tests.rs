@@ -118,8 +118,8 @@ async fn several_names_share_a_certificate() {
         return;
     };
     let mut settings = pebble.settings();
-    settings.key = KeyKind::P384;
-    settings.contact = Some("someone@mail.test".to_owned());
+    settings.acme.key = KeyKind::P384;
+    settings.acme.email = Some("someone@mail.test".to_owned());
     let names = ["a.example", "b.example", "c.example"];
     let certs = pebble.certs_with(settings, vec![wanted(&names)]);
     let _edge = Edge::start(pebble.address, &certs).await;
@@ -251,7 +251,7 @@ async fn a_wildcard_is_proved_through_dns() {
         return;
     };
     let mut settings = pebble.settings();
-    settings.hook = Some(dns_hook(&pebble));
+    settings.acme.hook = Some(dns_hook(&pebble));
     let list = vec![by(&["wild.example", "*.wild.example"], Challenge::Dns01)];
     let certs = pebble.certs_with(settings, list);
     let _edge = Edge::start(pebble.address, &certs).await;
@@ -279,7 +279,7 @@ async fn a_dns_program_that_fails_is_quoted() {
         return;
     };
     let mut settings = pebble.settings();
-    settings.hook = Some(script(&pebble, "hook", "echo no such zone: $2 >&2; exit 4"));
+    settings.acme.hook = Some(script(&pebble, "hook", "echo no such zone: $2 >&2; exit 4"));
     let list = vec![by(&["a.example"], Challenge::Dns01)];
     let certs = pebble.certs_with(settings, list);
     let _running = Running::start(&certs);
@@ -298,7 +298,7 @@ async fn refusals_stop_before_the_cas_limit() {
     };
     let mut settings = pebble.settings();
     // It says that all is well and does nothing, so the CA finds no record.
-    settings.hook = Some(script(&pebble, "hook", "echo $1 >> ${0}.log"));
+    settings.acme.hook = Some(script(&pebble, "hook", "echo $1 >> ${0}.log"));
     let list = vec![by(&["a.example"], Challenge::Dns01)];
     let certs = pebble.certs_with(settings, list.clone());
     let running = Running::start(&certs);
@@ -332,7 +332,7 @@ async fn refusals_stop_before_the_cas_limit() {
         by(&["a.example", "b.example"], Challenge::Dns01),
     ];
     let mut settings = pebble.settings();
-    settings.hook = Some(pebble.folder.path().join("hook"));
+    settings.acme.hook = Some(pebble.folder.path().join("hook"));
     let again = pebble.certs_with(settings, list);
     let running = Running::start(&again);
     let both = || again.status().get(1)?.last_error.clone();
@@ -364,7 +364,7 @@ async fn an_account_elsewhere_is_bound() {
     running.end().await;
     edge.end().await;
     let mut settings = pebble.settings();
-    settings.eab = Some(Eab {
+    settings.acme.eab = Some(Eab {
         id: "kid-1".to_owned(),
         key: key.to_owned(),
     });
@@ -471,9 +471,9 @@ async fn from_stub(
     change: impl FnOnce(&mut super::Settings),
 ) -> Arc<Engine> {
     let mut settings = settings(folder.path());
-    settings.directory = stub.directory.clone();
-    settings.ca_root = Some(stub.root.clone());
-    settings.hook = Some("true".into());
+    settings.acme.directory = stub.directory.clone();
+    settings.acme.ca_root_text = Some(stub.root.clone());
+    settings.acme.hook = Some("true".into());
     change(&mut settings);
     let list = vec![by(&["a.example"], Challenge::Dns01)];
     let engine = Engine::open_at(HASTY, settings, Arc::default()).unwrap();
@@ -523,7 +523,8 @@ async fn a_window_in_the_future_is_waited_for() {
 async fn an_order_names_the_profile() {
     let (stub, folder) = (Stub::start().await, Folder::new());
     *stub.book.window.lock().unwrap() = (10 * 86_400, 11 * 86_400);
-    let profile = |settings: &mut super::Settings| settings.profile = Some("shortlived".to_owned());
+    let profile =
+        |settings: &mut super::Settings| settings.acme.profile = Some("shortlived".to_owned());
     let certs = from_stub(&stub, &folder, profile).await;
     let running = Running::start(&certs);
     until("a certificate", async || all_valid(&certs).await).await;

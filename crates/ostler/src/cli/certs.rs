@@ -1,7 +1,7 @@
 //! `ostler certs`: how the certificates are; `ostler certs import`: takes over what certbot has.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -67,16 +67,9 @@ pub fn certs(matches: &ArgMatches) -> ExitCode {
 
 /// Exit code 0 when the server has answered.
 fn list(matches: &ArgMatches) -> ExitCode {
-    if let Some(code) = operator::elsewhere(&command(), matches) {
-        return code;
-    }
-    let answer = match operator::ask(matches, "GET", "/v1/status", false) {
-        Ok(answer) => answer,
-        Err(code) => return code,
-    };
-    operator::show(
-        &answer,
-        matches.get_flag("json"),
+    operator::show_status(
+        &command(),
+        matches,
         |status: &Status| serde_json::to_string_pretty(&status.certificates),
         screen::certificates,
     )
@@ -88,14 +81,9 @@ fn import(matches: &ArgMatches) -> ExitCode {
         Ok(around) => around,
         Err(errors) => return refuse(&errors),
     };
-    let asked = matches.get_one::<String>("config").map(PathBuf::from);
-    let (path, outcome) = match check::load(asked.as_deref(), &around) {
-        Ok(loaded) => loaded,
-        Err(error) => return refuse(&[error]),
-    };
-    let serve = match outcome {
-        Ok(checked) => checked.serve,
-        Err(problems) => return check::tell(&problems),
+    let (path, serve) = match check::good(matches, &around) {
+        Ok((path, checked)) => (path, checked.serve),
+        Err(code) => return code,
     };
     let Some(acme) = &serve.acme else {
         return refuse(&[ConfigError {
@@ -108,7 +96,10 @@ fn import(matches: &ArgMatches) -> ExitCode {
     let folder = matches
         .get_one::<String>("folder")
         .map_or(CERTBOT, String::as_str);
-    let settings = certs::Settings::new(acme, keeper::certificates_folder(&serve.state));
+    let settings = certs::Settings {
+        acme: acme.clone(),
+        state: keeper::certificates_folder(&serve.state),
+    };
     match import::certbot(&around.directory.join(Path::new(folder)), &settings) {
         Ok(report) => match write!(std::io::stdout().lock(), "{report}") {
             Ok(()) => ExitCode::SUCCESS,

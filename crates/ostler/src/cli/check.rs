@@ -43,18 +43,13 @@ pub fn command() -> Command {
 
 /// Exit code 0 when all is good, else 2 with every problem on standard error.
 pub fn check(matches: &ArgMatches) -> ExitCode {
-    let asked = matches.get_one::<String>("config").map(PathBuf::from);
     let around = match super::surroundings() {
         Ok(around) => around,
         Err(errors) => return refuse(&errors),
     };
-    let (path, outcome) = match load(asked.as_deref(), &around) {
-        Ok(loaded) => loaded,
-        Err(error) => return refuse(&[error]),
-    };
-    let checked = match outcome {
+    let (path, checked) = match good(matches, &around) {
         Ok(checked) => checked,
-        Err(problems) => return tell(&problems),
+        Err(code) => return code,
     };
     let mut told = std::io::stderr().lock();
     for warning in &checked.warnings {
@@ -70,6 +65,18 @@ pub fn check(matches: &ArgMatches) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Reads the file of `--config`, or the one that is there, for a command that needs a good one; what is wrong with it
+/// has been said.
+pub fn good(
+    matches: &ArgMatches,
+    around: &Surroundings<'_>,
+) -> Result<(PathBuf, Checked), ExitCode> {
+    let asked = matches.get_one::<String>("config").map(PathBuf::from);
+    let loaded = load(asked.as_deref(), around).map_err(|error| refuse(&[error]))?;
+    let (path, outcome) = loaded;
+    Ok((path, outcome.map_err(|problems| tell(&problems))?))
 }
 
 /// Reads the file that was asked for, or the one that is there.

@@ -108,13 +108,22 @@ pub fn ask(
     })
 }
 
-/// Shows what the server says of itself, to a program or to a person. Exit code 0 when that could be done.
-pub fn show(
-    answer: &Answer,
-    json: bool,
+/// Asks a server, here or elsewhere, how it is, and shows it to a program (`--json`) or to a person. Exit code 0 when
+/// it has answered.
+pub fn show_status(
+    command: &Command,
+    matches: &ArgMatches,
     as_json: impl Fn(&Status) -> serde_json::Result<String>,
     as_text: impl Fn(&Status, bool) -> String,
 ) -> ExitCode {
+    if let Some(code) = elsewhere(command, matches) {
+        return code;
+    }
+    let answer = match ask(matches, "GET", "/v1/status", false) {
+        Ok(answer) => answer,
+        Err(code) => return code,
+    };
+    let json = matches.get_flag("json");
     let mut out = std::io::stdout().lock();
     let text = serde_json::from_slice(&answer.body).and_then(|status| match json {
         true => as_json(&status).map(|text| text + "\n"),

@@ -22,8 +22,6 @@ use crate::keeper::protocol::{Entrance, Machine, ProjectId, Route};
 pub struct ServePlan {
     pub machine: Machine,
     pub projects: Vec<ProjectPlan>,
-    /// The state folder.
-    pub state: PathBuf,
     /// Where the metrics are read.
     pub admin: Vec<Bind>,
     pub warnings: Vec<String>,
@@ -206,12 +204,11 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
             settings: serve.machine,
             trusted_hops: serve.trusted_hops,
             default_host: serve.default_host,
-            state: Some(serve.state.clone()),
+            state: Some(serve.state),
             acme: serve.acme,
             keep_requests: serve.keep_requests,
         },
         projects,
-        state: serve.state,
         admin: serve.admin,
         warnings: warnings.iter().map(ToString::to_string).collect(),
         asked,

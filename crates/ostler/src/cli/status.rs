@@ -32,16 +32,9 @@ pub fn command() -> Command {
 
 /// Exit code 0 when the server has answered.
 pub fn status(matches: &ArgMatches) -> ExitCode {
-    if let Some(code) = operator::elsewhere(&command(), matches) {
-        return code;
-    }
-    let answer = match operator::ask(matches, "GET", "/v1/status", false) {
-        Ok(answer) => answer,
-        Err(code) => return code,
-    };
-    operator::show(
-        &answer,
-        matches.get_flag("json"),
+    operator::show_status(
+        &command(),
+        matches,
         serde_json::to_string_pretty,
         screen::status,
     )

@@ -1,7 +1,7 @@
 //! `ostler systemd`: the unit that has systemd start, watch and reload `ostler serve`. Installs nothing.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
@@ -42,14 +42,9 @@ pub fn systemd(matches: &ArgMatches) -> ExitCode {
         Ok(around) => around,
         Err(errors) => return refuse(&errors),
     };
-    let asked = matches.get_one::<String>("config").map(PathBuf::from);
-    let (path, outcome) = match check::load(asked.as_deref(), &around) {
-        Ok(loaded) => loaded,
-        Err(error) => return refuse(&[error]),
-    };
-    let serve = match outcome {
-        Ok(checked) => checked.serve,
-        Err(problems) => return check::tell(&problems),
+    let (path, serve) = match check::good(matches, &around) {
+        Ok((path, checked)) => (path, checked.serve),
+        Err(code) => return code,
     };
     let program = match std::env::current_exe() {
         Ok(program) => program,

@@ -135,7 +135,7 @@ impl Keeper {
         certificates::make_folder(&next.machine, self.user.as_ref())?;
         let mut warnings = next.warnings.clone();
         if let Plan::Serve(now) = &self.plan
-            && (&now.admin, &now.state) != (&next.admin, &next.state)
+            && (&now.admin, &now.machine.state) != (&next.admin, &next.machine.state)
         {
             let text = "`admin` and `state` of [server] come into force with the next start";
             warnings.push(text.to_owned());

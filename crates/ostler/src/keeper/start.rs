@@ -103,10 +103,11 @@ fn bind(
     let metrics = metrics.transpose();
     let metrics = metrics.inspect_err(|_| listening.iter().for_each(Listening::remove));
     let metrics = metrics.map_err(failed)?.unwrap_or_default();
-    let admin = serve.and_then(|serve| admin::open(&serve.state));
+    let state = machine.state.as_deref();
+    let admin = state.and_then(admin::open);
     // Without the socket another ostler may have this folder, and two must not write there.
-    let wanted = serve.filter(|_| machine.keep_requests.0 > 0 && admin.is_some());
-    let requests = wanted.and_then(|serve| admin::requests(&serve.state, user.as_ref()));
+    let wanted = state.filter(|_| machine.keep_requests.0 > 0 && admin.is_some());
+    let requests = wanted.and_then(|state| admin::requests(state, user.as_ref()));
     Ok(Outcome::Prepared(Box::new(Prepared {
         machine,
         zygote,

@@ -38,8 +38,10 @@ pub(super) fn prepare(
         tracing::warn!("{warning}");
     }
     let acme = machine.acme.as_ref().zip(machine.state.as_ref());
-    let settings =
-        acme.map(|(acme, state)| Settings::new(acme, keeper::certificates_folder(state)));
+    let settings = acme.map(|(acme, state)| Settings {
+        acme: acme.clone(),
+        state: keeper::certificates_folder(state),
+    });
     Ok(certs.prepare(given, wanted, settings)?)
 }
 

@@ -31,7 +31,9 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use acme::{Acme, Challenge, Eab, KeyKind};
+#[cfg(test)]
+pub use acme::Eab;
+pub use acme::{Acme, Challenge, KeyKind};
 pub use host::{Host, is_public};
 pub use owners::FILE;
 pub use problem::Problems;
