@@ -418,7 +418,7 @@ def free_port() -> int:
                 continue
 
 
-def start(target="app:app", *args, source=None, cwd=None, env=None, bind=None, folder=None, python=sys.executable, disk=None) -> Host:
+def start(target="app:app", *args, source=None, cwd=None, env=None, bind=None, folder=None, python=sys.executable, disk=None, program=OSTLER) -> Host:
     """Starts `ostler run TARGET ARGS`; see the `host` fixture for what the parts mean."""
     if source is not None:
         cwd = cwd or folder
@@ -427,7 +427,7 @@ def start(target="app:app", *args, source=None, cwd=None, env=None, bind=None, f
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
     port = free_port()
-    command = [str(OSTLER), "run"]
+    command = [str(program), "run"]
     if target:
         command.append(target)
     if bind is None:
@@ -439,7 +439,7 @@ def start(target="app:app", *args, source=None, cwd=None, env=None, bind=None, f
     return Host(command + [str(arg) for arg in args], Path(cwd or APPS), env or {}, port, disk)
 
 
-def serve(*args, folder: Path, port: int, env=None) -> Host:
+def serve(*args, folder: Path, port: int, env=None, program=OSTLER) -> Host:
     """Starts `ostler serve ARGS` in `folder`, where it is to listen on `port`."""
-    command = [str(OSTLER), "serve", *map(str, args)]
+    command = [str(program), "serve", *map(str, args)]
     return Host(command, folder, env or {}, port)

@@ -69,7 +69,7 @@ python = "{python}"
 class Machine:
     """Two projects in a folder, and `ostler serve` for them."""
 
-    def __init__(self, host, folder):
+    def __init__(self, host, folder, **options):
         self.file = folder / "ostler.toml"
         for name in ("shop", "blog"):
             (folder / name / "static").mkdir(parents=True)
@@ -77,7 +77,14 @@ class Machine:
         (folder / "blog" / "static" / "a.txt").write_text("a file")
         self.port = harness.free_port()
         self.write(TWO)
-        self.host = host.serve(port=self.port, ready="blog: ready")
+        self.prepare()
+        self.host = host.serve(port=self.port, ready="blog: ready", **options)
+        self.wait()
+
+    def prepare(self):
+        """What is done before the start."""
+
+    def wait(self):
         self.host.log.wait("shop: ready")
 
     def write(self, text):

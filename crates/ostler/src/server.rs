@@ -8,6 +8,7 @@ mod parts;
 mod policies;
 mod project;
 mod reloads;
+mod takeover;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -17,11 +18,12 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::admin::Ask;
 use crate::certs::Certs;
-use crate::edge::{self, Listener, Live, Peers, Site};
+use crate::edge::{self, Listener, Live, Peers, Phase, Site};
 use crate::keeper::protocol::{
     self, Configuration, FirstZygote, FromKeeper, ProjectId, ServerHandover, ToKeeper, ZygoteId,
 };
@@ -35,6 +37,7 @@ use parts::{EdgeThread, Logs, Machine, Shared};
 use policies::Policies;
 use project::Project;
 use reloads::Reloads;
+use takeover::{Arrival, Doors};
 
 /// What is still being sent when the last worker is gone has this long.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -79,8 +82,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         .map(|folder| (folder, parts::bounds(&machine.said)));
     let (threads, log) =
         parts::edge_threads(&machine.said.settings, logs.access.as_ref(), requests)?;
-    let (stop, stopping) = watch::channel(false);
-    let shared = Shared::new(&machine.said.settings, stopping)?;
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let shared = Shared::new(&machine.said.settings, phases)?;
     let (requests, mut asked) = mpsc::unbounded_channel();
     let (desk, mut asks) = crate::admin::desk();
     let handles = || threads.iter().map(|thread| thread.handle.clone()).collect();
@@ -119,20 +122,30 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         stopping: false,
         threads,
         keeper,
-        stop,
+        phase,
+        arrival: None,
+        drain: None,
         listeners,
         logs,
         keeper_pid: handover.keeper_pid,
         operator: handover.operator,
         started: Instant::now(),
         desk,
+        doors: Vec::new(),
         log,
         reloads: Reloads::default(),
     };
-    if let Some(socket) = handover.admin {
-        server.open_admin(socket)?;
+    let doors = Doors {
+        admin: handover.admin,
+        metrics: handover.metrics,
+    };
+    match handover.beside {
+        Some(awaited) => server.arrive(&awaited, doors),
+        None => {
+            server.certs.begin();
+            server.open(doors)?;
+        }
     }
-    server.open_metrics(handover.metrics)?;
     let code = server.run(first, &mut asked, &mut asks).await;
     server.end().await;
     Ok(code)
@@ -176,7 +189,11 @@ struct Server {
     threads: Vec<EdgeThread>,
     keeper: Channel,
     keeper_pid: u32,
-    stop: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
+    /// Before connections are accepted.
+    arrival: Option<Arrival>,
+    /// Ends when the last connection has.
+    drain: Option<JoinHandle<()>>,
     listeners: Vec<(String, Listener)>,
     logs: Logs,
     /// Who started the keeper.
@@ -184,6 +201,8 @@ struct Server {
     started: Instant,
     /// Where the admin API puts its questions.
     desk: mpsc::Sender<Ask>,
+    /// Where they come in.
+    doors: Vec<JoinHandle<()>>,
     /// The request log.
     log: Option<Arc<store::Log>>,
     reloads: Reloads,
@@ -196,13 +215,22 @@ impl Server {
         asked: &mut mpsc::UnboundedReceiver<(ProjectId, Request)>,
         asks: &mut mpsc::Receiver<Ask>,
     ) -> u8 {
-        if let Err(error) = self.listen() {
+        if self.arrival.is_none()
+            && let Err(error) = self.listen()
+        {
             tracing::error!(%error, "cannot accept connections");
             return 1;
         }
         self.start_apps(first).await;
         loop {
             tokio::select! {
+                outcome = takeover::outcome(&mut self.arrival) => {
+                    if let Err(error) = self.arrived(outcome).await {
+                        tracing::error!("error: {error:#}");
+                        return 1;
+                    }
+                }
+                () = takeover::ended(&mut self.drain) => self.begin_stop(true),
                 request = asked.recv() => match request {
                     Some((project, request)) => {
                         if let Some(code) = self.answer(project, request).await {
@@ -239,8 +267,10 @@ impl Server {
                 project.handle.zygote_started(zygote, plan);
             }
             _ => {
-                self.announce_listeners();
-                self.tell_keeper(ToKeeper::Ready).await;
+                if self.arrival.is_none() {
+                    self.announce_listeners();
+                    self.tell_keeper(ToKeeper::Ready).await;
+                }
                 for project in &self.projects {
                     self.ask_for_zygote(project.id, 1).await;
                 }
@@ -268,11 +298,11 @@ impl Server {
                 self.ask_for_zygote(project, generation).await;
             }
             Request::Ready { interface } => {
-                if project == ProjectId::RUN {
+                if project == ProjectId::RUN && self.arrival.is_none() {
                     self.announce_listeners();
+                    self.tell_keeper(ToKeeper::Ready).await;
                 }
                 self.announce(project, interface);
-                self.tell_keeper(ToKeeper::Ready).await;
             }
             Request::Switched {
                 generation,
@@ -288,7 +318,10 @@ impl Server {
                     self.reloads.named(project, heard, generation);
                 }
             }
-            Request::Serves { generation } => self.reloads.serves(project, generation),
+            Request::Serves { generation } => {
+                self.reloads.serves(project, generation);
+                self.tell_keeper(ToKeeper::Serves { project }).await;
+            }
             Request::GaveUp { generation, why } => {
                 self.reloads.gave_up(project, generation, &why);
             }
@@ -386,6 +419,9 @@ impl Server {
     async fn obey(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
         match said {
             FromKeeper::Stop { graceful } => self.begin_stop(graceful),
+            FromKeeper::Drain { within } => self.begin_drain(within).await,
+            FromKeeper::Upgraded { ticket, what } => self.upgraded(ticket, what),
+            FromKeeper::InCharge => self.certs.begin(),
             FromKeeper::Reload { ticket } => self.reload_all(ticket),
             FromKeeper::Workers { by } => {
                 self.projects
@@ -501,7 +537,8 @@ impl Server {
                 ""
             }
         );
-        self.stop.send_replace(true);
+        self.phase.send_replace(Phase::Stopping);
+        self.drain = None;
         for thread in &self.threads {
             thread.thread.stopping.notify_waiters();
         }

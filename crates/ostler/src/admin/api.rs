@@ -146,6 +146,9 @@ pub struct Certificate {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reloaded {
     pub outcome: Outcome,
+    /// It was an upgrade: `POST /v1/upgrade`.
+    #[serde(default)]
+    pub upgraded: bool,
     pub changes: Vec<Change>,
     pub warnings: Vec<String>,
     /// Why it failed, as `ostler check` says it.
@@ -178,6 +181,7 @@ impl Reloaded {
     pub fn failed(problems: String) -> Self {
         Self {
             outcome: Outcome::Failed,
+            upgraded: false,
             changes: Vec::new(),
             warnings: Vec::new(),
             problems,

@@ -42,6 +42,8 @@ pub enum Ask {
         wait: bool,
         answer: oneshot::Sender<Reloaded>,
     },
+    /// Another program is to take this one's place.
+    Upgrade(oneshot::Sender<Reloaded>),
 }
 
 /// Questions that may wait for the server's loop, which answers each within moments.
@@ -57,6 +59,7 @@ pub fn router(asks: mpsc::Sender<Ask>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/upgrade", post(upgrade))
         .route("/v1/requests", get(requests))
         .route("/v1/requests/percentiles", get(percentiles))
         .with_state(asks.clone())
@@ -99,7 +102,15 @@ async fn reload(
         wait,
         answer,
     };
-    let Some(reloaded) = ask(&asks, question).await else {
+    told(ask(&asks, question).await)
+}
+
+async fn upgrade(State(asks): State<mpsc::Sender<Ask>>) -> Response {
+    told(ask(&asks, Ask::Upgrade).await)
+}
+
+fn told(reloaded: Option<Reloaded>) -> Response {
+    let Some(reloaded) = reloaded else {
         return ending();
     };
     let status = match reloaded.outcome {

@@ -78,6 +78,7 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
         });
     }
     out.push_str(match reloaded.outcome {
+        Outcome::Done if reloaded.upgraded => "upgraded\n",
         Outcome::Done if reloaded.changes.is_empty() => "reloaded: nothing has changed\n",
         Outcome::Done => "reloaded\n",
         Outcome::Begun => "taken; what has to start is starting\n",

@@ -45,6 +45,8 @@ impl Engine {
 
     /// Keeps the certificates until `stop` is true or its sender is gone.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        // Another server may have asked the CA since the folder was opened.
+        self.shared.recount();
         let mut wanted = self.wanted.subscribe();
         let mut running: HashMap<Wanted, AbortHandle> = HashMap::new();
         let mut tasks = JoinSet::new();

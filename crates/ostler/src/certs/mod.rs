@@ -32,7 +32,7 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -77,12 +77,17 @@ pub struct Status {
     pub next_attempt: Option<SystemTime>,
 }
 
+/// What is being asked of a CA is left at the next step within this.
+const LAST_WRITE: Duration = Duration::from_secs(2);
+
 /// All certificates of a server.
 #[derive(Default)]
 pub struct Certs {
     served: Arc<Served>,
     given: Vec<Given>,
     acme: Option<Running>,
+    /// A CA may be asked: no other process writes to our folder.
+    begun: watch::Sender<bool>,
 }
 
 /// Certificates that a CA gives, being kept.
@@ -155,12 +160,16 @@ impl Certs {
                 let engine = Arc::new(engine);
                 let (stop, stopping) = watch::channel(false);
                 let own = Arc::clone(&engine);
+                let mut begun = self.begun.subscribe();
                 let task = tokio::spawn(async move {
                     if let Some(before) = before {
                         // Two that write to one folder would undo what the other did.
                         let _ = before.await;
                     }
-                    own.run(stopping).await;
+                    // Ended by its sender as well, which is gone when the server is.
+                    if begun.wait_for(|begun| *begun).await.is_ok() {
+                        own.run(stopping).await;
+                    }
                 });
                 self.acme = Some(Running {
                     settings: *settings,
@@ -172,6 +181,19 @@ impl Certs {
         }
         if let Some(running) = &self.acme {
             running.engine.wanted(next.wanted);
+        }
+    }
+
+    /// What is there is served before, but a CA is asked only from now on.
+    pub fn begin(&self) {
+        self.begun.send_replace(true);
+    }
+
+    /// Serves on what there is, and asks nobody for anything any more.
+    pub async fn end(&mut self) {
+        if let Some(task) = self.stop() {
+            // A write to a disk at the most; what is cut off is gone on with from there.
+            let _ = tokio::time::timeout(LAST_WRITE, task).await;
         }
     }
 

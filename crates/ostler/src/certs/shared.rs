@@ -76,6 +76,13 @@ impl Shared {
         })
     }
 
+    /// Takes what was asked of the CA from the disk anew.
+    pub fn recount(&self) {
+        if let Ok(budget) = self.disk.budget() {
+            *lock(&self.budget) = budget;
+        }
+    }
+
     /// The certificate in our folder for exactly these names, if it can be used.
     pub fn installed(&self, names: &Names) -> Option<(Arc<CertifiedKey>, Held)> {
         let pem = match self.disk.certificate(names) {

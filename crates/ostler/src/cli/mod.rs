@@ -11,6 +11,7 @@ pub mod run;
 pub mod serve;
 mod status;
 mod systemd;
+mod upgrade;
 
 #[cfg(test)]
 mod reference;
@@ -26,7 +27,8 @@ use std::sync::Arc;
 use clap::Command;
 
 use crate::config::ConfigError;
-use crate::{keeper, server};
+use crate::keeper::{self, Inherited};
+use crate::server;
 use run::Surroundings;
 use serve::Refused;
 
@@ -58,9 +60,21 @@ pub fn main() -> ExitCode {
     {
         return server::run();
     }
+    let inherited = match Inherited::take() {
+        Ok(inherited) => inherited,
+        Err(trouble) => {
+            eprintln!("{}", trouble.text);
+            return ExitCode::from(trouble.exit);
+        }
+    };
+    let inherited = match keeper::resume(inherited) {
+        Ok(code) => return code,
+        Err(inherited) => inherited,
+    };
     let mut command = command();
     let matches = match command.try_get_matches_from_mut(std::env::args_os()) {
         Ok(matches) => matches,
+        Err(answer) if !inherited.is_nothing() => return inherited.refuse(&answer.to_string()),
         Err(answer) => {
             // Help and versions are "errors" of clap as well, with exit code 0. A closed pipe changes nothing.
             drop(answer.print());
@@ -69,19 +83,17 @@ pub fn main() -> ExitCode {
     };
     match matches.subcommand() {
         Some(("run", matches)) => {
-            match surroundings().and_then(|around| run::plan(matches, &around)) {
-                Ok(plan) => keeper::run(keeper::Plan::Run(Arc::new(plan))),
-                Err(errors) => refuse(&errors),
-            }
+            let plan = surroundings().and_then(|around| run::plan(matches, &around));
+            let plan = plan.map(|plan| keeper::Plan::Run(Arc::new(plan)));
+            keep(plan.map_err(Refused::from), inherited)
         }
         Some(("serve", matches)) => {
-            match surroundings()
-                .map_err(Refused::from)
-                .and_then(|around| serve::plan(matches, &around))
-            {
-                Ok(plan) => keeper::run(keeper::Plan::Serve(Box::new(plan))),
-                Err(refused) => refused.tell(),
-            }
+            let around = surroundings().map_err(Refused::from);
+            let plan = around.and_then(|around| serve::plan(matches, &around));
+            keep(
+                plan.map(|plan| keeper::Plan::Serve(Box::new(plan))),
+                inherited,
+            )
         }
         Some(("check", matches)) => check::check(matches),
         Some(("certs", matches)) => certs::certs(matches),
@@ -89,10 +101,20 @@ pub fn main() -> ExitCode {
         Some(("status", matches)) => status::status(matches),
         Some(("requests", matches)) => requests::requests(matches),
         Some(("reload", matches)) => reload::reload(matches),
+        Some(("upgrade", matches)) => upgrade::upgrade(matches),
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// Carries a plan out, or says why there is none.
+fn keep(plan: Result<keeper::Plan, Refused>, inherited: Inherited) -> ExitCode {
+    match plan {
+        Ok(plan) => keeper::run(plan, inherited),
+        Err(refused) if inherited.is_nothing() => refused.tell(),
+        Err(refused) => inherited.refuse(&refused.text()),
     }
 }
 
@@ -110,6 +132,7 @@ fn command() -> Command {
         .subcommand(systemd::command())
         .subcommand(status::command())
         .subcommand(reload::command())
+        .subcommand(upgrade::command())
         .subcommand(requests::command())
 }
 

@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::operator;
 use crate::admin::api::{Outcome, Reloaded};
+use crate::admin::client::Answer;
 use crate::admin::screen;
 
 const EXAMPLES: &str = "\
@@ -49,6 +50,11 @@ pub fn reload(matches: &ArgMatches) -> ExitCode {
         Ok(answer) => answer,
         Err(code) => return code,
     };
+    show(&answer)
+}
+
+/// Says what came of it; the exit code.
+pub fn show(answer: &Answer) -> ExitCode {
     let reloaded: Reloaded = match serde_json::from_slice(&answer.body) {
         Ok(reloaded) => reloaded,
         Err(error) => {

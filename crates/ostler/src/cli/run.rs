@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::options;
 use super::python::{self, Places};
@@ -13,7 +13,7 @@ use crate::config::written::{self, Layer};
 use crate::config::{self, CONFIG_FILE, ConfigError, Written, dotenv, words};
 
 /// Everything the keeper needs to start, and to start anew on a reload.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunPlan {
     /// To be finished (`config::finish`) with what the config file says.
     pub written: Written,
@@ -22,7 +22,7 @@ pub struct RunPlan {
 }
 
 /// Where the config file is and where it is evaluated: the fields of the zygote's `configure` message.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configure {
     /// An absolute path; it may be missing when nobody named it.
     pub file: Option<PathBuf>,

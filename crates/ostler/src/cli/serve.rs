@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::check;
@@ -18,7 +19,7 @@ use crate::config::{self, Bind, Complaint, ConfigError, Settings, Written, value
 use crate::keeper::protocol::{Entrance, Machine, ProjectId, Route};
 
 /// Everything the keeper needs to serve several projects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServePlan {
     pub machine: Machine,
     pub projects: Vec<ProjectPlan>,
@@ -30,7 +31,7 @@ pub struct ServePlan {
 }
 
 /// What the command line asks for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Asked {
     /// An app of the current directory.
     App {
@@ -43,7 +44,7 @@ enum Asked {
 }
 
 /// One app, and where it is found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProjectPlan {
     /// [`ProjectId::RUN`] until it has a number.
     pub id: ProjectId,
@@ -90,7 +91,7 @@ impl Refused {
     }
 
     /// As it is told, without colours.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         match self {
             Self::Errors(errors) => {
                 let lines = errors.iter().map(|error| format!("error: {error}\n"));
@@ -207,6 +208,7 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
             state: Some(serve.state),
             acme: serve.acme,
             keep_requests: serve.keep_requests,
+            drain: serve.drain,
         },
         projects,
         admin: serve.admin,
@@ -253,6 +255,7 @@ fn without_file(
         state: serve::state_without_file(),
         admin: Vec::new(),
         keep_requests: serve::requests_without_file(),
+        drain: serve::DRAIN,
         default_host: None,
         acme: https.then(Acme::default),
         projects: vec![serve::Project {

@@ -434,7 +434,7 @@ pub const TABLE: &[Group] = &[
         on("worker_int", "", Hook, Unset, "(worker): in the worker, on SIGINT or SIGQUIT"),
         on("worker_abort", "", Hook, Unset, "(worker): in the worker, on SIGABRT, as after a timeout"),
         on("worker_exit", "", Hook, Unset, "(server, worker): in the worker, before it exits"),
-        moot("pre_exec", "", Hook, Unset, "the server does not start itself anew on SIGUSR2"),
+        moot("pre_exec", "", Hook, Unset, "an upgrade (SIGUSR2) runs no Python before the new program"),
         moot("ssl_context", "", Hook, Unset, "TLS does not run in Python"),
         moot("on_dirty_starting", "", Hook, Unset, DIRTY),
         moot("dirty_post_fork", "", Hook, Unset, DIRTY),

@@ -12,7 +12,7 @@ use super::{flags, settings};
 pub type Layer = Map<String, Value>;
 
 /// Everything that is known before the config file is evaluated. Stays the same over reloads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Written {
     /// The positional argument.
     pub app: Option<String>,

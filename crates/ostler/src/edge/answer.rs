@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use super::Phase;
 use super::connection::Connection;
 use super::disk::{self, Reach, Stored};
 use super::files::{
@@ -371,7 +372,7 @@ impl Connection {
     /// The next request may come on this connection, as far as the request says.
     pub fn keeps_alive(&self) -> bool {
         let kept_open = !self.edge.times.idle.is_zero();
-        self.head.keep_alive() && kept_open && !self.edge.is_stopping()
+        self.head.keep_alive() && kept_open && self.edge.phase() == Phase::Serving
     }
 }
 

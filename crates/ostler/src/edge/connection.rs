@@ -22,7 +22,7 @@ use super::reason::Reason;
 use super::row::Row;
 use super::sending::After;
 use super::site::Site;
-use super::{Edge, Thread, tls};
+use super::{Edge, Phase, Thread, tls};
 
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
 /// or the client sees the answer (threats E-05).
@@ -255,7 +255,7 @@ impl Connection {
         let (stopping, seat) = (&self.thread.stopping, &self.place.seat);
         // Before the look at what it tells of, so that a stop in between is not missed.
         let mut stop = std::pin::pin!(stopping.notified());
-        let mut ending = self.edge.is_stopping();
+        let mut ending = self.edge.phase() == Phase::Stopping;
         let until = if ending {
             Instant::now() + LAST_REQUEST
         } else {

@@ -17,7 +17,7 @@ use super::connection::{self, Peer};
 use super::io::Io;
 use super::reason::Reason;
 use super::tls::{self, Tls};
-use super::{Edge, Live, Thread};
+use super::{Edge, Live, Phase, Thread};
 
 /// How long to leave the listener alone when the process has no descriptor left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -66,9 +66,9 @@ impl Listener {
     }
 }
 
-/// Accepts on one listener until the edge stops, one task per connection.
+/// Accepts on one listener until another server does or the edge stops, one task per connection.
 pub async fn run(listener: Listener, edge: Arc<Live>, thread: Arc<Thread>) -> io::Result<()> {
-    let mut stopping = edge.now().stopping();
+    let mut phase = edge.now().phase.clone();
     let accepting = async {
         let tls = listener.tls;
         match listener.socket {
@@ -96,7 +96,7 @@ pub async fn run(listener: Listener, edge: Arc<Live>, thread: Arc<Thread>) -> io
     tokio::select! {
         result = accepting => result,
         () = async {
-            drop(stopping.wait_for(|stopping| *stopping).await);
+            drop(phase.wait_for(|phase| *phase != Phase::Serving).await);
             tokio::time::sleep(LAST_ACCEPT).await;
         } => Ok(()),
     }

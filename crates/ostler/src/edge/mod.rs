@@ -115,6 +115,16 @@ impl Times {
     }
 }
 
+/// How far the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Another server accepts connections. Those that are open here are served to their next end.
+    Draining,
+    /// No connection that is idle stays open.
+    Stopping,
+}
+
 /// Everything the edge threads share.
 pub struct Edge {
     /// What is served, and where.
@@ -129,8 +139,7 @@ pub struct Edge {
     /// Who speaks the PROXY protocol to us.
     pub proxies: Option<proxy_protocol::Proxies>,
     pub spool: Arc<Budget>,
-    /// True once no new connection is accepted.
-    pub stopping: watch::Receiver<bool>,
+    pub phase: watch::Receiver<Phase>,
     /// Numbers requests; starts at a random place so that ids differ between runs.
     pub next_id: Arc<AtomicU64>,
     /// What has taken its place.
@@ -162,12 +171,8 @@ impl Live {
 }
 
 impl Edge {
-    fn stopping(&self) -> watch::Receiver<bool> {
-        self.stopping.clone()
-    }
-
-    fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+    fn phase(&self) -> Phase {
+        *self.phase.borrow()
     }
 
     fn trusts(&self, peer: &Peer) -> bool {
@@ -195,6 +200,8 @@ pub struct Thread {
     disk: disk::Disk,
     /// Wakes idle connections when the server stops.
     pub stopping: Notify,
+    /// Wakes connections of HTTP/2, which can tell their clients, when another server takes its place.
+    pub draining: Notify,
     /// Wakes [`Thread::give_back`].
     freed: Notify,
     /// What it counts that belongs to no project.
@@ -216,6 +223,7 @@ impl Thread {
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
             disk: disk::Disk::default(),
             stopping: Notify::new(),
+            draining: Notify::new(),
             freed: Notify::new(),
             tally: meter::Tally::default(),
             requests,

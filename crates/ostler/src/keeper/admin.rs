@@ -22,8 +22,11 @@ const FOLDER: u32 = 0o755;
 
 /// Binds it in the state folder, which is made when it is not there. Without it everything is served all the
 /// same, and who starts ostler is told.
-pub fn open(state: &Path) -> Option<Listening> {
+pub fn open(state: &Path, inherited: &mut Option<Listening>) -> Option<Listening> {
     let path = state.join(SOCKET);
+    if let Some(same) = inherited.take_if(|known| known.is_at(&path)) {
+        return Some(same);
+    }
     let bound = DirBuilder::new()
         .recursive(true)
         .mode(FOLDER)
@@ -49,7 +52,11 @@ pub fn open(state: &Path) -> Option<Listening> {
 }
 
 /// Binds the addresses where the metrics are read.
-pub fn metrics(machine: &Settings, addresses: &[Bind]) -> Result<Vec<Listening>, BindError> {
+pub fn metrics(
+    machine: &Settings,
+    addresses: &[Bind],
+    inherited: &mut Vec<Listening>,
+) -> Result<Vec<Listening>, BindError> {
     let public = |bind: &&Bind| match bind {
         Bind::Tcp { addresses, .. } => addresses.iter().any(|address| !address.ip().is_loopback()),
         Bind::Unix(_) | Bind::Fd(_) => false,
@@ -63,7 +70,7 @@ pub fn metrics(machine: &Settings, addresses: &[Bind]) -> Result<Vec<Listening>,
     let mut settings = machine.clone();
     settings.listening.binds = addresses.to_vec();
     settings.listening.tls_binds.clear();
-    bind::all(&settings, true, None)
+    bind::all(&settings, true, None, inherited)
 }
 
 /// Makes the folder of the request log, which is the server's to write to and nobody else's.

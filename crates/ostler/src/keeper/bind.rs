@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
     sockopt,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Bind, Listening as Addresses, Settings};
 use crate::sys::{User, fds};
@@ -24,11 +26,24 @@ pub struct Listening {
     pub name: ListenerName,
     /// `None` once the server has been told to stop.
     pub fd: Option<OwnedFd>,
+    /// As it was asked for: with it the same is found again.
+    wanted: String,
+    file: Option<SocketFile>,
+    /// Bound by the program before us, which may take it back.
+    is_inherited: bool,
+}
+
+/// A listening socket as it is left to another program, see [`super::heritage`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Left {
+    pub fd: i32,
+    wanted: String,
+    name: ListenerName,
     file: Option<SocketFile>,
 }
 
 /// A UNIX socket's name in the file system, which the kernel does not take away.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct SocketFile {
     path: PathBuf,
     /// Device and inode: another server may have put its own socket there meanwhile.
@@ -71,16 +86,53 @@ impl Listening {
             let _ = fs::remove_file(&file.path);
         }
     }
+
+    /// Removes the file of a socket that was bound in vain.
+    pub fn undo(&self) {
+        if !self.is_inherited {
+            self.remove();
+        }
+    }
+
+    /// `None` once it is closed.
+    pub fn left(&self) -> Option<Left> {
+        Some(Left {
+            fd: self.fd.as_ref()?.as_raw_fd(),
+            wanted: self.wanted.clone(),
+            name: self.name.clone(),
+            file: self.file.clone(),
+        })
+    }
+
+    pub fn inherited(left: &Left, fd: OwnedFd) -> Self {
+        Self {
+            name: left.name.clone(),
+            fd: Some(fd),
+            wanted: left.wanted.clone(),
+            file: left.file.clone(),
+            is_inherited: true,
+        }
+    }
+
+    /// Whether this is what is asked for: another socket could not be bound beside it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.file.as_ref().is_some_and(|file| file.path == path)
+    }
 }
 
 /// Binds everything, or nothing. Socket files belong to `user`. Connections to the settings' `binds` begin with
-/// TLS where there is a certificate, unless they are `plain`.
+/// TLS where there is a certificate, unless they are `plain`. What is among the `inherited` is taken from there.
 pub fn all(
     settings: &Settings,
     plain: bool,
     user: Option<&User>,
+    inherited: &mut Vec<Listening>,
 ) -> Result<Vec<Listening>, BindError> {
     let mut listening = Vec::new();
+    let mut found = |wanted: &str, tls: bool| {
+        let same = |known: &mut Listening| known.wanted == wanted && known.name.tls == tls;
+        inherited.extract_if(.., same).next()
+    };
     let Addresses {
         binds, tls_binds, ..
     } = &settings.listening;
@@ -97,29 +149,41 @@ pub fn all(
                     address: address.to_string(),
                     cause,
                 };
-                listening.push(tcp(address, tls, settings).map_err(named)?);
+                listening.push(match found(&address.to_string(), tls) {
+                    Some(known) => known,
+                    None => tcp(address, tls, settings).map_err(named)?,
+                });
                 Ok(())
             }),
             Bind::Unix(path) => {
                 // As gunicorn: the socket's mode follows --umask, which is 0 by default.
                 let umask = settings.process.umask.unwrap_or(0);
-                listening.push(unix(path, umask, backlog(settings), user).map_err(named)?);
+                listening.push(match found(&path.to_string_lossy(), false) {
+                    Some(known) => known,
+                    None => unix(path, umask, backlog(settings), user).map_err(named)?,
+                });
                 Ok(())
             }
             Bind::Fd(number) => {
-                let fd = fds::claim_listener(*number).map_err(named)?;
                 let text = format!("fd://{number}");
+                if let Some(known) = found(&text, tls) {
+                    listening.push(known);
+                    return Ok(());
+                }
+                let fd = fds::claim_listener(*number).map_err(named)?;
                 listening.push(Listening {
+                    wanted: text.clone(),
                     name: ListenerName { text, tls },
                     fd: Some(fd),
                     file: None,
+                    is_inherited: false,
                 });
                 Ok(())
             }
         }
     });
     if bound.is_err() {
-        listening.iter().for_each(Listening::remove);
+        listening.iter().for_each(Listening::undo);
     }
     bound.map(|()| listening)
 }
@@ -148,9 +212,11 @@ fn tcp(address: SocketAddr, tls: bool, settings: &Settings) -> io::Result<Listen
     let scheme = if tls && secure { "https" } else { "http" };
     let text = format!("{scheme}://{bound}");
     Ok(Listening {
+        wanted: address.to_string(),
         name: ListenerName { text, tls },
         fd: Some(fd),
         file: None,
+        is_inherited: false,
     })
 }
 
@@ -202,9 +268,11 @@ pub(super) fn unix(
     });
     let text = format!("unix:{}", path.display());
     let listening = Listening {
+        wanted: path.to_string_lossy().into_owned(),
         name: ListenerName { text, tls: false },
         fd: None,
         file,
+        is_inherited: false,
     };
     let ready = user
         .map_or(Ok(()), |user| {

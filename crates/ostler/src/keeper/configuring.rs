@@ -1,16 +1,18 @@
 //! What is to be served, and another configuration in its place.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::run::RunPlan;
-use crate::cli::serve::{self, ServePlan};
+use crate::cli::serve::{self, ProjectPlan, ServePlan};
 use crate::config;
 
 use super::certificates;
 use super::protocol::{Configuration, Entrance, FromKeeper, Project, ProjectId, to_file};
-use super::serving::{Server, TEXT_MAX};
+use super::servers::Servers;
+use super::serving::TEXT_MAX;
 use super::{Keeper, Plan};
 
 /// Warnings that who asked is told of one configuration, and the characters of each: they must fit in a message
@@ -79,7 +81,7 @@ impl Keeper {
 
     /// Reads the configuration anew and has the server take it. What is wrong with it is said, and then
     /// nothing changes.
-    pub(super) async fn configure_anew(&mut self, server: &Server, ticket: Option<u64>) {
+    pub(super) async fn configure_anew(&mut self, servers: &Servers, ticket: Option<u64>) {
         let Plan::Serve(now) = &self.plan else {
             return;
         };
@@ -88,7 +90,7 @@ impl Keeper {
             Ok((next, warnings, file)) => {
                 self.told.push_back(next);
                 let message = FromKeeper::Configure { ticket, warnings };
-                server.tell(&message, &[file.as_fd()]).await;
+                servers.tell(&message, &[file.as_fd()]).await;
             }
             Err(problems) => {
                 for line in problems.lines().filter(|line| !line.is_empty()) {
@@ -98,14 +100,14 @@ impl Keeper {
                 if let Some(ticket) = ticket {
                     let problems = problems.chars().take(TEXT_MAX).collect();
                     let message = FromKeeper::Refused { ticket, problems };
-                    server.tell(&message, &[]).await;
+                    servers.tell(&message, &[]).await;
                 }
             }
         }
     }
 
     /// A file of a certificate has changed: has the server take what is in all of them now.
-    pub(super) async fn read_certificates(&mut self, server: &Server) {
+    pub(super) async fn read_certificates(&mut self, servers: &Servers) {
         let now = match (self.told.back(), &self.plan) {
             (Some(told), _) => told,
             (None, Plan::Serve(now)) => &**now,
@@ -120,7 +122,7 @@ impl Keeper {
                 self.told.push_back(next);
                 let ticket = None;
                 let message = FromKeeper::Configure { ticket, warnings };
-                server.tell(&message, &[file.as_fd()]).await;
+                servers.tell(&message, &[file.as_fd()]).await;
             }
             Err(error) => tracing::error!("{error}; what was read before is served"),
         }
@@ -182,6 +184,18 @@ impl Keeper {
         if let Some(plan) = self.told.pop_front().filter(|_| taken) {
             self.machine = plan.machine.clone();
             self.plan = Plan::Serve(Box::new(plan));
+        }
+    }
+
+    /// The numbers of projects with these names.
+    pub(super) fn numbers_of(&self, names: &[String]) -> HashSet<ProjectId> {
+        match &self.plan {
+            Plan::Run(_) => names.iter().map(|_| ProjectId::RUN).collect(),
+            Plan::Serve(plan) => {
+                let named = |project: &&ProjectPlan| names.contains(&project.name);
+                let projects = plan.projects.iter().filter(named);
+                projects.map(|project| project.id).collect()
+            }
         }
     }
 

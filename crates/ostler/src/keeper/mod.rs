@@ -6,6 +6,7 @@ mod admin;
 mod bind;
 mod certificates;
 mod configuring;
+mod heritage;
 mod hooks;
 mod load;
 mod log;
@@ -13,39 +14,45 @@ mod notify;
 mod pidfile;
 pub mod protocol;
 mod reaping;
+mod servers;
 mod serving;
 mod signals;
 mod start;
+mod upgrade;
 mod zygotes;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::cli::run::RunPlan;
 use crate::cli::serve::ServePlan;
 use crate::config::Settings;
 use crate::logs::Sink;
-use crate::sys::{self, Exit, User, process};
+use crate::sys::{self, Exit, User, anew, process};
 
 use bind::Listening;
 use certificates::Files;
+use heritage::Inheritance;
 use notify::Notify;
 use pidfile::PidFile;
-use protocol::Machine;
+use protocol::{Machine, ProjectId};
 use reaping::Zygotes;
-use serving::Server;
-use signals::Signals;
-use start::Prepared;
+use servers::{Server, Servers};
+use signals::{Order, Signals};
+use start::{Prepared, Sockets};
+use upgrade::{Asking, Own, WayBack};
 use zygotes::{Configured, Trouble};
 
 pub use certificates::certificates_folder;
+pub use heritage::Inherited;
 pub use load::load_message;
 pub use log::{level, target};
 
@@ -62,7 +69,7 @@ const STOP_SLACK: Duration = Duration::from_secs(45);
 const QUICK_STOP: Duration = Duration::from_secs(10);
 
 /// What to keep.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Plan {
     /// `ostler run`: one app, and its config file decides everything.
     Run(Arc<RunPlan>),
@@ -96,6 +103,13 @@ struct Keeper {
     told: VecDeque<ServePlan>,
     /// The number of the last project there was.
     last_project: u64,
+    /// Those whose app has served.
+    serving: HashSet<ProjectId>,
+    /// Where another program is looked for at an upgrade.
+    program: PathBuf,
+    asking: Option<Asking>,
+    /// To the program that was here before, while our server has not taken over.
+    way_back: Option<WayBack>,
     notify: Notify,
     /// A server said once that the app serves.
     ever_ready: bool,
@@ -115,9 +129,32 @@ struct Stop {
 type Ended = Result<u8, Trouble>;
 
 /// Runs the keeper to its end.
-pub fn run(plan: Plan) -> ExitCode {
-    sys::signal::unblock_all();
-    match prepare_and_keep(plan) {
+pub fn run(plan: Plan, inherited: Inherited) -> ExitCode {
+    match inherited {
+        Inherited::Nothing => {
+            sys::signal::unblock_all();
+            ended(prepare_and_keep(plan))
+        }
+        Inherited::Question { understood, answer } => heritage::say_yes(understood, answer),
+        Inherited::It(inheritance) => ended(succeed(
+            |inheritance, signals| succeed_with(plan, inheritance, signals),
+            *inheritance,
+        )),
+    }
+}
+
+/// Goes on as before when the program that was to take over has given this process back; the exit code.
+pub fn resume(inherited: Inherited) -> Result<ExitCode, Inherited> {
+    match inherited {
+        Inherited::It(inheritance) if inheritance.said.failed.is_some() => {
+            Ok(ended(succeed(go_on, *inheritance)))
+        }
+        other => Err(other),
+    }
+}
+
+fn ended(ended: Ended) -> ExitCode {
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(trouble) => {
             eprintln!("{}", trouble.text.trim_end());
@@ -126,19 +163,16 @@ pub fn run(plan: Plan) -> ExitCode {
     }
 }
 
+/// Everything the keeper does happens on one thread.
+fn runtime() -> Result<Runtime, Trouble> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Trouble::from)
+}
+
 fn prepare_and_keep(mut plan: Plan) -> Ended {
-    let runtime = || {
-        Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Trouble::from)
-    };
-    let files = match &mut plan {
-        Plan::Run(_) => Files::default(),
-        Plan::Serve(plan) => certificates::read(plan).map_err(|text| Trouble { exit: 1, text })?,
-    };
+    let files = read_files(&mut plan)?;
     let first = runtime()?;
-    let prepared = match first.block_on(start::prepare(&plan))? {
+    let prepared = match first.block_on(start::prepare(&plan, &mut Sockets::default()))? {
         start::Outcome::Prepared(prepared) => *prepared,
         start::Outcome::Done(code) => return Ok(code),
     };
@@ -159,72 +193,212 @@ fn prepare_and_keep(mut plan: Plan) -> Ended {
     runtime()?.block_on(start_and_keep(plan, files, again))
 }
 
+fn read_files(plan: &mut Plan) -> Result<Files, Trouble> {
+    match plan {
+        Plan::Run(_) => Ok(Files::default()),
+        Plan::Serve(plan) => certificates::read(plan).map_err(|text| Trouble { exit: 1, text }),
+    }
+}
+
 async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {
-    let Prepared {
-        machine,
-        zygote,
-        user,
-        listening,
-        admin,
-        metrics,
-        requests,
-    } = prepared;
     // Again: a daemon is a grandchild of the process that checked its settings.
     process::become_subreaper()?;
-    let mut signals = Signals::new()?;
-    let log = log::start(&machine.settings, user.as_ref())?;
-    let pidfile = PidFile::write(machine.settings.process.pidfile.as_deref())?;
-    let mut keeper = Keeper {
-        plan,
-        started: machine.settings.clone(),
-        machine,
-        user,
-        listening,
-        admin,
-        metrics,
-        requests,
-        pidfile,
-        log,
-        files,
-        zygotes: Zygotes::default(),
-        told: VecDeque::new(),
-        last_project: 0,
-        notify: Notify::from_env(),
-        ever_ready: false,
-        stop: None,
-        restart: FIRST_RESTART,
-    };
+    let signals = Signals::new()?;
+    let (mut keeper, zygote) = Keeper::new(plan, files, prepared)?;
+    keeper.program = anew::own_program()?;
     keeper.number_projects();
-    let code = keeper.keep(zygote, &mut signals).await;
     keeper
-        .end(&mut signals, code.as_ref().map_or(1, |code| *code))
-        .await;
-    code
+        .keep_and_end(Servers::default(), zygote, signals)
+        .await
+}
+
+/// Goes on where another program was in this process.
+fn succeed<F: Future<Output = Ended>>(
+    how: impl FnOnce(Inheritance, Signals) -> F,
+    inheritance: Inheritance,
+) -> Ended {
+    runtime()?.block_on(async {
+        let signals = Signals::new()?;
+        // They were blocked before this program was executed, so none is lost.
+        sys::signal::unblock_all();
+        how(inheritance, signals).await
+    })
+}
+
+/// In the place of the program before, or it gets the process back.
+async fn succeed_with(mut plan: Plan, inheritance: Inheritance, mut signals: Signals) -> Ended {
+    let mut begin = async || -> Result<_, Trouble> {
+        let files = read_files(&mut plan)?;
+        let mut sockets = Sockets::of(&inheritance)?;
+        let prepared = match start::prepare(&plan, &mut sockets).await? {
+            start::Outcome::Prepared(prepared) => *prepared,
+            start::Outcome::Done(_) => {
+                return Err(io::Error::other("stopped while it started").into());
+            }
+        };
+        let (mut keeper, zygote) = Keeper::new(plan.clone(), files, prepared)?;
+        let servers = keeper.inherit(&inheritance)?;
+        keeper.number_projects();
+        Ok((keeper, zygote, servers, sockets))
+    };
+    let (mut keeper, zygote, mut servers, sockets) = match begin().await {
+        Ok(begun) => begun,
+        Err(trouble) => {
+            let error = inheritance.give_back(trouble.text, |_| true);
+            return Err(error.into());
+        }
+    };
+    keeper.way_back = Some(WayBack::new(inheritance, sockets.left_over()));
+    match keeper.next_server(zygote, &mut signals).await {
+        Ok(Some(coming)) => servers.coming = Some(coming),
+        Ok(None) => keeper.begin_stop(true, &mut servers).await,
+        Err(trouble) => keeper.go_back(trouble.text, &mut servers).await,
+    }
+    keeper.keep_and_end(servers, None, signals).await
+}
+
+/// As before.
+async fn go_on(inheritance: Inheritance, signals: Signals) -> Ended {
+    let own: Own = serde_json::from_value(inheritance.said.own.clone()).map_err(io::Error::from)?;
+    let mut plan = own.plan;
+    // As they were read is what is served; they are watched for what comes.
+    let files = read_files(&mut plan.clone()).unwrap_or_default();
+    if let Plan::Serve(plan) = &mut plan {
+        plan.warnings.clear();
+    }
+    let mut sockets = Sockets::of(&inheritance)?;
+    let prepared = Prepared {
+        machine: own.machine,
+        zygote: None,
+        user: own.user,
+        listening: std::mem::take(&mut sockets.listening),
+        admin: sockets.admin.take(),
+        metrics: std::mem::take(&mut sockets.metrics),
+        requests: own.requests,
+    };
+    let (mut keeper, _) = Keeper::new(plan, files, prepared)?;
+    keeper.started = own.started;
+    let servers = keeper.inherit(&inheritance)?;
+    keeper.serving = keeper.numbers_of(&inheritance.said.serving);
+    keeper.tell_failed(&inheritance, &servers).await;
+    keeper.keep_and_end(servers, None, signals).await
 }
 
 impl Keeper {
+    fn new(
+        plan: Plan,
+        files: Files,
+        prepared: Prepared,
+    ) -> Result<(Self, Option<Configured>), Trouble> {
+        let Prepared {
+            machine,
+            zygote,
+            user,
+            listening,
+            admin,
+            metrics,
+            requests,
+        } = prepared;
+        let log = log::start(&machine.settings, user.as_ref())?;
+        let pidfile = PidFile::write(machine.settings.process.pidfile.as_deref())?;
+        let keeper = Self {
+            plan,
+            started: machine.settings.clone(),
+            machine,
+            user,
+            listening,
+            admin,
+            metrics,
+            requests,
+            pidfile,
+            log,
+            files,
+            zygotes: Zygotes::default(),
+            told: VecDeque::new(),
+            last_project: 0,
+            serving: HashSet::new(),
+            program: PathBuf::new(),
+            asking: None,
+            way_back: None,
+            notify: Notify::from_env(),
+            ever_ready: false,
+            stop: None,
+            restart: FIRST_RESTART,
+        };
+        Ok((keeper, zygote))
+    }
+
+    /// Takes over what runs.
+    fn inherit(&mut self, inheritance: &Inheritance) -> io::Result<Servers> {
+        let said = &inheritance.said;
+        let mut servers = Servers::default();
+        for left in &said.servers {
+            let server = Server::inherited(left, inheritance)?;
+            match servers.current {
+                None => servers.current = Some(server),
+                Some(_) => servers.leaving.push(server),
+            }
+        }
+        for left in &said.zygotes {
+            let child = inheritance.child(left.pid, left.pidfd)?;
+            self.zygotes.inherit(left, child);
+        }
+        self.zygotes.with_hooks = said.with_hooks;
+        self.last_project = said.last_project;
+        self.program.clone_from(&said.program);
+        self.ever_ready = true;
+        Ok(servers)
+    }
+
+    /// To the end of everything.
+    async fn keep_and_end(
+        mut self,
+        mut servers: Servers,
+        zygote: Option<Configured>,
+        mut signals: Signals,
+    ) -> Ended {
+        let code = self.keep(&mut servers, zygote, &mut signals).await;
+        let well = code.as_ref().is_ok_and(|code| *code == 0);
+        self.end(&mut servers, &mut signals, well).await;
+        code
+    }
+
     /// One server after the other, until one ends on purpose.
-    async fn keep(&mut self, mut first: Option<Configured>, signals: &mut Signals) -> Ended {
+    async fn keep(
+        &mut self,
+        servers: &mut Servers,
+        mut first: Option<Configured>,
+        signals: &mut Signals,
+    ) -> Ended {
         loop {
-            let mut server = match self.next_server(first.take(), signals).await {
-                Ok(Some(server)) => server,
-                Ok(None) => return Ok(0),
-                Err(trouble) if !self.ever_ready => return Err(trouble),
-                Err(trouble) => {
-                    tracing::error!(text = %trouble.text, "the server cannot be started");
-                    match self.wait_for_restart(signals).await {
-                        true => continue,
-                        false => return Ok(0),
+            if servers.current.is_none() {
+                match self.next_server(first.take(), signals).await {
+                    Ok(Some(server)) => servers.current = Some(server),
+                    Ok(None) => return Ok(0),
+                    Err(trouble) if !self.ever_ready => return Err(trouble),
+                    Err(trouble) => {
+                        tracing::error!(text = %trouble.text, "the server cannot be started");
+                        match self.wait_for_restart(signals).await {
+                            true => continue,
+                            false => return Ok(0),
+                        }
                     }
                 }
-            };
-            let exit = self.watch(&mut server, signals).await?;
-            self.zygotes.kill_all();
+            }
+            let (pid, exit, lived) = self.watch(servers, signals).await?;
+            self.zygotes.kill_of(pid);
             self.told.clear();
             if let Some(code) = self.meant_to_end(exit) {
                 return Ok(code);
             }
-            if server.lived() > LAST_RESTART {
+            if servers.coming.is_some() {
+                tracing::error!(
+                    "the server ended unexpectedly: {exit}; the new one takes its place"
+                );
+                self.take_over(servers).await;
+                continue;
+            }
+            if lived > LAST_RESTART {
                 self.restart = FIRST_RESTART;
             }
             let wait = self.restart.as_secs_f64();
@@ -273,21 +447,33 @@ impl Keeper {
             .is_some()
     }
 
-    /// Passes signals on and reaps until the server has ended.
-    async fn watch(&mut self, server: &mut Server, signals: &mut Signals) -> Result<Exit, Trouble> {
+    /// Passes signals on and reaps until the server that accepts connections has ended.
+    async fn watch(
+        &mut self,
+        servers: &mut Servers,
+        signals: &mut Signals,
+    ) -> Result<(u32, Exit, Duration), Trouble> {
         loop {
-            if let Some(exit) = self.reap(server).await? {
-                return Ok(exit);
+            if let Some(end) = self.reap(servers).await? {
+                return Ok(end);
             }
-            let deadline = self.stop.as_ref().map(|stop| stop.deadline);
+            self.become_successor(servers).await;
+            let killed = self.stop.as_ref().map(|stop| stop.deadline);
+            let unanswered = self.asking.as_ref().map(Asking::deadline);
+            let late = self.way_back.as_ref().map(WayBack::deadline);
             tokio::select! {
-                order = signals.next() => self.take(order, server).await,
-                said = server.hear() => self.obey(said, server).await,
-                started = self.zygotes.started() => self.hand_over(started, server).await,
-                () = self.files.changed() => self.read_certificates(server).await,
-                () = until(deadline) => {
+                order = signals.next() => self.take(order, servers).await,
+                (from, said) = servers.hear() => self.obey(from, said, servers).await,
+                started = self.zygotes.started() => self.hand_over(started, servers).await,
+                () = self.files.changed() => self.read_certificates(servers).await,
+                () = until(unanswered) => self.asked_in_vain(servers).await,
+                () = until(late) => {
+                    let why = "error: the apps of the new server did not come up in time\n";
+                    self.go_back(why.to_owned(), servers).await;
+                }
+                () = until(killed) => {
                     tracing::error!("the server does not stop and is killed");
-                    server.kill();
+                    servers.current.iter().for_each(Server::kill);
                     self.stop = self.stop.take().map(|stop| stop.later(QUICK_STOP));
                 }
             }
@@ -306,8 +492,14 @@ impl Keeper {
     }
 
     /// Takes away what would outlive us, and waits for what is ours.
-    async fn end(&mut self, signals: &mut Signals, code: u8) {
-        self.zygotes.wait_for_all(signals, code == 0).await;
+    async fn end(&mut self, servers: &mut Servers, signals: &mut Signals, well: bool) {
+        let patience = self
+            .stop
+            .as_ref()
+            .filter(|_| well)
+            .map(|stop| stop.deadline);
+        self.wait_for_leaving(servers, patience, signals).await;
+        self.zygotes.wait_for_all(signals, well).await;
         for listening in self
             .listening
             .iter()
@@ -318,6 +510,34 @@ impl Keeper {
         }
         if let Some(pidfile) = &self.pidfile {
             pidfile.remove();
+        }
+    }
+}
+
+impl Keeper {
+    /// Waits for the servers whose place another one has taken, which were told to stop as well; kills them when they
+    /// are late.
+    async fn wait_for_leaving(
+        &mut self,
+        servers: &mut Servers,
+        deadline: Option<Instant>,
+        signals: &mut Signals,
+    ) {
+        let mut deadline = deadline.unwrap_or_else(Instant::now);
+        loop {
+            // What cannot be reaped cannot be waited for.
+            let reaped = self.reap(servers).await;
+            if reaped.is_err() || servers.leaving.is_empty() && servers.coming.is_none() {
+                return;
+            }
+            match in_time(deadline, signals.next()).await {
+                Some(Order::Interrupt | Order::Quit) => deadline = Instant::now(),
+                Some(_) => {}
+                None => {
+                    servers.all().for_each(Server::kill);
+                    deadline = Instant::now() + QUICK_STOP;
+                }
+            }
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
-use crate::config::serve::{Acme, Clients, Pair, Rules};
+use crate::config::serve::{Acme, Clients, DRAIN, Pair, Rules};
 use crate::routes::Host;
 use crate::sys::{Exit, Pidfd, fds, process};
 
@@ -52,6 +53,17 @@ pub enum FromKeeper {
         ticket: u64,
         problems: String,
     },
+    /// Another server takes its place: no new connections, and the end when those that are open have ended.
+    Drain {
+        within: Duration,
+    },
+    /// The answer to [`ToKeeper::Upgrade`], when it went well.
+    Upgraded {
+        ticket: u64,
+        what: String,
+    },
+    /// No server before it writes to the state folder any more.
+    InCharge,
     /// TTIN and TTOU.
     Workers {
         by: i32,
@@ -67,8 +79,22 @@ pub enum ToKeeper {
     StartZygote {
         zygote: ZygoteId,
     },
-    /// The app serves.
+    /// The app serves; under `ostler serve`: connections are accepted.
     Ready,
+    /// The app of this project serves, the first time.
+    Serves {
+        project: ProjectId,
+    },
+    /// It was started beside another server, and what has to serve does not.
+    NotReady {
+        problems: String,
+    },
+    /// The answer to [`FromKeeper::Drain`]: it writes no more to the state folder, but to logs.
+    Drains,
+    /// Somebody asks for what USR2 does.
+    Upgrade {
+        ticket: u64,
+    },
     /// Somebody asks for what HUP does.
     Reload {
         ticket: u64,
@@ -100,6 +126,8 @@ impl ProjectId {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handover {
     pub configuration: Configuration,
+    /// Another server accepts connections until the apps of these projects serve here.
+    pub beside: Option<Vec<ProjectId>>,
     /// Listening sockets: descriptors 5 and on.
     pub listeners: Vec<ListenerName>,
     /// Descriptor numbers of the control socket and pidfd of the zygote that `ostler run` has begun with,
@@ -141,6 +169,8 @@ pub struct Machine {
     pub acme: Option<Acme>,
     /// Seconds and bytes of the request log; 0 seconds is none.
     pub keep_requests: (u64, u64),
+    /// How long the server before an upgrade may take to end.
+    pub drain: Duration,
 }
 
 impl Machine {
@@ -153,6 +183,7 @@ impl Machine {
             state: None,
             acme: None,
             keep_requests: (0, 0),
+            drain: DRAIN,
         }
     }
 }
@@ -258,7 +289,8 @@ pub fn configuration_from(file: OwnedFd) -> io::Result<Configuration> {
     from_file(file)
 }
 
-fn from_file<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
+/// Reads what [`to_file`] has made.
+pub fn from_file<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
     Ok(serde_json::from_slice(&fds::read_all(file, FILE_MAX)?)?)
 }
 
@@ -266,6 +298,7 @@ fn from_file<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
 #[derive(Debug)]
 pub struct ServerHandover {
     pub configuration: Configuration,
+    pub beside: Option<Vec<ProjectId>>,
     pub keeper: OwnedFd,
     pub keeper_pid: u32,
     pub operator: u32,
@@ -314,6 +347,7 @@ impl ServerHandover {
             requests: handover.requests,
             admin: admin.map(|fd| AdminSocket { fd, operator }),
             configuration: handover.configuration,
+            beside: handover.beside,
             keeper: fds::claim(KEEPER_FD)?,
             keeper_pid: handover.keeper,
             listeners,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use crate::cli::run::RunPlan;
 use crate::sys::{Channel, Child, Exit, Pidfd, Signal, process, process::Children};
 
+use super::heritage::LeftZygote;
 use super::in_time;
 use super::protocol::ZygoteId;
 use super::signals::{Order, Signals};
@@ -39,12 +41,15 @@ pub struct Zygotes {
 struct Running {
     /// `None` once the server is gone that knows it by this number.
     id: Option<ZygoteId>,
+    /// The pid of that server.
+    server: u32,
     pidfd: Pidfd,
 }
 
 struct Asked {
     /// As above.
     id: Option<ZygoteId>,
+    server: u32,
     child: Child,
     /// It ended while it was asked.
     exit: Option<Exit>,
@@ -55,6 +60,8 @@ struct Asked {
 /// A zygote that a server asked for.
 pub struct Started {
     pub id: ZygoteId,
+    /// The pid of the server.
+    pub server: u32,
     pub zygote: Result<Configured, Trouble>,
 }
 
@@ -63,6 +70,7 @@ pub enum Reaped {
     /// Its server may want to know.
     Zygote {
         id: ZygoteId,
+        server: u32,
         exit: Exit,
     },
     /// It could not tell its settings.
@@ -74,23 +82,49 @@ pub enum Reaped {
 }
 
 impl Zygotes {
-    /// Keeps a zygote that a server gets.
-    pub fn keep(&mut self, pid: u32, id: ZygoteId, pidfd: Pidfd) {
-        self.running.insert(
-            pid,
-            Running {
-                id: Some(id),
-                pidfd,
-            },
-        );
+    /// Keeps a zygote that the server with this pid gets.
+    pub fn keep(&mut self, pid: u32, id: ZygoteId, server: u32, pidfd: Pidfd) {
+        let id = Some(id);
+        self.running.insert(pid, Running { id, server, pidfd });
+    }
+
+    /// Takes over one that the program before us has started.
+    pub fn inherit(&mut self, left: &LeftZygote, child: Child) {
+        let (id, server, pidfd) = (left.id.clone(), left.server, child.pidfd);
+        self.running
+            .insert(child.pid, Running { id, server, pidfd });
+    }
+
+    /// For the program that comes after us, with the descriptors that it names.
+    pub fn left(&self) -> impl Iterator<Item = (LeftZygote, BorrowedFd<'_>)> {
+        self.running.iter().map(|(&pid, zygote)| {
+            let fd = zygote.pidfd.as_fd();
+            let left = LeftZygote {
+                pid,
+                pidfd: fd.as_raw_fd(),
+                server: zygote.server,
+                id: zygote.id.clone(),
+            };
+            (left, fd)
+        })
+    }
+
+    /// None is being asked for its settings.
+    pub fn all_told(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    pub fn is_there(&self, pid: u32) -> bool {
+        self.running.contains_key(&pid)
     }
 
     /// Starts a zygote for the server; [`Zygotes::started`] gives it.
-    pub fn start(&mut self, plan: &Arc<RunPlan>, id: ZygoteId) -> Result<(), Trouble> {
+    pub fn start(&mut self, plan: &Arc<RunPlan>, id: ZygoteId, server: u32) -> Result<(), Trouble> {
         let (child, control) = zygotes::spawn(plan)?;
         let (pid, plan) = (child.pid, Arc::clone(plan));
         let asked = Asked {
             id: Some(id),
+            server,
             child,
             exit: None,
             unfit: None,
@@ -126,20 +160,23 @@ impl Zygotes {
             self.asked.insert(pid, asked);
             return None;
         };
+        let server = asked.server;
         match (said, asked.exit) {
             (Ok((said, control)), None) => {
                 let zygote = Ok(said.with(asked.child, control));
-                Some(Started { id, zygote })
+                Some(Started { id, server, zygote })
             }
             (Ok(_), Some(exit)) => {
                 let text = format!("error: the zygote ended after it told its settings: {exit}");
                 Some(Started {
                     id,
+                    server,
                     zygote: Err(Trouble { exit: 1, text }),
                 })
             }
             (Err(unfit), Some(exit)) => Some(Started {
                 id,
+                server,
                 zygote: Err(unfit.ended_by(exit)),
             }),
             (Err(unfit), None) => {
@@ -151,14 +188,26 @@ impl Zygotes {
         }
     }
 
-    /// Kills all of them; nobody is told of their ends any more.
-    pub fn kill_all(&mut self) {
-        self.conversations.abort_all();
-        for zygote in self.running.values_mut() {
+    /// Kills those of one server; nobody is told of their ends any more.
+    pub fn kill_of(&mut self, server: u32) {
+        self.kill(|of| of == server);
+    }
+
+    fn kill(&mut self, killed: impl Fn(u32) -> bool) {
+        for zygote in self
+            .running
+            .values_mut()
+            .filter(|zygote| killed(zygote.server))
+        {
             zygote.id = None;
             let _ = zygote.pidfd.send(Signal::Kill);
         }
-        for zygote in self.asked.values_mut() {
+        // With its socket closed its conversation ends as well.
+        for zygote in self
+            .asked
+            .values_mut()
+            .filter(|zygote| killed(zygote.server))
+        {
             zygote.id = None;
             let _ = zygote.child.pidfd.send(Signal::Kill);
         }
@@ -188,7 +237,8 @@ impl Zygotes {
 
     fn reaped(&mut self, pid: u32, exit: Exit) -> Option<Reaped> {
         if let Some(zygote) = self.running.remove(&pid) {
-            return zygote.id.map(|id| Reaped::Zygote { id, exit });
+            let server = zygote.server;
+            return zygote.id.map(|id| Reaped::Zygote { id, server, exit });
         }
         let asked = self.asked.get_mut(&pid)?;
         asked.exit = Some(exit);
@@ -196,9 +246,12 @@ impl Zygotes {
             // Its conversation is about to end as well, and tells.
             return None;
         }
-        let Asked { id, unfit, .. } = self.asked.remove(&pid)?;
+        let Asked {
+            id, unfit, server, ..
+        } = self.asked.remove(&pid)?;
         let zygote = Err(unfit?.ended_by(exit));
-        Some(Reaped::Unfit(Box::new(Started { id: id?, zygote })))
+        let id = id?;
+        Some(Reaped::Unfit(Box::new(Started { id, server, zygote })))
     }
 
     /// Waits until all zygotes have ended, `gently` with some patience before they are killed. A
@@ -213,7 +266,7 @@ impl Zygotes {
                 Some(_) => {}
                 None if killed => return tracing::error!("a killed zygote does not end"),
                 None => {
-                    self.kill_all();
+                    self.kill(|_| true);
                     killed = true;
                     deadline = Instant::now() + LAST_WAIT;
                 }

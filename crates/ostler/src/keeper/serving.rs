@@ -6,65 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::config;
-use crate::sys::{self, Channel, Child, Exit, Signal, Spawn, fds, process};
+use crate::sys::{self, Channel, Child, Exit, Spawn, fds, process};
 
 use super::protocol::{
     First, FromKeeper, HANDOVER_FD, Handover, Machine, ProjectId, ToKeeper, ZygoteId, to_file,
 };
 use super::reaping::{Reaped, Started};
+use super::servers::{Role, Server, Servers};
 use super::signals::Order;
 use super::zygotes::{Configured, Trouble};
 use super::{Keeper, Plan, QUICK_STOP, STOP_SLACK, Stop};
-
-/// A server whose socket has no room for this long does not read it any more.
-const SEND_LIMIT: Duration = Duration::from_secs(1);
-
-/// A running server.
-pub struct Server {
-    child: Child,
-    channel: Channel,
-    /// It has not closed its socket yet.
-    open: bool,
-    started: Instant,
-}
-
-impl Server {
-    /// How long ago it was started.
-    pub fn lived(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    pub fn kill(&self) {
-        let _ = self.child.pidfd.send(Signal::Kill);
-    }
-
-    /// The next thing it says; `None` for nonsense, and once for its end.
-    pub async fn hear(&mut self) -> Option<ToKeeper> {
-        if !self.open {
-            // Its end follows as a signal.
-            std::future::pending::<()>().await;
-        }
-        match self.channel.recv().await {
-            Ok(Some(message)) => serde_json::from_slice(&message.bytes)
-                .inspect_err(|error| tracing::error!(%error, "the server talks nonsense"))
-                .ok(),
-            Ok(None) | Err(_) => {
-                self.open = false;
-                None
-            }
-        }
-    }
-
-    pub(super) async fn tell(&self, message: &FromKeeper, fds: &[BorrowedFd<'_>]) {
-        let told = timeout(SEND_LIMIT, self.channel.send_json(message, fds)).await;
-        if !matches!(told, Ok(Ok(()))) && self.open {
-            tracing::error!("the server does not listen");
-        }
-    }
-}
 
 impl Keeper {
     /// Starts a server, under `ostler run` with a configured zygote.
@@ -91,6 +45,7 @@ impl Keeper {
         let last = first + zygote.as_ref().map_or(0, |_| 2) + i32::from(hooks.is_some());
         let handover = Handover {
             configuration: self.configuration(),
+            beside: self.way_back.is_some().then(|| self.must_serve()),
             listeners: self
                 .listening
                 .iter()
@@ -126,56 +81,54 @@ impl Keeper {
                 project: ProjectId::RUN,
                 generation: 1,
             };
-            self.zygotes.keep(zygote.pid, id, zygote.pidfd);
+            self.zygotes.keep(zygote.pid, id, child.pid, zygote.pidfd);
         }
-        let channel = Channel::new(ours)?;
-        Ok(Server {
-            child,
-            channel,
-            open: true,
-            started: Instant::now(),
-        })
+        Ok(Server::new(child, ours)?)
     }
 
     /// Passes an order on.
-    pub(super) async fn take(&mut self, order: Order, server: &Server) {
+    pub(super) async fn take(&mut self, order: Order, servers: &mut Servers) {
         match order {
             Order::Reap => {}
-            Order::Stop => self.begin_stop(true, server).await,
+            Order::Stop => self.begin_stop(true, servers).await,
             Order::Interrupt => {
                 let again = self.stop.as_ref().is_some_and(|stop| stop.interrupted);
-                self.begin_stop(!again, server).await;
+                self.begin_stop(!again, servers).await;
                 if let Some(stop) = &mut self.stop {
                     stop.interrupted = true;
                 }
             }
-            Order::Quit => self.begin_stop(false, server).await,
-            Order::Reload => self.reload(server, None).await,
-            Order::ReopenLogs => self.reopen_logs(server).await,
-            Order::Workers { by } => server.tell(&FromKeeper::Workers { by }, &[]).await,
-            Order::Upgrade => {
-                tracing::warn!("USR2 does nothing: ostler does not execute itself anew yet");
-            }
+            Order::Quit => self.begin_stop(false, servers).await,
+            Order::Reload => self.reload(servers, None).await,
+            Order::ReopenLogs => self.reopen_logs(servers).await,
+            Order::Workers { by } => servers.tell(&FromKeeper::Workers { by }, &[]).await,
+            Order::Upgrade => self.begin_upgrade(servers, None).await,
         }
     }
 
     /// Has what is written taken anew; the ticket is that of who asked.
-    async fn reload(&mut self, server: &Server, ticket: Option<u64>) {
+    async fn reload(&mut self, servers: &Servers, ticket: Option<u64>) {
         // gunicorn opens its logs anew on HUP, and rotation scripts count on it.
-        self.reopen_logs(server).await;
+        self.reopen_logs(servers).await;
+        if self.way_back.is_some() {
+            let problems =
+                "error: an upgrade is under way; hint: reload when it is done\n".to_owned();
+            tracing::error!("{}", problems.trim_end());
+            return refuse(servers, ticket, problems).await;
+        }
         match self.plan {
-            Plan::Run(_) => server.tell(&FromKeeper::Reload { ticket }, &[]).await,
-            Plan::Serve(_) => self.configure_anew(server, ticket).await,
+            Plan::Run(_) => servers.tell(&FromKeeper::Reload { ticket }, &[]).await,
+            Plan::Serve(_) => self.configure_anew(servers, ticket).await,
         }
     }
 
-    async fn reopen_logs(&self, server: &Server) {
+    async fn reopen_logs(&self, servers: &Servers) {
         self.log.reopen();
-        server.tell(&FromKeeper::ReopenLogs, &[]).await;
+        servers.tell_all(&FromKeeper::ReopenLogs).await;
     }
 
-    /// Tells the server to stop; saying it again changes nothing, unless it is to be quicker.
-    async fn begin_stop(&mut self, graceful: bool, server: &Server) {
+    /// Tells the servers to stop; saying it again changes nothing, unless it is to be quicker.
+    pub(super) async fn begin_stop(&mut self, graceful: bool, servers: &mut Servers) {
         let patience = match graceful {
             true => self.longest_graceful() + STOP_SLACK,
             false => QUICK_STOP,
@@ -191,42 +144,84 @@ impl Keeper {
                 self.notify.stopping();
             }
         }
-        server.tell(&FromKeeper::Stop { graceful }, &[]).await;
+        // It accepts nothing yet.
+        servers.coming.iter().for_each(Server::kill);
+        servers.tell_all(&FromKeeper::Stop { graceful }).await;
         for listening in &mut self.listening {
             listening.fd = None;
         }
     }
 
-    /// Does what the server asks for.
-    pub(super) async fn obey(&mut self, said: Option<ToKeeper>, server: &Server) {
-        match said {
-            Some(ToKeeper::StartZygote { zygote: id }) => {
-                let Some(plan) = self.plan_of(id.project) else {
-                    // It went with a configuration that has come into force meanwhile.
-                    return;
-                };
-                if let Err(trouble) = self.zygotes.start(&plan, id.clone()) {
-                    let zygote = Err(trouble);
-                    self.hand_over(Started { id, zygote }, server).await;
-                }
+    /// Does what a server asks for.
+    pub(super) async fn obey(&mut self, from: u32, said: Option<ToKeeper>, servers: &mut Servers) {
+        let (Some(role), Some(said)) = (servers.role(from), said) else {
+            return;
+        };
+        match (role, said) {
+            (_, ToKeeper::StartZygote { zygote: id }) => {
+                self.start_zygote(from, role, id, servers).await;
             }
-            Some(ToKeeper::Reload { ticket }) => self.reload(server, Some(ticket)).await,
-            Some(ToKeeper::Configured { taken }) => self.configured(taken),
-            Some(ToKeeper::Ready) => {
+            (Role::Coming, ToKeeper::Ready) => self.take_over(servers).await,
+            (Role::Coming, ToKeeper::NotReady { problems }) => {
+                self.go_back(problems, servers).await;
+            }
+            (_, ToKeeper::Serves { project }) => drop(self.serving.insert(project)),
+            (Role::Leaving, ToKeeper::Drains) => {
+                servers.tell(&FromKeeper::InCharge, &[]).await;
+            }
+            (Role::Current, ToKeeper::Reload { ticket }) => {
+                self.reload(servers, Some(ticket)).await;
+            }
+            (Role::Current, ToKeeper::Upgrade { ticket }) => {
+                self.begin_upgrade(servers, Some(ticket)).await;
+            }
+            (Role::Current, ToKeeper::Configured { taken }) => self.configured(taken),
+            (Role::Current, ToKeeper::Ready) => {
                 self.ever_ready = true;
                 self.notify.ready();
             }
-            None => {}
+            // Said by a server that has another role since.
+            _ => {}
+        }
+    }
+
+    async fn start_zygote(&mut self, server: u32, role: Role, id: ZygoteId, servers: &Servers) {
+        // What a plan says is for the server that was started with it.
+        let has_a_plan = match role {
+            Role::Current => self.way_back.is_none(),
+            Role::Coming => true,
+            Role::Leaving => false,
+        };
+        let started = match self.plan_of(id.project) {
+            // It went with a configuration that has come into force meanwhile.
+            None => return,
+            Some(plan) if has_a_plan => self.zygotes.start(&plan, id.clone(), server),
+            Some(_) => Err(Trouble {
+                exit: 1,
+                text: "error: another server is taking the place of this one".to_owned(),
+            }),
+        };
+        if let Err(trouble) = started {
+            let zygote = Err(trouble);
+            self.hand_over(Started { id, server, zygote }, servers)
+                .await;
         }
     }
 
     /// Gives the server the zygote it asked for, or the reason why there is none.
-    pub(super) async fn hand_over(&mut self, started: Started, server: &Server) {
-        let Started { id, zygote } = started;
+    pub(super) async fn hand_over(&mut self, started: Started, servers: &Servers) {
+        let Started { id, server, zygote } = started;
         let failed = |Trouble { exit, text }| FromKeeper::ZygoteFailed {
             zygote: id.clone(),
             exit,
             text: text.chars().take(TEXT_MAX).collect(),
+        };
+        let pid = server;
+        let Some(server) = servers.find(pid) else {
+            if let Ok(zygote) = zygote {
+                zygote.end().await;
+            }
+            return;
         };
         let mut zygote = match zygote {
             Ok(zygote) => zygote,
@@ -264,38 +259,58 @@ impl Keeper {
                 }
             }
         }
-        let Child { pid, pidfd } = zygote.child;
+        let Child { pid: own, pidfd } = zygote.child;
         match to_file("ostler-settings", &zygote.settings) {
             Ok(settings) => {
                 let control = zygote.control.into_fd();
                 let fds = [control.as_fd(), pidfd.as_fd(), settings.as_fd()];
                 let message = FromKeeper::Zygote {
                     zygote: id.clone(),
-                    pid,
+                    pid: own,
                     python: zygote.python,
                 };
                 server.tell(&message, &fds).await;
             }
             Err(error) => server.tell(&failed(error.into()), &[]).await,
         }
-        self.zygotes.keep(pid, id, pidfd);
+        self.zygotes.keep(own, id, pid, pidfd);
     }
 
-    /// Reaps every child that has ended, adopted ones too; gives the server's end.
-    pub(super) async fn reap(&mut self, server: &Server) -> io::Result<Option<Exit>> {
+    /// Reaps every child that has ended, adopted ones too; gives the end of the server that accepts connections, and
+    /// how long it had lived.
+    pub(super) async fn reap(
+        &mut self,
+        servers: &mut Servers,
+    ) -> io::Result<Option<(u32, Exit, Duration)>> {
         let mut end = None;
         while let Some(reaped) = self.zygotes.reap()? {
             match reaped {
-                Reaped::Zygote { id, exit } => {
-                    let message = FromKeeper::ZygoteExited { zygote: id, exit };
-                    server.tell(&message, &[]).await;
+                Reaped::Zygote { id, server, exit } => {
+                    if let Some(server) = servers.find(server) {
+                        let message = FromKeeper::ZygoteExited { zygote: id, exit };
+                        server.tell(&message, &[]).await;
+                    }
                 }
-                Reaped::Unfit(started) => self.hand_over(*started, server).await,
-                Reaped::Other { pid, exit } if pid == server.child.pid => end = Some(exit),
-                Reaped::Other { .. } => {}
+                Reaped::Unfit(started) => self.hand_over(*started, servers).await,
+                Reaped::Other { pid, exit } => match servers.ended(pid) {
+                    Some((Role::Current, server)) => end = Some((pid, exit, server.lived())),
+                    Some((Role::Coming, _)) => self.did_not_come(exit, servers).await,
+                    Some((Role::Leaving, _)) => self.has_left(pid, exit, servers).await,
+                    None => self.answered(pid, exit, servers).await,
+                },
             }
         }
         Ok(end)
+    }
+}
+
+/// Tells who asked that nothing comes of it.
+pub(super) async fn refuse(servers: &Servers, ticket: Option<u64>, problems: String) {
+    if let Some(ticket) = ticket {
+        let problems = problems.chars().take(TEXT_MAX).collect();
+        servers
+            .tell(&FromKeeper::Refused { ticket, problems }, &[])
+            .await;
     }
 }
 

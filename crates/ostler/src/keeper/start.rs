@@ -1,5 +1,6 @@
 //! What happens before there is a server, in view of the user who started it.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use crate::sys::{self, User, process};
 
 use super::Plan;
 use super::admin;
-use super::bind::{self, Listening};
+use super::bind::{self, Left, Listening};
 use super::certificates;
+use super::heritage::Inheritance;
 use super::protocol::Machine;
 use super::signals::Signals;
 use super::zygotes::{self, Configured, Trouble};
@@ -31,6 +33,37 @@ pub struct Prepared {
     pub requests: Option<PathBuf>,
 }
 
+/// Sockets that the program before us has bound.
+#[derive(Default)]
+pub struct Sockets {
+    pub listening: Vec<Listening>,
+    pub admin: Option<Listening>,
+    pub metrics: Vec<Listening>,
+}
+
+impl Sockets {
+    /// # Errors
+    /// No descriptor is left.
+    pub fn of(inheritance: &Inheritance) -> io::Result<Self> {
+        let said = &inheritance.said;
+        let all = |left: &[Left]| -> io::Result<Vec<Listening>> {
+            left.iter().map(|left| inheritance.socket(left)).collect()
+        };
+        let admin = said.admin.as_ref().map(|left| inheritance.socket(left));
+        Ok(Self {
+            listening: all(&said.listening)?,
+            admin: admin.transpose()?,
+            metrics: all(&said.metrics)?,
+        })
+    }
+
+    /// What nobody has taken.
+    pub fn left_over(self) -> Vec<Listening> {
+        let own = self.listening.into_iter().chain(self.admin);
+        own.chain(self.metrics).collect()
+    }
+}
+
 pub enum Outcome {
     Prepared(Box<Prepared>),
     /// Nothing is to be served; the exit code.
@@ -41,21 +74,21 @@ pub enum Outcome {
 ///
 /// # Errors
 /// What the user has to correct.
-pub async fn prepare(plan: &Plan) -> Result<Outcome, Trouble> {
+pub async fn prepare(plan: &Plan, inherited: &mut Sockets) -> Result<Outcome, Trouble> {
     process::become_subreaper()?;
     match plan {
-        Plan::Run(plan) => prepare_run(plan).await,
+        Plan::Run(plan) => prepare_run(plan, inherited).await,
         Plan::Serve(plan) => {
             for warning in &plan.warnings {
                 eprintln!("warning: {warning}");
             }
-            bind(plan.machine.clone(), Some(plan), None)
+            bind(plan.machine.clone(), Some(plan), None, inherited)
         }
     }
 }
 
 /// Starts a Python, has it evaluate the config file, checks the settings.
-async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
+async fn prepare_run(plan: &Arc<RunPlan>, inherited: &mut Sockets) -> Result<Outcome, Trouble> {
     let mut signals = Signals::new()?;
     let Some(zygote) = signals.unless_stopped(zygotes::start(plan)).await else {
         return Ok(Outcome::Done(0));
@@ -74,7 +107,7 @@ async fn prepare_run(plan: &Arc<RunPlan>) -> Result<Outcome, Trouble> {
         zygote.end().await;
         return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
     }
-    bind(Machine::of(settings), None, Some(zygote))
+    bind(Machine::of(settings), None, Some(zygote), inherited)
 }
 
 /// Reads what only the one who starts ostler may read, and binds the addresses.
@@ -84,6 +117,7 @@ fn bind(
     mut machine: Machine,
     serve: Option<&ServePlan>,
     zygote: Option<Configured>,
+    inherited: &mut Sockets,
 ) -> Result<Outcome, Trouble> {
     // There they have been read as well.
     if let (None, Some(tls)) = (serve, &mut machine.settings.listening.tls) {
@@ -98,13 +132,20 @@ fn bind(
         exit: 1,
         text: format!("error: {error}"),
     };
-    let listening = bind::all(&machine.settings, serve.is_some(), user.as_ref()).map_err(failed)?;
-    let metrics = serve.map(|serve| admin::metrics(&machine.settings, &serve.admin));
+    let listening = bind::all(
+        &machine.settings,
+        serve.is_some(),
+        user.as_ref(),
+        &mut inherited.listening,
+    );
+    let listening = listening.map_err(failed)?;
+    let metrics =
+        serve.map(|serve| admin::metrics(&machine.settings, &serve.admin, &mut inherited.metrics));
     let metrics = metrics.transpose();
-    let metrics = metrics.inspect_err(|_| listening.iter().for_each(Listening::remove));
+    let metrics = metrics.inspect_err(|_| listening.iter().for_each(Listening::undo));
     let metrics = metrics.map_err(failed)?.unwrap_or_default();
     let state = machine.state.as_deref();
-    let admin = state.and_then(admin::open);
+    let admin = state.and_then(|state| admin::open(state, &mut inherited.admin));
     // Without the socket another ostler may have this folder, and two must not write there.
     let wanted = state.filter(|_| machine.keep_requests.0 > 0 && admin.is_some());
     let requests = wanted.and_then(|state| admin::requests(state, user.as_ref()));

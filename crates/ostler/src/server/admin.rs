@@ -54,7 +54,7 @@ fn rfc3339(at: SystemTime) -> String {
 
 impl Server {
     /// Begins to answer on the socket that the keeper has bound.
-    pub(super) fn open_admin(&self, socket: AdminSocket) -> anyhow::Result<()> {
+    pub(super) fn open_admin(&mut self, socket: AdminSocket) -> anyhow::Result<()> {
         let listener = std::os::unix::net::UnixListener::from(socket.fd);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -63,20 +63,18 @@ impl Server {
             own: users::own().uid,
             keeper: self.keeper_pid,
         };
-        tokio::spawn(admin::serve(
-            listener,
-            gate,
-            admin::router(self.desk.clone()),
-        ));
+        let router = admin::router(self.desk.clone());
+        let door = tokio::spawn(admin::serve(listener, gate, router));
+        self.doors.push(door);
         Ok(())
     }
 
     /// Begins to answer where the metrics are read, which everybody may who gets there.
-    pub(super) fn open_metrics(&self, sockets: Vec<OwnedFd>) -> anyhow::Result<()> {
+    pub(super) fn open_metrics(&mut self, sockets: Vec<OwnedFd>) -> anyhow::Result<()> {
         for fd in sockets {
             let router = admin::metrics_router(self.desk.clone());
             let listener = admin::Open::new(fd)?;
-            tokio::spawn(listener.serve(router));
+            self.doors.push(tokio::spawn(listener.serve(router)));
         }
         Ok(())
     }
@@ -90,6 +88,10 @@ impl Server {
                 let _ = answer.send(self.log.clone());
             }
             Ask::Metrics(answer) => self.tell_metrics(answer),
+            Ask::Upgrade(answer) => {
+                let ticket = self.reloads.ask(Asked { wait: true, answer });
+                self.tell_keeper(ToKeeper::Upgrade { ticket }).await;
+            }
             Ask::Reload {
                 project: None,
                 wait,

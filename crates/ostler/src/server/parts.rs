@@ -174,7 +174,7 @@ pub(super) fn connections_per_address(settings: &Settings) -> usize {
 pub(super) struct Shared {
     pub(super) peers: Arc<Peers>,
     spool: Arc<edge::Budget>,
-    stopping: watch::Receiver<bool>,
+    phase: watch::Receiver<edge::Phase>,
     next_id: Arc<AtomicU64>,
 }
 
@@ -224,7 +224,7 @@ impl Machine {
 impl Shared {
     pub(super) fn new(
         settings: &Settings,
-        stopping: watch::Receiver<bool>,
+        phase: watch::Receiver<edge::Phase>,
     ) -> anyhow::Result<Self> {
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
@@ -233,7 +233,7 @@ impl Shared {
         Ok(Self {
             peers: Peers::new(connections_per_address(settings)),
             spool: Arc::new(edge::Budget::new(folder, SPOOL)),
-            stopping,
+            phase,
             next_id: Arc::new(AtomicU64::new(u64::from_le_bytes(seed))),
         })
     }
@@ -278,7 +278,7 @@ pub(super) fn edge(machine: &Machine, routes: Table<Arc<Site>>, shared: &Shared)
                 peers: settings.listening.proxy_allow_ips.clone(),
             }),
         spool: Arc::clone(&shared.spool),
-        stopping: shared.stopping.clone(),
+        phase: shared.phase.clone(),
         next_id: Arc::clone(&shared.next_id),
         successor: OnceLock::new(),
     }

@@ -83,6 +83,7 @@ impl Reloads {
         };
         let outcome = Reloaded {
             outcome,
+            upgraded: false,
             changes,
             warnings,
             problems: String::new(),

@@ -4,7 +4,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use rustix::net::{
@@ -85,6 +85,11 @@ impl Channel {
     /// A message that is there already; `WouldBlock` when there is none, `None` at the end.
     pub fn try_recv(&self) -> io::Result<Option<Message>> {
         receive(self.io.get_ref())
+    }
+
+    /// The descriptor, for handing a copy to another process.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        AsFd::as_fd(self.io.get_ref())
     }
 
     /// Gives the descriptor back; it stays non-blocking.

@@ -120,6 +120,11 @@ fn sealable() -> MemfdFlags {
     MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING
 }
 
+/// An anonymous file in memory for another program to write to.
+pub fn writable(name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?)
+}
+
 /// Reads a file descriptor from its start to its end; more than `limit` bytes is an error.
 pub fn read_all(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
     let mut file = File::from(fd);

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod anew;
 pub mod boot;
 pub mod channel;
 pub mod exit;

@@ -12,7 +12,7 @@ use std::{
     ptr,
 };
 
-use super::{Pidfd, User, signal};
+use super::{Pidfd, User, anew, signal};
 
 /// What to start.
 #[derive(Debug)]
@@ -94,7 +94,8 @@ pub fn become_program(program: &str, args: &[String]) -> io::Error {
 
 /// This process's environment without the variables that speak to it alone.
 pub fn own_env() -> Vec<(OsString, OsString)> {
-    const OURS: [&str; 4] = [
+    const OURS: [&str; 5] = [
+        anew::HERITAGE,
         "LISTEN_FDS",
         "LISTEN_PID",
         "LISTEN_FDNAMES",
@@ -329,7 +330,7 @@ fn find_program(program: &Path) -> io::Result<PathBuf> {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+pub(super) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings
         .iter()
         .map(|text| text.as_ptr())
@@ -337,12 +338,12 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
         .collect()
 }
 
-fn c_string(text: &OsStr) -> io::Result<CString> {
+pub(super) fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL in an argument"))
 }
 
-fn variable((name, value): &(OsString, OsString)) -> io::Result<CString> {
+pub(super) fn variable((name, value): &(OsString, OsString)) -> io::Result<CString> {
     c_string(&[name.as_os_str(), value.as_os_str()].join(OsStr::new("=")))
 }
 

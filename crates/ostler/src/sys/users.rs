@@ -2,8 +2,10 @@
 
 use std::{ffi::CString, io, mem::MaybeUninit, ptr};
 
+use serde::{Deserialize, Serialize};
+
 /// Who a program runs as. Every number is what the kernel sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     pub uid: u32,
     pub gid: u32,

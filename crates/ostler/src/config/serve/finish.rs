@@ -8,7 +8,7 @@ use super::problem::Problem;
 use super::schema::Section;
 use super::shape::{Draft, DraftAcme, DraftProject};
 use super::source::{At, Sources, clean};
-use super::{Acme, Challenge, Clients, Host, Pair, Project, Route, Rules, Serve};
+use super::{Acme, Challenge, Clients, DRAIN, Host, Pair, Project, Route, Rules, Serve};
 use crate::config::assemble;
 use crate::config::bind::{self, Bind};
 use crate::config::error::{Complaint, Warning};
@@ -32,6 +32,7 @@ pub fn finish(
     let machine = finisher.machine(&draft, warnings);
     let Draft {
         trusted_hops,
+        drain,
         state,
         default_host,
         acme,
@@ -49,6 +50,7 @@ pub fn finish(
         state: folder_of_state(state),
         admin,
         keep_requests,
+        drain: drain.unwrap_or(DRAIN),
         default_host,
         acme,
         projects: projects.into_iter().map(|(_, project)| project).collect(),

@@ -5,6 +5,7 @@
 //! and makes a [`Serve`]. [`schema`] is the one list of keys.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,9 @@ pub use rules::{
     By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules, TokenSource,
 };
 
+/// What open connections may take to end at an upgrade when nothing else is said: as long as a large download.
+pub const DRAIN: Duration = Duration::from_secs(300);
+
 /// Everything that `ostler serve` serves, checked and complete. Every path is absolute. Two of them are equal when
 /// they mean the same, however they are written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +59,8 @@ pub struct Serve {
     pub state: PathBuf,
     /// The request log: seconds and bytes that are kept; 0 seconds is none.
     pub keep_requests: (u64, u64),
+    /// How long the server before an upgrade may take to end.
+    pub drain: Duration,
     /// Where the metrics are read.
     pub admin: Vec<Bind>,
     /// Requests for unknown hosts go where this one goes.

@@ -2,6 +2,7 @@
 //! `docs/reference/ostler-toml.md` derive from this list. The settings that `ostler run` has too are rows of
 //! [`TABLE`](crate::config::table::TABLE), which says where they belong. No logic but the search for a name.
 
+use super::DRAIN;
 use crate::config::flags;
 use crate::config::table::Kind::{self, Binds, Networks, Path, Seconds, Size, Switch, Text, Whole};
 use crate::config::table::Preset::{self, Int, No, Unset, Word, Words, Yes};
@@ -227,6 +228,7 @@ const SERVER: &[Key] = &[
     key("state", Form::Plain(Path), Word(STATE), "Folder for what ostler has to remember"),
     key("keep_requests", Form::Plain(Seconds), Preset::Int(14 * 86_400), "How long rows of `ostler requests` are kept; 0: no request log"),
     key("keep_requests_size", Form::Plain(Kind::Size), Preset::Int(1 << 30), "How large its file may become: the oldest rows make room"),
+    key("drain", Form::Plain(Seconds), Preset::Int(DRAIN.as_secs().cast_signed()), "How long open connections may last when `ostler upgrade` puts another server in the place of theirs"),
     key("admin", Form::Plain(Binds), Unset, "Addresses where metrics are read (GET /metrics): host:port or unix:PATH; without a password, so for this machine alone"),
     key("default_host", Form::Host, Unset, "The host of a project that requests for unknown hosts go to"),
 ];

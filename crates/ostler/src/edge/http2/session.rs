@@ -17,7 +17,7 @@ use crate::edge::deadline::{Deadline, Elapsed};
 use crate::edge::h1::head::Limits;
 use crate::edge::io::Io;
 use crate::edge::peers::Place;
-use crate::edge::{Edge, Thread, lock};
+use crate::edge::{Edge, Phase, Thread, lock};
 
 use super::head;
 use super::meter::Flood;
@@ -125,6 +125,7 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, mut
     let (stops, seat) = (Arc::clone(&thread), Arc::clone(&place.seat));
     // Before the look at what it tells of, so that a stop in between is not missed.
     let mut stop = pin!(stops.stopping.notified());
+    let mut drain = pin!(stops.draining.notified());
     let mut leave = pin!(seat.asked_to_leave());
     let mut session = Session {
         connection,
@@ -139,12 +140,14 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, mut
         is_leaving: false,
         is_broken: false,
     };
-    if session.edge.is_stopping() {
+    if session.edge.phase() != Phase::Serving {
         session.leave();
     }
     let next = poll_fn(|cx| {
         if !session.is_leaving
-            && (stop.as_mut().poll(cx).is_ready() || leave.as_mut().poll(cx).is_ready())
+            && (stop.as_mut().poll(cx).is_ready()
+                || drain.as_mut().poll(cx).is_ready()
+                || leave.as_mut().poll(cx).is_ready())
         {
             session.leave();
         }

@@ -6,6 +6,7 @@ mod rules;
 mod values;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
@@ -36,6 +37,7 @@ pub struct Draft {
     pub state: Option<String>,
     pub admin: Vec<String>,
     /// Seconds and bytes.
+    pub drain: Option<Duration>,
     pub keep_requests: Option<u64>,
     pub keep_requests_size: Option<u64>,
     pub default_host: Option<String>,
@@ -144,6 +146,9 @@ impl Shaper<'_> {
                         .insert(row.name.to_owned(), Json::from(vec!["*"]));
                 }
                 (_, Some(row)) => drop(draft.server.insert(row.name.to_owned(), value)),
+                (Form::Plain(Kind::Seconds), None) if key.name == "drain" => {
+                    draft.drain = value.as_f64().map(Duration::from_secs_f64);
+                }
                 (Form::Plain(Kind::Seconds), None) => {
                     draft.keep_requests = value.as_f64().map(|seconds| seconds.ceil() as u64);
                 }
