@@ -96,6 +96,7 @@ pub fn config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
         .with_single_cert(chain, key)
         .map_err(|error| refuse(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
     if let Ok(ticketer) = rustls::crypto::aws_lc_rs::Ticketer::new() {
         config.ticketer = ticketer;
     }
@@ -249,6 +250,8 @@ fn config_by_host(
     let mut config = builder.with_cert_resolver(resolver);
     // Last: who offers both wants to be served.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
+    // The best that both know, and not what a client happens to name first; all of them are good.
+    config.ignore_client_order = true;
     // Its keys change every six hours; a ticket of one policy is none of another.
     let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new();
     config.ticketer = ticketer.map_err(|error| refuse(error.to_string()))?;
