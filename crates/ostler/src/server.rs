@@ -3,6 +3,7 @@
 mod admin;
 mod certificates;
 mod configure;
+mod maintenance;
 mod metrics;
 mod parts;
 mod policies;
@@ -31,6 +32,7 @@ use crate::store;
 use crate::supervise::{Hooks, Interface, Request, Zygote};
 use crate::sys::{Channel, Pidfd};
 
+use maintenance::Switching;
 use parts::{EdgeThread, Logs, Machine, Shared};
 use policies::Policies;
 use project::Project;
@@ -128,6 +130,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         desk,
         log,
         reloads: Reloads::default(),
+        switching: Switching::default(),
     };
     if let Some(socket) = handover.admin {
         server.open_admin(socket)?;
@@ -187,6 +190,7 @@ struct Server {
     /// The request log.
     log: Option<Arc<store::Log>>,
     reloads: Reloads,
+    switching: Switching,
 }
 
 impl Server {
@@ -396,6 +400,7 @@ impl Server {
                 self.configure(fds, ticket, warnings).await;
             }
             FromKeeper::Refused { ticket, problems } => self.refused(ticket, problems),
+            FromKeeper::Maintained { ticket, kept } => self.maintained(ticket, kept),
             FromKeeper::ReopenLogs => self.logs.reopen(),
             FromKeeper::ZygoteFailed { zygote, exit, text } => {
                 if let Some(project) = self.project(zygote.project) {

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::store::Log;
 use crate::store::find::{self, Filter};
 
-use api::{Outcome, Reloaded, Status};
+use api::{Maintained, Outcome, Reloaded, Status};
 
 pub use door::{Gate, Open, serve};
 
@@ -35,6 +35,12 @@ pub enum Ask {
     Requests(oneshot::Sender<Option<Arc<Log>>>),
     /// A page of [`metrics`].
     Metrics(oneshot::Sender<String>),
+    /// The maintenance page of a project.
+    Maintain {
+        project: String,
+        on: bool,
+        answer: oneshot::Sender<Maintained>,
+    },
     Reload {
         /// Only the workers of this one.
         project: Option<String>,
@@ -57,6 +63,7 @@ pub fn router(asks: mpsc::Sender<Ask>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/maintenance", post(maintain))
         .route("/v1/requests", get(requests))
         .route("/v1/requests/percentiles", get(percentiles))
         .with_state(asks.clone())
@@ -109,6 +116,32 @@ async fn reload(
         Outcome::Unknown => StatusCode::NOT_FOUND,
     };
     (status, Json(reloaded)).into_response()
+}
+
+#[derive(Deserialize)]
+struct MaintainQuery {
+    project: String,
+    on: bool,
+}
+
+async fn maintain(
+    State(asks): State<mpsc::Sender<Ask>>,
+    Query(MaintainQuery { project, on }): Query<MaintainQuery>,
+) -> Response {
+    let question = |answer| Ask::Maintain {
+        project,
+        on,
+        answer,
+    };
+    let Some(told) = ask(&asks, question).await else {
+        return ending();
+    };
+    let status = match (&told.problem[..], told.known) {
+        ("", _) => StatusCode::OK,
+        (_, false) => StatusCode::NOT_FOUND,
+        (_, true) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, Json(told)).into_response()
 }
 
 async fn ask<T>(

@@ -2,6 +2,7 @@
 
 mod certs;
 mod check;
+mod maintenance;
 mod operator;
 mod options;
 mod python;
@@ -89,6 +90,7 @@ pub fn main() -> ExitCode {
         Some(("status", matches)) => status::status(matches),
         Some(("requests", matches)) => requests::requests(matches),
         Some(("reload", matches)) => reload::reload(matches),
+        Some(("maintenance", matches)) => maintenance::maintenance(matches),
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
@@ -110,6 +112,7 @@ fn command() -> Command {
         .subcommand(systemd::command())
         .subcommand(status::command())
         .subcommand(reload::command())
+        .subcommand(maintenance::command())
         .subcommand(requests::command())
 }
 

@@ -108,6 +108,15 @@ pub fn ask(
     })
 }
 
+/// What the server has said; what nobody understands has been told.
+pub fn understood<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ()> {
+    serde_json::from_slice(body).map_err(|error| {
+        eprintln!(
+            "error: the server's answer is not understood: {error}; hint: restart it when the binary has changed"
+        );
+    })
+}
+
 /// Asks a server, here or elsewhere, how it is, and shows it to a program (`--json`) or to a person. Exit code 0 when
 /// it has answered.
 pub fn show_status(

@@ -9,6 +9,7 @@ mod configuring;
 mod hooks;
 mod load;
 mod log;
+mod maintenance;
 mod notify;
 mod pidfile;
 pub mod protocol;
@@ -36,6 +37,7 @@ use crate::sys::{self, Exit, User, process};
 
 use bind::Listening;
 use certificates::Files;
+use maintenance::Maintenance;
 use notify::Notify;
 use pidfile::PidFile;
 use protocol::Machine;
@@ -91,6 +93,7 @@ struct Keeper {
     log: Sink,
     /// The files of certificates.
     files: Files,
+    maintenance: Maintenance,
     zygotes: Zygotes,
     /// Configurations that the server has been told and has not answered for yet.
     told: VecDeque<ServePlan>,
@@ -176,6 +179,7 @@ async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {
     let pidfile = PidFile::write(machine.settings.process.pidfile.as_deref())?;
     let mut keeper = Keeper {
         plan,
+        maintenance: Maintenance::open(machine.state.as_deref()),
         started: machine.settings.clone(),
         machine,
         user,

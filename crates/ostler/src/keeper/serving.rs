@@ -212,6 +212,16 @@ impl Keeper {
             }
             Some(ToKeeper::Reload { ticket }) => self.reload(server, Some(ticket)).await,
             Some(ToKeeper::Configured { taken }) => self.configured(taken),
+            Some(ToKeeper::Maintain {
+                ticket,
+                project,
+                on,
+            }) => {
+                let kept = self.maintenance.switch(&project, on);
+                server
+                    .tell(&FromKeeper::Maintained { ticket, kept }, &[])
+                    .await;
+            }
             Some(ToKeeper::Ready) => {
                 self.ever_ready = true;
                 self.notify.ready();

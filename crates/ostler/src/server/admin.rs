@@ -90,6 +90,11 @@ impl Server {
                 let _ = answer.send(self.log.clone());
             }
             Ask::Metrics(answer) => self.tell_metrics(answer),
+            Ask::Maintain {
+                project,
+                on,
+                answer,
+            } => self.switch_maintenance(project, on, answer).await,
             Ask::Reload {
                 project: None,
                 wait,
@@ -111,17 +116,7 @@ impl Server {
         let here = |project: &&mut Project| !project.retired;
         let mut projects = self.projects.iter_mut().filter(here);
         let Some(project) = projects.find(|project| project.name == name) else {
-            let names = self.projects.iter().filter(|project| !project.retired);
-            let names: Vec<&str> = names.map(|project| &project.name[..]).collect();
-            let problems = match &names[..] {
-                [] | [""] => format!(
-                    "error: no project is called `{name}`; hint: there are none with names\n"
-                ),
-                _ => format!(
-                    "error: no project is called `{name}`; hint: there are {}\n",
-                    names.join(", ")
-                ),
-            };
+            let problems = self.unknown(name);
             // Who has asked may have left.
             let _ = asked.answer.send(api::Reloaded {
                 outcome: api::Outcome::Unknown,
@@ -156,6 +151,7 @@ impl Server {
             let text = "server and apps run as the user who started ostler: nothing keeps one project from another";
             notes.push(text.to_owned());
         }
+        notes.extend(self.projects.iter().filter_map(super::maintenance::note));
         let status = api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             keeper: self.keeper_pid,
@@ -239,6 +235,7 @@ impl Seen {
                 crashes: 0,
                 starts: 0,
                 routes: routes.collect(),
+                maintenance: super::maintenance::maintenance(project),
                 workers: Vec::new(),
                 line: api::Line {
                     length: 0,

@@ -13,6 +13,7 @@ mod redirects;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::auth::jwt::Tokens;
@@ -33,8 +34,10 @@ pub struct Policy {
     /// Only these addresses; `None`: all.
     allow: Option<Trust>,
     deny: Vec<Network>,
-    /// Everyone gets 503.
+    /// Everyone gets 503: so the configuration has it.
     maintenance: bool,
+    /// The same, switched while it runs; shared by all sites of a project.
+    pub closed: Arc<AtomicBool>,
     limits: Vec<Limit>,
     /// Wrong credentials under a slow function.
     wrong: Option<Limit>,
@@ -91,6 +94,7 @@ impl Policy {
             allow: rules.access.allow.clone(),
             deny: rules.access.deny.clone(),
             maintenance: rules.maintenance,
+            closed: Arc::default(),
             limits: rules.limits.rates.iter().map(limit).collect(),
             wrong: Some(rates.limit(&format!("{project}\0wrong"), WRONG)),
             rates: Arc::clone(rates),
@@ -104,6 +108,10 @@ impl Policy {
             fallback: rules.fallback.clone(),
             body: rules.limits.body,
         })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.maintenance || self.closed.load(Ordering::Relaxed)
     }
 
     fn admits(&self, address: Option<IpAddr>) -> bool {
