@@ -4,6 +4,7 @@ mod admin;
 mod auth;
 mod certs;
 mod cli;
+mod client;
 mod config;
 mod edge;
 mod keeper;

@@ -39,7 +39,8 @@ pub use owners::FILE;
 pub use problem::Problems;
 pub use read::Variables;
 pub use rules::{
-    By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules, TokenSource,
+    Authority, By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules, TokenKeys,
+    TokenSource,
 };
 
 /// Everything that `ostler serve` serves, checked and complete. Every path is absolute. Two of them are equal when

@@ -5,6 +5,7 @@ mod caller;
 mod cors;
 mod fallback;
 mod fields;
+mod forward;
 mod limits;
 mod pages;
 mod rate;
@@ -21,9 +22,11 @@ use crate::auth::{Keys, Users};
 use crate::config::serve::{By, Rate, Redirect, Rules};
 use crate::config::{Network, Trust};
 
+pub use caller::Asked;
 pub use cors::Cors;
 pub use fallback::Instead;
 pub use fields::Fields;
+pub use forward::Authority;
 pub use pages::Pages;
 pub use rate::{Limit, Rates};
 pub use redirects::find as redirected;
@@ -45,6 +48,7 @@ pub struct Policy {
     keys: Option<Arc<Keys>>,
     users: Option<Arc<Users>>,
     tokens: Option<Arc<Tokens>>,
+    authority: Option<Arc<Authority>>,
     pub redirects: Vec<Redirect>,
     pub cors: Option<Cors>,
     pub fields: Fields,
@@ -70,6 +74,7 @@ pub struct Doors {
     pub keys: Option<Arc<Keys>>,
     pub users: Option<Arc<Users>>,
     pub tokens: Option<Arc<Tokens>>,
+    pub authority: Option<Arc<Authority>>,
 }
 
 impl Policy {
@@ -90,6 +95,10 @@ impl Policy {
         };
         let cors = rules.cors.as_ref().map(Cors::new);
         let ours: &[&str] = if cors.is_some() { &cors::OURS } else { &[] };
+        let mut fields = Fields::new(&rules.headers, ours);
+        if let Some(authority) = &doors.authority {
+            fields.yield_to(authority.names());
+        }
         Ok(Self {
             allow: rules.access.allow.clone(),
             deny: rules.access.deny.clone(),
@@ -101,9 +110,10 @@ impl Policy {
             keys: doors.keys,
             users: doors.users,
             tokens: doors.tokens,
+            authority: doors.authority,
             redirects: rules.redirects.clone(),
             cors,
-            fields: Fields::new(&rules.headers, ours),
+            fields,
             pages: Pages::read(&rules.errors)?,
             fallback: rules.fallback.clone(),
             body: rules.limits.body,
