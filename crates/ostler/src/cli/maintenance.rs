@@ -37,9 +37,6 @@ pub fn command() -> Command {
 
 /// Exit code 0 when the project is as was asked, else 1.
 pub fn maintenance(matches: &ArgMatches) -> ExitCode {
-    if let Some(code) = operator::elsewhere(&command(), matches) {
-        return code;
-    }
     let text = |id| matches.get_one::<String>(id).map_or("", String::as_str);
     let (name, on) = (text("name"), text("switch") == "on");
     let target = format!(

@@ -68,6 +68,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(USAGE));
         }
     };
+    if let Some(code) = operator::elsewhere(&command, &matches) {
+        return code;
+    }
     match matches.subcommand() {
         Some(("run", matches)) => {
             match surroundings().and_then(|around| run::plan(matches, &around)) {
