@@ -6,6 +6,7 @@ mod certs;
 mod cli;
 mod client;
 mod config;
+mod doctor;
 mod edge;
 mod keeper;
 mod logs;

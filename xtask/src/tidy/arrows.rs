@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("auth", &["client", "logs", "sys", "config"]),
     ("client", &[]),
+    ("doctor", &["admin", "certs", "client", "config", "sys"]),
     ("store", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),

@@ -164,6 +164,15 @@ pub struct Certificate {
     pub next_attempt: Option<String>,
 }
 
+/// What was seen of a name that is to have a certificate: `GET /v1/names`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NameLook {
+    pub name: String,
+    /// Why it can have none now, and what to do.
+    pub problem: Option<String>,
+    pub unclear: Vec<String>,
+}
+
 /// What came of a reload: `POST /v1/reload`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reloaded {

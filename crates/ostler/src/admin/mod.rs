@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::store::Log;
 use crate::store::find::{self, Filter};
 
-use api::{Maintained, Outcome, Reloaded, Status};
+use api::{Maintained, NameLook, Outcome, Reloaded, Status};
 
 pub use door::{Gate, Open, serve};
 
@@ -41,6 +41,8 @@ pub enum Ask {
         on: bool,
         answer: oneshot::Sender<Maintained>,
     },
+    /// A look at each name that a CA is asked for.
+    Names(oneshot::Sender<Vec<NameLook>>),
     Reload {
         /// Only the workers of this one.
         project: Option<String>,
@@ -64,6 +66,7 @@ pub fn router(asks: mpsc::Sender<Ask>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/maintenance", post(maintain))
+        .route("/v1/names", get(names))
         .route("/v1/requests", get(requests))
         .route("/v1/requests/percentiles", get(percentiles))
         .with_state(asks.clone())
@@ -79,6 +82,13 @@ pub fn metrics_router(asks: mpsc::Sender<Ask>) -> Router {
 async fn page(State(asks): State<mpsc::Sender<Ask>>) -> Response {
     match ask(&asks, Ask::Metrics).await {
         Some(page) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
+        None => ending(),
+    }
+}
+
+async fn names(State(asks): State<mpsc::Sender<Ask>>) -> Response {
+    match ask(&asks, Ask::Names).await {
+        Some(looks) => Json(looks).into_response(),
         None => ending(),
     }
 }

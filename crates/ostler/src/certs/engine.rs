@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::errand::Errand;
+use super::look::Look;
 use super::served::{Served, Table};
 use super::settings::{Settings, Wanted};
 use super::shared::Shared;
@@ -86,6 +87,10 @@ impl Engine {
         self.shared
             .publish(|served| served.replace(self.table(&wanted)));
         self.wanted.send_replace(wanted);
+    }
+
+    pub fn look(&self) -> Look {
+        Look::new(Arc::clone(&self.shared), self.wanted.borrow().clone())
     }
 
     pub fn status(&self) -> Vec<Status> {

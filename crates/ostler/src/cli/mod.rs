@@ -2,6 +2,7 @@
 
 mod certs;
 mod check;
+mod doctor;
 mod maintenance;
 mod operator;
 mod options;
@@ -93,6 +94,7 @@ pub fn main() -> ExitCode {
         Some(("status", matches)) => status::status(matches),
         Some(("requests", matches)) => requests::requests(matches),
         Some(("reload", matches)) => reload::reload(matches),
+        Some(("doctor", matches)) => doctor::doctor(matches),
         Some(("maintenance", matches)) => maintenance::maintenance(matches),
         _ => {
             drop(command.print_help());
@@ -116,6 +118,7 @@ fn command() -> Command {
         .subcommand(status::command())
         .subcommand(reload::command())
         .subcommand(maintenance::command())
+        .subcommand(doctor::command())
         .subcommand(requests::command())
 }
 

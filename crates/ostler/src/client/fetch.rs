@@ -1,13 +1,15 @@
 //! One document by GET.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::header::{ACCEPT, CACHE_CONTROL, HOST, LOCATION, USER_AGENT};
+use hyper::header::{ACCEPT, CACHE_CONTROL, DATE, HOST, LOCATION, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use rustls::ClientConfig;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
 use super::{BoxedError, Target, chain, connect};
@@ -21,6 +23,8 @@ pub struct Fetched {
     pub body: Bytes,
     /// For so long its server says that it is good (`max-age`, RFC 9111 section 5.2.2.1).
     pub max_age: Option<Duration>,
+    /// What time it is there.
+    pub date: Option<SystemTime>,
 }
 
 /// Fetches what is at `target`, of `most` bytes at most, within `deadline`.
@@ -51,7 +55,9 @@ async fn follow(
         match (answer.status(), location.and_then(|to| to.to_str().ok())) {
             (StatusCode::OK, _) => {
                 let control = answer.headers().get(CACHE_CONTROL);
+                let date = answer.headers().get(DATE);
                 return Ok(Fetched {
+                    date: date.and_then(|date| time_of(date.to_str().ok()?)),
                     max_age: control.and_then(|control| max_age(control.to_str().ok()?)),
                     body: answer.into_body(),
                 });
@@ -77,6 +83,11 @@ async fn once(
     let (parts, body) = sender.send_request(request).await?.into_parts();
     let body = Limited::new(body, most).collect().await?.to_bytes();
     Ok(Response::from_parts(parts, body))
+}
+
+/// An HTTP date (RFC 9110 section 5.6.7).
+fn time_of(text: &str) -> Option<SystemTime> {
+    OffsetDateTime::parse(text, &Rfc2822).ok().map(Into::into)
 }
 
 fn max_age(control: &str) -> Option<Duration> {

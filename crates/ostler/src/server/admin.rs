@@ -90,6 +90,7 @@ impl Server {
                 let _ = answer.send(self.log.clone());
             }
             Ask::Metrics(answer) => self.tell_metrics(answer),
+            Ask::Names(answer) => self.look_at_names(answer),
             Ask::Maintain {
                 project,
                 on,
@@ -139,6 +140,23 @@ impl Server {
             // As above.
             let _ = asked.answer.send(api::Reloaded::failed(problems));
         }
+    }
+
+    fn look_at_names(&self, answer: oneshot::Sender<Vec<api::NameLook>>) {
+        let look = self.certs.look();
+        tokio::spawn(async move {
+            let looked = match look {
+                Some(look) => look.run().await,
+                None => Vec::new(),
+            };
+            let looked = looked.into_iter().map(|looked| api::NameLook {
+                name: looked.name,
+                problem: looked.problem,
+                unclear: looked.unclear,
+            });
+            // Who has asked may have left.
+            let _ = answer.send(looked.collect());
+        });
     }
 
     fn tell_status(&self, answer: oneshot::Sender<api::Status>) {
