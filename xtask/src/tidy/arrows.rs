@@ -20,7 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("auth", &["client", "logs", "sys", "config"]),
     ("client", &[]),
-    ("doctor", &["admin", "certs", "client", "config", "sys"]),
+    (
+        "doctor",
+        &["admin", "certs", "client", "logs", "config", "sys"],
+    ),
     ("store", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),

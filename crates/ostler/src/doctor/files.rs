@@ -1,8 +1,9 @@
 //! Keys, key files, the hook of dns-01, and the Pythons. Runs nothing: what belongs to an app is not to be started by
 //! who asks, who may be root.
 
-use std::fs::{self, Metadata};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::{Case, Finding, ok, problem, warning};
@@ -125,7 +126,7 @@ fn key_file(path: &Path, secret: bool, needed: bool, user: Option<&User>) -> Opt
     let shown = path.display();
     let about = match fs::metadata(path) {
         Ok(about) => about,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !needed => return None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !needed => return None,
         Err(error) => return Some(problem("keys", format!("{shown}: {error}"))),
     };
     Some(match user {
@@ -193,10 +194,23 @@ fn python(case: &Case, name: &str, settings: &Settings) -> Finding {
     }
 }
 
+/// The beginning of a file that belongs to an app: neither a FIFO nor its size holds up who asks, who may be root.
+fn beginning(path: &Path) -> io::Result<String> {
+    const ENOUGH: u64 = 16 * 1024;
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => io::read_to_string(file.take(ENOUGH)),
+        false => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
 /// As its venv or its own name has it.
 fn version_of(python: &Path) -> Option<String> {
     let venv = python.parent()?.parent()?.join("pyvenv.cfg");
-    let text = fs::read_to_string(venv).unwrap_or_default();
+    let text = beginning(&venv).unwrap_or_default();
     let mut lines = text.lines().filter_map(|line| line.split_once('='));
     let said = lines.find(|(key, _)| matches!(key.trim(), "version" | "version_info"));
     let said = said.map(|(_, version)| version.trim().to_owned());
@@ -209,4 +223,41 @@ fn version_of(python: &Path) -> Option<String> {
             .to_owned();
         version.contains('.').then_some(version)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::scratch::Scratch;
+
+    #[test]
+    fn what_an_app_put_there_holds_up_nobody() {
+        let scratch = Scratch::new("doctor");
+        let (fifo, file) = (scratch.path("fifo"), scratch.path("pyvenv.cfg"));
+        let mode = rustix::fs::Mode::from_bits_truncate(0o644);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).expect("a FIFO");
+        assert!(beginning(&fifo).is_err() && beginning(Path::new("/dev/zero")).is_err());
+        fs::write(&file, "version = 3.9.1\n").expect("written");
+        assert_eq!(beginning(&file).ok().as_deref(), Some("version = 3.9.1\n"));
+    }
+
+    #[test]
+    fn who_reads_a_file_is_told_by_its_bits() {
+        let scratch = Scratch::new("doctor-bits");
+        let path = scratch.path("keys.csv");
+        fs::write(&path, "x").expect("written");
+        let about = |mode| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changed");
+            fs::metadata(&path).expect("there")
+        };
+        let own = fs::metadata(&path).expect("there");
+        let user = |uid, gid| User {
+            uid,
+            gid,
+            groups: Vec::new(),
+        };
+        let (stranger, group) = (user(54_321, 54_321), user(54_321, own.gid()));
+        assert!(!reads(&about(0o640), &stranger) && reads(&about(0o640), &group));
+        assert!(!reads(&about(0o600), &group) && reads(&about(0o604), &stranger));
+    }
 }
