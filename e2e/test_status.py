@@ -346,6 +346,8 @@ def test_on_runs_the_same_words_over_ssh(machine, tmp_path):
     assert sent("reload", "--on=there", "--config", hostile, "--no-wait", "--", "-rf") == [
         "--", "there", f"ostler reload '--config={quoted}' --no-wait -- -rf",
     ]
+    assert sent("certs", "import", "--on=there", "--", "/a b") == ["--", "there", "ostler certs import -- '/a b'"]
+    assert sent("maintenance", "on", "shop", "--on=there") == ["--", "there", "ostler maintenance -- on shop"]
     done = ostler(machine, "status", "--on=-oProxyCommand=touch x", env=env)
     assert done.returncode == 2 and "--on needs a machine" in done.stderr
     done = ostler(machine, "status", "--on", "there", env={"PATH": str(tmp_path)})
@@ -385,6 +387,22 @@ def test_on_asks_a_real_sshd(machine, tmp_path):
         assert json.loads(done.stdout)["keeper"] == machine.host.process.pid
         done = ostler(machine, "reload", "--on", "there", "--state", strange, "nobody", env=env, cwd="/")
         assert done.returncode == 1 and "no project is called `nobody`" in done.stderr
+        # Every command that comes to an end by itself.
+        there = lambda *words: ostler(machine, *words, "--on", "there", env=env, cwd="/")
+        done = there("maintenance", "on", "shop", "--state", strange)
+        assert (done.returncode, done.stdout) == (0, "shop: shows its maintenance page\n"), done.stderr
+        assert machine.host.get("/", {"Host": "shop.test"}).status == 503
+        done = there("check", "--config", machine.file)
+        assert done.returncode == 0 and "ostler.toml is good: 2 projects" in done.stdout
+        assert f"listen = [\"127.0.0.1:{machine.port}\"]" in there("check", "--print", "--config", machine.file).stdout
+        done = there("systemd", "--config", machine.file)
+        assert done.returncode == 0 and f"serve --config {machine.file}" in done.stdout
+        assert f"127.0.0.1:{machine.port} is ours" in there("doctor", "--config", machine.file).stdout
+        assert there("requests", "--state", strange).returncode == 0
+        done = there("certs", "import", "--config", machine.file)
+        assert done.returncode == 2 and "no host needs a certificate from a CA" in done.stderr
+        done = ostler(machine, "serve", "--on", "there", env=env)
+        assert done.returncode == 2 and "--on" in done.stderr, "a server would end with its connection"
     finally:
         daemon.terminate()
         daemon.wait(10)

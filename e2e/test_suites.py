@@ -24,6 +24,8 @@ OURS = {
 }
 
 
+# It opens a thousand connections, one after the other.
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("http", ["run", "serve"])
 def test_testssl_finds_nothing(host, tmp_path, tls, http):
     tool = shutil.which("testssl") or shutil.which("testssl.sh")
@@ -31,7 +33,7 @@ def test_testssl_finds_nothing(host, tmp_path, tls, http):
     port = harness.free_port()
     (tmp_path / "app.py").write_text(APP)
     if http == "run":
-        running = host("app:app", "--certfile", tls[0], "--keyfile", tls[1], "--max-connections-per-address", 0)
+        running = host("app:app", "--certfile", tls[0], "--keyfile", tls[1], "--max-connections-per-address", 0, source=APP)
         port = running.port
     else:
         (tmp_path / "ostler.toml").write_text(f"""

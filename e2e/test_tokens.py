@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from authority import Authority
 from test_access import JSON, Shop, code
 
 
@@ -112,3 +113,122 @@ def test_of_several_ways_one_is_enough(host, tmp_path, issuer):
     assert shop.told(Authorization=f"Bearer {issuer.token()}")["REMOTE_USER"] == "ada"
     assert shop.told(Authorization=f"Bearer {issuer.token(sub='eve')}", X_API_Key="key-g")["REMOTE_USER"] == "grace"
     assert shop.ask(X_API_Key="key-x").status == 401
+
+
+# Keys at a server
+
+
+class Keys:
+    """What a server says its keys are; a `reply` of Authority."""
+
+    def __init__(self, *issuers):
+        self.issuers, self.status, self.fields, self.body = issuers, 200, [], None
+
+    def __call__(self, request):
+        body = self.body if self.body is not None else json.dumps({"keys": [issuer.public for issuer in self.issuers]}).encode()
+        return self.status, self.fields, body
+
+
+@pytest.fixture
+def server(issuer):
+    server = Authority(Keys(issuer))
+    yield server
+    server.close()
+
+
+def section(url):
+    return SECTION.replace("jwks.json", url)
+
+
+def test_keys_are_fetched_and_a_key_that_is_not_known_is_asked_for(host, tmp_path, issuer, server):
+    shop = Shop(host, tmp_path, section(f"{server.url}/jwks"))
+    shop.host.log.wait(f"shop: keys of tokens read from {server.url}/jwks: 1")
+    assert shop.told(Authorization=f"Bearer {issuer.token()}")["REMOTE_USER"] == "ada"
+    second = Issuer(tmp_path, "second")
+    new = f"Bearer {second.token()}"
+    # Nobody asks more often than every 10 s, however many tokens name such keys.
+    began, asked = time.monotonic(), len(server.asked)
+    for number in range(30):
+        assert shop.ask(Authorization=f"Bearer {Issuer.token(second)}", X_N=str(number)).status == 401
+    assert len(server.asked) <= asked + 1 + int((time.monotonic() - began) / 10)
+    server.reply.issuers = (issuer, second)
+    shop.host.log.wait("keys of tokens read from .*: 2", 15)
+    assert shop.told(Authorization=new)["REMOTE_USER"] == "ada"
+    # Later the first request with a new key waits for it.
+    third = Issuer(tmp_path, "third")
+    server.reply.issuers = (third,)
+    time.sleep(max(0.0, 10.5 - (time.monotonic() - server.at[-1])))  # the least time between two questions is what this is about
+    assert shop.told(Authorization=f"Bearer {third.token()}")["REMOTE_USER"] == "ada"
+    assert shop.ask(Authorization=new).status == 401, "its key is gone"
+
+
+def test_until_there_are_keys_tokens_wait_and_the_last_ones_stay(host, tmp_path, issuer, server):
+    server.reply.status = 500
+    shop = Shop(host, tmp_path, section(f"{server.url}/jwks"))
+    shop.host.log.wait("shop: no keys of tokens from .*: the answer is 500 .*until there are some nobody gets in")
+    token = f"Bearer {issuer.token()}"
+    answer = shop.ask(Authorization=token, Accept=JSON)
+    assert (answer.status, code(answer), answer.header("Retry-After")) == (503, "token_keys", "5")
+    assert shop.ask(Accept=JSON).status == 401, "who shows no token is told to"
+    server.reply.status = 200
+    shop.host.log.wait("keys of tokens read from .*: 1", 20)
+    assert shop.ask(Authorization=token).status == 200
+    server.close()
+    unknown = Issuer(tmp_path, "unknown")
+    assert shop.ask(Authorization=f"Bearer {unknown.token()}").status == 401
+    shop.host.log.wait("no keys of tokens from .*the last ones stay", 20)
+    assert shop.ask(Authorization=token).status == 200
+    assert len(shop.host.log.matches("no keys of tokens from")) == 2, "said once each time"
+
+
+def test_what_is_no_set_or_leads_elsewhere_is_told(host, tmp_path, issuer, server):
+    keys = server.reply
+    shop = Shop(host, tmp_path, section(f"{server.url}/jwks"))
+    shop.host.log.wait("keys of tokens read from .*: 1")
+    for number, (status, fields, body, told) in enumerate([
+        (200, [], b"x" * 2_000_000, "length limit"), (200, [], b"{", "it is no JSON"), (200, [], b"", "it is no JSON"),
+        (302, [("Location", "http://127.0.0.2/x")], b"", "it redirects to another server, 127.0.0.2"),
+        (302, [("Location", "/again")], b"", "more than 3 redirects"), (404, [], b"", "the answer is 404"),
+        (200, [], b'{"issuer": "https://evil.test", "jwks_uri": "https://evil.test/x"}', "it is of the issuer `https://evil.test`"),
+        (200, [], b'{"issuer": "https://id.test", "jwks_uri": "http://evil.test/x"}', "is without TLS"),
+        (200, [], b'{"issuer": "https://id.test", "jwks_uri": "file:///etc/passwd"}', "is no http or https URL"),
+    ]):
+        keys.status, keys.fields, keys.body = status, fields, body
+        shop.write(section(f"{server.url}/jwks?{number}"))
+        shop.host.kill(1)
+        shop.host.log.wait(f"no keys of tokens from {server.url}/jwks.{number}: .*{told}")
+    keys.status, keys.fields, keys.body = 200, [], None
+    redirect = lambda request: (307, [("Location", "/moved")], b"") if request.path != "/moved" else keys(request)
+    server.reply = redirect
+    shop.write(section(f"{server.url}/old"))
+    shop.host.kill(1)
+    shop.host.log.wait(f"keys of tokens read from {server.url}/old: 1")
+
+
+def test_an_issuer_is_found_by_its_openid_configuration_and_over_tls(host, tmp_path, issuer):
+    pair = certificate(tmp_path)
+    server = Authority(Keys(issuer), pair)
+    about = json.dumps({"issuer": "https://id.test", "jwks_uri": f"{server.url}/keys"}).encode()
+    keys = server.reply
+    server.reply = lambda request: (200, [], about) if "openid" in request.path else keys(request)
+    url = f"{server.url}/.well-known/openid-configuration"
+    shop = Shop(host, tmp_path, section(url))
+    shop.host.log.wait("no keys of tokens from .*(UnknownIssuer|certificate)")
+    shop.host.stop()
+    trusting = Shop.__new__(Shop)
+    trusting.__dict__.update(shop.__dict__)
+    trusting.host = host.serve(port=shop.port, ready="shop: ready", env={"SSL_CERT_FILE": str(pair[0])})
+    trusting.host.log.wait("keys of tokens read from .*: 1")
+    assert trusting.told(Authorization=f"Bearer {issuer.token()}")["REMOTE_USER"] == "ada"
+    server.close()
+
+
+def certificate(folder):
+    """A certificate for 127.0.0.1 that is its own authority."""
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", chain,
+         "-subj", "/CN=id", "-days", "2", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"],
+        check=True, capture_output=True,
+    )
+    return chain, key

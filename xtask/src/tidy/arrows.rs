@@ -15,14 +15,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "edge",
         &[
-            "routes", "pool", "certs", "auth", "store", "logs", "sys", "config",
+            "routes", "pool", "certs", "auth", "client", "store", "logs", "sys", "config",
         ],
     ),
-    ("auth", &["logs", "sys", "config"]),
+    ("auth", &["client", "logs", "sys", "config"]),
+    ("client", &[]),
+    (
+        "doctor",
+        &["admin", "certs", "client", "logs", "config", "sys"],
+    ),
     ("store", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),
-    ("certs", &["logs", "sys", "config"]),
+    ("certs", &["client", "logs", "sys", "config"]),
     ("supervise", &["logs", "sys", "config"]),
     ("logs", &["sys", "config"]),
     ("config", &["sys"]),

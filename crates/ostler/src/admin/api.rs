@@ -58,11 +58,33 @@ pub struct Project {
     pub starts: u64,
     /// Hosts with prefixes: `shop.test/`.
     pub routes: Vec<String>,
+    pub maintenance: Maintenance,
     pub workers: Vec<Worker>,
     pub line: Line,
     pub limits: Limits,
     /// The last ones, oldest first.
     pub errors: Vec<Trouble>,
+}
+
+/// Who has put a project's maintenance page there.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// `ostler maintenance on`.
+    pub switched: bool,
+    /// Routes where the configuration itself has it.
+    pub file: Vec<String>,
+}
+
+/// What came of `POST /v1/maintenance`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Maintained {
+    /// There is such a project, or there was one that was switched.
+    pub known: bool,
+    /// It was not so before.
+    pub changed: bool,
+    pub now: Maintenance,
+    /// Why nothing has changed; empty when it has been done.
+    pub problem: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +164,15 @@ pub struct Certificate {
     pub next_attempt: Option<String>,
 }
 
+/// What was seen of a name that is to have a certificate: `GET /v1/names`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NameLook {
+    pub name: String,
+    /// Why it can have none now, and what to do.
+    pub problem: Option<String>,
+    pub unclear: Vec<String>,
+}
+
 /// What came of a reload: `POST /v1/reload`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -174,6 +205,13 @@ pub struct Change {
     pub project: String,
     /// "changed", "is new".
     pub what: String,
+}
+
+impl Maintenance {
+    /// The page is shown on one route at least.
+    pub fn anywhere(&self) -> bool {
+        self.switched || !self.file.is_empty()
+    }
 }
 
 impl Reloaded {

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::store::Log;
 use crate::store::find::{self, Filter};
 
-use api::{Outcome, Reloaded, Status};
+use api::{Maintained, NameLook, Outcome, Reloaded, Status};
 
 pub use door::{Gate, Open, serve};
 
@@ -35,6 +35,14 @@ pub enum Ask {
     Requests(oneshot::Sender<Option<Arc<Log>>>),
     /// A page of [`metrics`].
     Metrics(oneshot::Sender<String>),
+    /// The maintenance page of a project.
+    Maintain {
+        project: String,
+        on: bool,
+        answer: oneshot::Sender<Maintained>,
+    },
+    /// A look at each name that a CA is asked for.
+    Names(oneshot::Sender<Vec<NameLook>>),
     Reload {
         /// Only the workers of this one.
         project: Option<String>,
@@ -60,6 +68,8 @@ pub fn router(asks: mpsc::Sender<Ask>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/upgrade", post(upgrade))
+        .route("/v1/maintenance", post(maintain))
+        .route("/v1/names", get(names))
         .route("/v1/requests", get(requests))
         .route("/v1/requests/percentiles", get(percentiles))
         .with_state(asks.clone())
@@ -75,6 +85,13 @@ pub fn metrics_router(asks: mpsc::Sender<Ask>) -> Router {
 async fn page(State(asks): State<mpsc::Sender<Ask>>) -> Response {
     match ask(&asks, Ask::Metrics).await {
         Some(page) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
+        None => ending(),
+    }
+}
+
+async fn names(State(asks): State<mpsc::Sender<Ask>>) -> Response {
+    match ask(&asks, Ask::Names).await {
+        Some(looks) => Json(looks).into_response(),
         None => ending(),
     }
 }
@@ -120,6 +137,32 @@ fn told(reloaded: Option<Reloaded>) -> Response {
         Outcome::Unknown => StatusCode::NOT_FOUND,
     };
     (status, Json(reloaded)).into_response()
+}
+
+#[derive(Deserialize)]
+struct MaintainQuery {
+    project: String,
+    on: bool,
+}
+
+async fn maintain(
+    State(asks): State<mpsc::Sender<Ask>>,
+    Query(MaintainQuery { project, on }): Query<MaintainQuery>,
+) -> Response {
+    let question = |answer| Ask::Maintain {
+        project,
+        on,
+        answer,
+    };
+    let Some(told) = ask(&asks, question).await else {
+        return ending();
+    };
+    let status = match (&told.problem[..], told.known) {
+        ("", _) => StatusCode::OK,
+        (_, false) => StatusCode::NOT_FOUND,
+        (_, true) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, Json(told)).into_response()
 }
 
 async fn ask<T>(

@@ -210,7 +210,7 @@ impl Screen {
             };
             vec![
                 text(named(&project.name)),
-                state(project.state),
+                state(project.state, project.maintenance.anywhere()),
                 text(&project.app),
                 text(project.interface.as_deref().unwrap_or("-")),
                 number(generation),
@@ -452,7 +452,7 @@ fn named(name: &str) -> &str {
     if name.is_empty() { "-" } else { name }
 }
 
-fn state(state: State) -> Cell {
+fn state(state: State, maintenance: bool) -> Cell {
     let (text, colour) = match state {
         State::Starting => ("starting", YELLOW),
         State::Serving => ("serving", GREEN),
@@ -460,7 +460,10 @@ fn state(state: State) -> Cell {
         State::Stopping => ("stopping", YELLOW),
         State::Leaving => ("leaving", YELLOW),
     };
-    Cell(text.to_owned(), colour, false)
+    match maintenance {
+        true => Cell(format!("{text}, maintenance"), YELLOW, false),
+        false => Cell(text.to_owned(), colour, false),
+    }
 }
 
 /// "90 ms", "12 s", "3 m 20 s", "5 h 3 m", "12 d 4 h".
@@ -534,10 +537,10 @@ mod tests {
     fn columns_line_up_with_and_without_colours() {
         let rows = || {
             vec![
-                vec![text("shop"), state(State::Serving), number(7)],
+                vec![text("shop"), state(State::Serving, false), number(7)],
                 vec![
                     text("a-long-name\x1b[2J"),
-                    state(State::CrashLooping),
+                    state(State::CrashLooping, false),
                     number(1234),
                 ],
             ]

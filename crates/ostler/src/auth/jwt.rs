@@ -1,17 +1,23 @@
-//! JSON web tokens (RFC 7519), signed by somebody whose public keys are in a file (a JWK set, RFC 7517).
+//! JSON web tokens (RFC 7519), signed by somebody whose public keys are in a file or at a server (a JWK set, RFC 7517).
+
+mod remote;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use rustls::ClientConfig;
 use serde_json::{Map, Value};
 
-use crate::config::serve::{KeyHash, TokenSource};
+use crate::client::Target;
+use crate::config::serve::{KeyHash, TokenKeys, TokenSource};
 
 use super::credential::Shown;
 use super::follow::{Followed, LOOK, unreadable};
 use super::hash::{Digest, Hasher};
+use remote::{Fetcher, Remote};
 
 /// Clocks may differ by so many seconds.
 const LEEWAY: u64 = 30;
@@ -47,6 +53,7 @@ struct Key {
 }
 
 /// The keys in force, and the tokens that they were found to have signed.
+#[derive(Default)]
 struct Set {
     keys: Vec<Key>,
     /// Guards the map alone.
@@ -60,15 +67,57 @@ pub struct Tokens {
     hasher: Hasher,
     /// Guards the pointer alone.
     now: RwLock<Arc<Set>>,
+    /// When they are at a server.
+    remote: Option<Arc<Remote>>,
 }
 
-/// Reads the keys of `source` and follows its file as long as they are in use. With `again` none is better than an
-/// error: nobody gets in.
+/// What a look at a token has given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looked {
+    Good(Arc<Bearer>),
+    /// There is none, or it is nobody's.
+    Nobodys,
+    /// It names a key that is not in the set, which may be older than the key.
+    UnknownKey,
+}
+
+/// Reads the keys of `source` and follows them as long as they are in use; `tls` says which servers are believed. With
+/// `again` none is better than an error: nobody gets in. So it is while a server has not told them yet.
 ///
 /// # Errors
 /// Why there are none, for the log.
-pub fn open(source: &TokenSource, about: &str, again: bool) -> Result<Arc<Tokens>, String> {
-    let mut file = Followed::new(source.file.clone());
+pub fn open(
+    source: &TokenSource,
+    tls: Option<Arc<ClientConfig>>,
+    about: &str,
+    again: bool,
+) -> Result<Arc<Tokens>, String> {
+    let url = match &source.keys {
+        TokenKeys::File(path) => return in_file(source, path, about, again),
+        TokenKeys::Url(url) => url.clone(),
+    };
+    let fetcher = Fetcher {
+        target: Target::parse(&url)?,
+        url,
+        tls,
+        issuers: source.issuer.clone(),
+        about: about.to_owned(),
+    };
+    let remote = Arc::new(Remote::default());
+    let tokens = Tokens::new(source, Set::default(), Some(Arc::clone(&remote)))
+        .ok_or("the system gives no random bytes")?;
+    let tokens = Arc::new(tokens);
+    tokio::spawn(fetcher.run(Arc::downgrade(&tokens), remote));
+    Ok(tokens)
+}
+
+fn in_file(
+    source: &TokenSource,
+    path: &Path,
+    about: &str,
+    again: bool,
+) -> Result<Arc<Tokens>, String> {
+    let mut file = Followed::new(path.to_owned());
     let read = file.read().map_err(|cause| unreadable(&file.path, &cause));
     let set = read.and_then(|text| {
         Set::parse(&text).map_err(|what| format!("{}: {what}", file.path.display()))
@@ -76,14 +125,12 @@ pub fn open(source: &TokenSource, about: &str, again: bool) -> Result<Arc<Tokens
     let set = set.or_else(|what| match again {
         true => {
             tracing::error!("{about}{what}; until then nobody gets in with a token");
-            Ok(Set {
-                keys: Vec::new(),
-                known: RwLock::default(),
-            })
+            Ok(Set::default())
         }
         false => Err(what),
     })?;
-    let tokens = Arc::new(Tokens::new(source, set).ok_or("the system gives no random bytes")?);
+    let tokens = Tokens::new(source, set, None).ok_or("the system gives no random bytes")?;
+    let tokens = Arc::new(tokens);
     tokio::spawn(follow(file, Arc::downgrade(&tokens), about.to_owned()));
     Ok(tokens)
 }
@@ -162,7 +209,7 @@ fn key(value: &Value) -> Option<Key> {
 }
 
 impl Tokens {
-    fn new(source: &TokenSource, set: Set) -> Option<Self> {
+    fn new(source: &TokenSource, set: Set, remote: Option<Arc<Remote>>) -> Option<Self> {
         let algorithms: Vec<Algorithm> = source
             .algorithms
             .iter()
@@ -180,12 +227,21 @@ impl Tokens {
             validation,
             hasher: Hasher::new(KeyHash::Sha256)?,
             now: RwLock::new(Arc::new(set)),
+            remote,
         })
     }
 
-    /// Whose token is shown; `None` when there is none, or it is not good `now` (seconds since the epoch).
-    pub fn bearer(&self, shown: Shown<'_>, now: u64) -> Option<Arc<Bearer>> {
-        let token = shown.bearer()?;
+    /// There is no key at all, so no token can be good.
+    pub fn is_empty(&self) -> bool {
+        let set = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        set.keys.is_empty()
+    }
+
+    /// Whose token is shown, if it is good `now` (seconds since the epoch).
+    pub fn bearer(&self, shown: Shown<'_>, now: u64) -> Looked {
+        let Some(token) = shown.bearer() else {
+            return Looked::Nobodys;
+        };
         let set = Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner));
         let quick = self.hasher.quick(token);
         let known = set
@@ -195,15 +251,33 @@ impl Tokens {
             .get(&quick)
             .cloned();
         if let Some(known) = known {
-            return (known.expires.saturating_add(LEEWAY) > now).then_some(known);
+            return match known.expires.saturating_add(LEEWAY) > now {
+                true => Looked::Good(known),
+                false => Looked::Nobodys,
+            };
         }
-        let bearer = Arc::new(self.verify(&set, token)?);
+        let Some(bearer) = self.verify(&set, token) else {
+            return match self.names_unknown_key(&set, token) {
+                true => Looked::UnknownKey,
+                false => Looked::Nobodys,
+            };
+        };
+        let bearer = Arc::new(bearer);
         let mut known = set.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
         known.insert(quick, Arc::clone(&bearer));
-        Some(bearer)
+        Looked::Good(bearer)
+    }
+
+    fn names_unknown_key(&self, set: &Set, token: &[u8]) -> bool {
+        let Some(header) = decode_header(token).ok() else {
+            return false;
+        };
+        let taken = self.validation.algorithms.contains(&header.alg);
+        let named = header.kid.is_some() && set.keys.iter().all(|key| key.id != header.kid);
+        taken && (named || set.keys.is_empty())
     }
 
     fn verify(&self, set: &Set, token: &[u8]) -> Option<Bearer> {
@@ -318,15 +392,15 @@ mod tests {
     fn tokens(issuer: &Issuer) -> Tokens {
         let text = |text: &str| text.to_owned();
         let source = TokenSource {
-            file: "jwks.json".into(),
+            keys: TokenKeys::File("jwks.json".into()),
             issuer: vec![text("https://id.test")],
             audience: vec![text("shop")],
             algorithms: vec![text("RS256"), text("ES256")],
             user: text("sub"),
             claims: vec![text("email"), text("is_admin"), text("odd")],
         };
-        Tokens::new(&source, Set::parse(&issuer.set.to_string()).expect("a set"))
-            .expect("random bytes")
+        let set = Set::parse(&issuer.set.to_string()).expect("a set");
+        Tokens::new(&source, set, None).expect("random bytes")
     }
 
     fn good() -> Value {
@@ -339,7 +413,10 @@ mod tests {
             authorization: Some(authorization.as_bytes()),
             ..Shown::default()
         };
-        tokens.bearer(shown, now)
+        match tokens.bearer(shown, now) {
+            Looked::Good(bearer) => Some(bearer),
+            Looked::Nobodys | Looked::UnknownKey => None,
+        }
     }
 
     #[test]

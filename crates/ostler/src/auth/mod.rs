@@ -24,7 +24,7 @@ pub use watch::open;
 /// Who sends a request, as far as that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// Nobody is asked here.
+    /// Nobody is asked here, or who lets him in gives him no name.
     Anyone,
     User(Arc<str>),
 }

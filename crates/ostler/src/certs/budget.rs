@@ -9,6 +9,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use time::format_description::well_known::Rfc3339;
 
 use super::names::Names;
 
@@ -54,6 +55,18 @@ enum What {
 pub struct Over {
     pub until: SystemTime,
     pub text: String,
+}
+
+impl Over {
+    /// With the time from which on there is room.
+    pub fn told(&self) -> String {
+        let until = time::OffsetDateTime::from(self.until).format(&Rfc3339);
+        format!(
+            "{}; there is room again from {}",
+            self.text,
+            until.unwrap_or_default()
+        )
+    }
 }
 
 impl Budget {

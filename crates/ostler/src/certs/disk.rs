@@ -65,6 +65,14 @@ impl Disk {
         Ok(disk)
     }
 
+    /// The same for who only looks: makes nothing.
+    pub fn at(state: &Path, directory: &str) -> Self {
+        Self {
+            state: state.to_owned(),
+            ca: state.join(folder_of(directory)),
+        }
+    }
+
     pub fn account(&self) -> io::Result<Option<AccountFile>> {
         read_json(&self.ca.join("account.json"))
     }

@@ -8,11 +8,13 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::errand::Errand;
+use super::look::Look;
 use super::served::{Served, Table};
 use super::settings::{Settings, Wanted};
 use super::shared::Shared;
 use super::state::Pace;
-use super::{CertsError, Status, http, keys};
+use super::{CertsError, Status, keys};
+use crate::client;
 
 /// The certificates that a CA gives.
 pub struct Engine {
@@ -34,8 +36,8 @@ impl Engine {
         settings: Settings,
         served: Arc<Served>,
     ) -> Result<Self, CertsError> {
-        let tls = http::client_config(settings.acme.ca_root_text.as_deref())
-            .map_err(CertsError::Roots)?;
+        let tls =
+            client::roots(settings.acme.ca_root_text.as_deref()).map_err(CertsError::Roots)?;
         let shared = Shared::open(settings, pace, tls, served).map_err(CertsError::State)?;
         Ok(Self {
             shared: Arc::new(shared),
@@ -87,6 +89,10 @@ impl Engine {
         self.shared
             .publish(|served| served.replace(self.table(&wanted)));
         self.wanted.send_replace(wanted);
+    }
+
+    pub fn look(&self) -> Look {
+        Look::new(Arc::clone(&self.shared), self.wanted.borrow().clone())
     }
 
     pub fn status(&self) -> Vec<Status> {

@@ -156,7 +156,9 @@ impl Errand {
                 None
             }
             Action::Check => {
-                precheck::check(&shared, &names, self.challenge).await?;
+                for unclear in precheck::check(&shared, &names, self.challenge).await? {
+                    tracing::warn!("{unclear}");
+                }
                 Some(Event::Checked)
             }
             Action::Reserve { .. } => {

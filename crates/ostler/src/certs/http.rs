@@ -15,25 +15,19 @@ use hyper::header::{HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
-/// For the connection and its TLS handshake.
-const CONNECT: Duration = Duration::from_secs(15);
+use crate::client::{self, BoxedError, CONNECT, Target};
 
 /// For one request with its answer: CAs may check CAA or issue while it waits.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// An answer is a few KiB: a chain, or an order of 100 names.
 const MOST_BYTES: usize = 1 << 20;
-
-type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A client. Clones share its connection, which is used by one request at a time.
 #[derive(Clone)]
@@ -107,24 +101,13 @@ impl Http {
         uri: &Uri,
         authority: &str,
     ) -> Result<SendRequest<BodyWrapper<Bytes>>, BoxedError> {
-        let host = uri.host().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let connecting = async {
-            let address = (host, uri.port_u16().unwrap_or(443));
-            let tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
-            let name = ServerName::try_from(host.to_owned())?;
-            let tls = TlsConnector::from(Arc::clone(&self.tls));
-            let stream = tls.connect(name, tcp).await?;
-            Ok::<_, BoxedError>(http1::handshake(TokioIo::new(stream)).await?)
-        };
+        let target = Target::of(uri).ok_or_else(|| format!("{uri} is no https URL"))?;
+        let address = (target.host.as_str(), target.port);
+        let connecting = client::connect(&target, address, Some(&self.tls));
         let connected = timeout(CONNECT, connecting).await;
-        let (sender, connection) = connected
+        connected
             .unwrap_or_else(|_| Err("no answer within 15 s".into()))
-            .map_err(|error| format!("cannot connect to {authority}: {error}"))?;
-        // Ends with the sender, which is ours.
-        tokio::spawn(connection);
-        Ok(sender)
+            .map_err(|error| format!("cannot connect to {authority}: {error}").into())
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -163,32 +146,6 @@ fn retry_after(value: &HeaderValue) -> Option<SystemTime> {
         return Some(SystemTime::now() + Duration::from_secs(u64::from(seconds)));
     }
     OffsetDateTime::parse(text, &Rfc2822).ok().map(Into::into)
-}
-
-/// How servers are checked: with the roots in `pem`, or with the system's.
-pub fn client_config(pem: Option<&str>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    let found: Vec<CertificateDer<'static>> = match pem {
-        Some(pem) => CertificateDer::pem_slice_iter(pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("the CA's root is no PEM: {error}"))?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    let (added, _) = roots.add_parsable_certificates(found);
-    if added == 0 {
-        let hint = match pem {
-            Some(_) => "the file of the CA's root holds no certificate",
-            None => "the system trusts no CA; hint: install ca-certificates",
-        };
-        return Err(hint.to_owned());
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 /// One plain request to `address`, as a CA would make it for HTTP-01: `GET path` for `host`, of whose

@@ -16,6 +16,7 @@ mod given;
 mod http;
 pub mod import;
 mod keys;
+mod look;
 mod names;
 mod precheck;
 mod served;
@@ -40,6 +41,7 @@ use tokio::task::JoinHandle;
 use engine::Engine;
 
 pub use given::Given;
+pub use look::{Look, look_without_us};
 pub use served::{ACME_TLS, Served};
 pub use settings::{Settings, Wanted};
 
@@ -202,6 +204,11 @@ impl Certs {
         let before = self.acme.take()?;
         before.stop.send_replace(true);
         Some(before.task)
+    }
+
+    /// For a look at each name that a CA is asked for; `None` when none is.
+    pub fn look(&self) -> Option<Look> {
+        self.acme.as_ref().map(|acme| acme.engine.look())
     }
 
     pub fn status(&self) -> Vec<Status> {

@@ -21,7 +21,7 @@ use super::names::Names;
 use super::served::ACME_TLS;
 use super::shared::Shared;
 use super::state::{Trouble, Whose};
-use crate::config::serve::Challenge;
+use crate::config::serve::{Acme, Challenge};
 
 /// For one address. CAs wait for about as long.
 const PROBE: Duration = Duration::from_secs(10);
@@ -41,44 +41,99 @@ enum Found {
     Unclear(String),
 }
 
-/// Looks for each name. The first that cannot go well is the error.
-pub async fn check(shared: &Shared, names: &Names, challenge: Challenge) -> Result<(), Trouble> {
+/// Looks for each name. The first that cannot go well is the error; what is unclear is told.
+pub async fn check(
+    shared: &Shared,
+    names: &Names,
+    challenge: Challenge,
+) -> Result<Vec<String>, Trouble> {
+    let mut unclear = Vec::new();
     if challenge == Challenge::Dns01 {
         return match &shared.settings.acme.hook {
-            Some(_) => Ok(()),
+            Some(_) => Ok(unclear),
             None => Err(operator(format!(
                 "{names}: dns-01 needs a program that sets TXT records; hint: name one"
             ))),
         };
     }
     for name in names.iter() {
-        check_name(shared, name, challenge).await?;
+        check_name(shared, name, challenge, &mut unclear).await?;
     }
-    Ok(())
+    Ok(unclear)
 }
 
-async fn check_name(shared: &Shared, name: &str, challenge: Challenge) -> Result<(), Trouble> {
-    let addresses = match dns::addresses(shared.settings.acme.resolver, name).await {
-        Ok(addresses) => addresses,
-        Err(error @ dns::DnsError::Nothing) => {
-            return Err(operator(format!(
-                "{name}: {error}; hint: give it an A or AAAA record with this machine's address"
-            )));
-        }
-        // The CA has resolvers of its own.
-        Err(error @ dns::DnsError::Broken(_)) => {
-            tracing::warn!("{name}: not looked at before the order: {error}");
-            return Ok(());
-        }
-    };
-    for address in addresses.into_iter().take(MOST_ADDRESSES) {
+async fn check_name(
+    shared: &Shared,
+    name: &str,
+    challenge: Challenge,
+    unclear: &mut Vec<String>,
+) -> Result<(), Trouble> {
+    let addresses = resolved(shared.settings.acme.resolver, name, unclear).await?;
+    for address in addresses {
         let found = match challenge {
             Challenge::TlsAlpn01 => probe_tls(shared, name, address).await,
             Challenge::Http01 | Challenge::Dns01 => probe_http(shared, name, address).await,
         };
-        judge(name, address, &place(address), found)?;
+        unclear.extend(judge(name, address, &place(address), found)?);
     }
     Ok(())
+}
+
+/// Looks at one name while no server of ours runs.
+pub async fn check_without_us(
+    acme: &Acme,
+    name: &str,
+    challenge: Challenge,
+) -> Result<Vec<String>, Trouble> {
+    let mut unclear = Vec::new();
+    if challenge == Challenge::Dns01 {
+        return Ok(unclear);
+    }
+    for address in resolved(acme.resolver, name, &mut unclear).await? {
+        let found = match challenge {
+            Challenge::TlsAlpn01 => match timeout(
+                PROBE,
+                peer_certificate((address, acme.tls_port).into(), name),
+            )
+            .await
+            {
+                Err(_) => Found::Nobody("no answer in time".to_owned()),
+                Ok(Err(Shake::Connect(error))) => Found::Nobody(error),
+                Ok(Err(Shake::Tls(error))) => Found::Other(error),
+                Ok(Ok(_)) => Found::Other("it has a certificate of its own".to_owned()),
+            },
+            Challenge::Http01 | Challenge::Dns01 => {
+                let at = (address, acme.http_port).into();
+                answered(at, name, "ostler-doctor", None).await
+            }
+        };
+        let place = place(address);
+        // Where nobody listens we can be.
+        let free = matches!((&found, &place), (Found::Nobody(_), Place::Here));
+        if !free {
+            unclear.extend(judge(name, address, &place, found)?);
+        }
+    }
+    Ok(unclear)
+}
+
+/// The addresses of a name that are looked at; none when DNS is in trouble, which is told.
+async fn resolved(
+    resolver: Option<SocketAddr>,
+    name: &str,
+    unclear: &mut Vec<String>,
+) -> Result<Vec<IpAddr>, Trouble> {
+    match dns::addresses(resolver, name).await {
+        Ok(addresses) => Ok(addresses.into_iter().take(MOST_ADDRESSES).collect()),
+        Err(error @ dns::DnsError::Nothing) => Err(operator(format!(
+            "{name}: {error}; hint: give it an A or AAAA record with this machine's address"
+        ))),
+        // The CA has resolvers of its own.
+        Err(error @ dns::DnsError::Broken(_)) => {
+            unclear.push(format!("{name}: not looked at before the order: {error}"));
+            Ok(Vec::new())
+        }
+    }
 }
 
 /// Where an address is, seen from here.
@@ -107,13 +162,18 @@ fn place(address: IpAddr) -> Place {
     Place::There(own.ok().map(|own| own.ip()))
 }
 
-fn judge(name: &str, address: IpAddr, place: &Place, found: Found) -> Result<(), Trouble> {
+/// What is only unclear is told, and stops nothing.
+fn judge(
+    name: &str,
+    address: IpAddr,
+    place: &Place,
+    found: Found,
+) -> Result<Option<String>, Trouble> {
     match (found, place) {
-        (Found::Us, _) => Ok(()),
-        (Found::Unclear(seen), _) => {
-            tracing::warn!("{name}: at {address} {seen}; the order goes on, the CA may find us");
-            Ok(())
-        }
+        (Found::Us, _) => Ok(None),
+        (Found::Unclear(seen), _) => Ok(Some(format!(
+            "{name}: at {address} {seen}; the order goes on, the CA may find us"
+        ))),
         (Found::Other(seen), Place::Here) => Err(operator(format!(
             "{name}: another server of this machine answers at {address}: {seen}; hint: stop it or give ostler its port"
         ))),
@@ -127,12 +187,9 @@ fn judge(name: &str, address: IpAddr, place: &Place, found: Found) -> Result<(),
         (Found::Nobody(seen), Place::There(Some(own))) if !private(*own) => Err(operator(format!(
             "{name}: nobody answers at {address}: {seen}; this machine has {own}; hint: let the A and AAAA records of {name} name this machine"
         ))),
-        (Found::Nobody(seen), Place::There(_)) => {
-            tracing::warn!(
-                "{name}: {address} cannot be reached from here ({seen}); the order goes on, the CA may find us"
-            );
-            Ok(())
-        }
+        (Found::Nobody(seen), Place::There(_)) => Ok(Some(format!(
+            "{name}: {address} cannot be reached from here ({seen}); the order goes on, the CA may find us"
+        ))),
     }
 }
 
@@ -142,14 +199,21 @@ async fn probe_http(shared: &Shared, name: &str, address: IpAddr) -> Found {
         return Found::Unclear("there are no random numbers".to_owned());
     };
     shared.served.set_token(&token, Some(text.clone()));
-    let path = format!("/.well-known/acme-challenge/{token}");
     let at = (address, shared.settings.acme.http_port).into();
-    let asked = timeout(PROBE, http::get(at, name, &path, 4096)).await;
+    let found = answered(at, name, &token, Some(&text)).await;
     shared.served.set_token(&token, None);
+    found
+}
+
+/// Who answers there; we are who knows the `text` of a token.
+async fn answered(at: SocketAddr, name: &str, token: &str, text: Option<&str>) -> Found {
+    let path = format!("/.well-known/acme-challenge/{token}");
+    let asked = timeout(PROBE, http::get(at, name, &path, 4096)).await;
+    let ours = |body: &[u8]| text.is_some_and(|text| body.trim_ascii() == text.as_bytes());
     match asked {
         Err(_) => Found::Nobody("no answer in time".to_owned()),
         Ok(Err(error)) => Found::Nobody(error.to_string()),
-        Ok(Ok(answer)) if answer.body().trim_ascii() == text.as_bytes() => Found::Us,
+        Ok(Ok(answer)) if ours(answer.body()) => Found::Us,
         Ok(Ok(answer)) => {
             let server = answer.headers().get(hyper::header::SERVER);
             let server = server.and_then(|name| name.to_str().ok()).unwrap_or("-");

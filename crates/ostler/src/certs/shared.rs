@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use rustls::sign::CertifiedKey;
 use tokio::sync::Semaphore;
 
-use super::budget::Budget;
+use super::budget::{Budget, Over};
 use super::certificate::Certificate;
 use super::disk::Disk;
 use super::keys;
@@ -20,7 +20,7 @@ use super::state::{Held, Pace, Trouble, Whose};
 
 /// Orders under way at once: a CA that takes its time for one name does not hold up all others, and
 /// a hundred new names are no burst.
-const AT_ONCE: usize = 4;
+pub const AT_ONCE: usize = 4;
 
 pub struct Shared {
     pub settings: Settings,
@@ -147,6 +147,12 @@ impl Shared {
             not_before: Some(over.until),
             nonce: false,
         })
+    }
+
+    /// Why there would be no room for an order now, when there is none.
+    pub fn over_budget(&self, names: &Names) -> Option<Over> {
+        let mut budget = lock(&self.budget).clone();
+        budget.order(names, None, SystemTime::now()).err()
     }
 
     pub async fn spend(

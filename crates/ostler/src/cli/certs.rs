@@ -53,6 +53,7 @@ pub fn command() -> Command {
                         .long("config")
                         .value_name("FILE")
                         .help("The operator's file"),
+                    operator::on(),
                 ]),
         )
 }
@@ -68,7 +69,6 @@ pub fn certs(matches: &ArgMatches) -> ExitCode {
 /// Exit code 0 when the server has answered.
 fn list(matches: &ArgMatches) -> ExitCode {
     operator::show_status(
-        &command(),
         matches,
         |status: &Status| serde_json::to_string_pretty(&status.certificates),
         screen::certificates,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::run::Surroundings;
-use super::{USAGE, refuse};
+use super::{USAGE, operator, refuse};
 use crate::config::ConfigError;
 use crate::config::serve::{self, Checked, Host, Problems, Serve};
 
@@ -33,6 +33,7 @@ pub fn command() -> Command {
                 .value_name("FILE")
                 .help("The operator's file"),
         )
+        .arg(operator::on())
         .arg(
             Arg::new("print")
                 .long("print")

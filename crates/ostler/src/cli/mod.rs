@@ -2,6 +2,8 @@
 
 mod certs;
 mod check;
+mod doctor;
+mod maintenance;
 mod operator;
 mod options;
 mod python;
@@ -81,6 +83,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(USAGE));
         }
     };
+    if let Some(code) = operator::elsewhere(&command, &matches) {
+        return code;
+    }
     match matches.subcommand() {
         Some(("run", matches)) => {
             let plan = surroundings().and_then(|around| run::plan(matches, &around));
@@ -102,6 +107,8 @@ pub fn main() -> ExitCode {
         Some(("requests", matches)) => requests::requests(matches),
         Some(("reload", matches)) => reload::reload(matches),
         Some(("upgrade", matches)) => upgrade::upgrade(matches),
+        Some(("doctor", matches)) => doctor::doctor(matches),
+        Some(("maintenance", matches)) => maintenance::maintenance(matches),
         _ => {
             drop(command.print_help());
             ExitCode::SUCCESS
@@ -133,6 +140,8 @@ fn command() -> Command {
         .subcommand(status::command())
         .subcommand(reload::command())
         .subcommand(upgrade::command())
+        .subcommand(maintenance::command())
+        .subcommand(doctor::command())
         .subcommand(requests::command())
 }
 

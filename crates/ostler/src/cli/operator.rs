@@ -26,17 +26,31 @@ pub fn args() -> [Arg; 3] {
             .value_name("FOLDER")
             .conflicts_with("config")
             .help("The state folder itself, without a file"),
-        Arg::new("on")
-            .long("on")
-            .value_name("USER@SERVER")
-            .help("Do it there, over ssh"),
+        on(),
     ]
 }
 
+/// Every command has it that comes to an end by itself. A server that hung on an ssh connection would end with it, so
+/// `serve` and `run` do not.
+pub fn on() -> Arg {
+    Arg::new("on")
+        .long("on")
+        .value_name("USER@SERVER")
+        .help("Do it there, over ssh")
+}
+
 /// Does what is asked on another machine, when that is asked: becomes `ssh`, so that what it says, asks and ends
-/// with is what a person sees.
+/// with is what a person sees. `command` is all of ostler; asked once, before anything is done here.
 pub fn elsewhere(command: &Command, matches: &ArgMatches) -> Option<ExitCode> {
-    let there = matches.get_one::<String>("on")?;
+    let (mut command, mut matches) = (command, matches);
+    let mut line = command.get_name().to_owned();
+    while let Some((name, below)) = matches.subcommand() {
+        (command, matches) = (command.find_subcommand(name)?, below);
+        line.push(' ');
+        line.push_str(name);
+    }
+    // Not every command has it.
+    let there = matches.try_get_one::<String>("on").ok().flatten()?;
     // ssh would take it for one of its options, some of which start programs.
     if there.is_empty() || there.starts_with('-') {
         return Some(refuse(&[ConfigError {
@@ -45,7 +59,6 @@ pub fn elsewhere(command: &Command, matches: &ArgMatches) -> Option<ExitCode> {
             hint: "write --on user@server, or a name of ~/.ssh/config".to_owned(),
         }]));
     }
-    let mut line = format!("ostler {}", command.get_name());
     for word in words(command, matches) {
         line.push(' ');
         line.push_str(&quoted(&word));
@@ -108,17 +121,22 @@ pub fn ask(
     })
 }
 
-/// Asks a server, here or elsewhere, how it is, and shows it to a program (`--json`) or to a person. Exit code 0 when
+/// What the server has said; what nobody understands has been told.
+pub fn understood<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ()> {
+    serde_json::from_slice(body).map_err(|error| {
+        eprintln!(
+            "error: the server's answer is not understood: {error}; hint: restart it when the binary has changed"
+        );
+    })
+}
+
+/// Asks a server how it is, and shows it to a program (`--json`) or to a person. Exit code 0 when
 /// it has answered.
 pub fn show_status(
-    command: &Command,
     matches: &ArgMatches,
     as_json: impl Fn(&Status) -> serde_json::Result<String>,
     as_text: impl Fn(&Status, bool) -> String,
 ) -> ExitCode {
-    if let Some(code) = elsewhere(command, matches) {
-        return code;
-    }
     let answer = match ask(matches, "GET", "/v1/status", false) {
         Ok(answer) => answer,
         Err(code) => return code,

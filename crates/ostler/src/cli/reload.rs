@@ -37,9 +37,6 @@ pub fn command() -> Command {
 
 /// Exit code 0 when all of it is in force, 1 when it is not.
 pub fn reload(matches: &ArgMatches) -> ExitCode {
-    if let Some(code) = operator::elsewhere(&command(), matches) {
-        return code;
-    }
     let wait = !matches.get_flag("no-wait");
     let mut target = format!("/v1/reload?wait={wait}");
     if let Some(name) = matches.get_one::<String>("name") {

@@ -67,9 +67,6 @@ pub fn command() -> Command {
 
 /// Exit code 0 when the server has answered.
 pub fn requests(matches: &ArgMatches) -> ExitCode {
-    if let Some(code) = operator::elsewhere(&command(), matches) {
-        return code;
-    }
     let query = match query(matches) {
         Ok(query) => query,
         Err(error) => return refuse(&[error]),

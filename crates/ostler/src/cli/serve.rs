@@ -290,9 +290,7 @@ impl ProjectPlan {
         machine: &Settings,
         around: &Surroundings<'_>,
     ) -> Result<Self, Vec<ConfigError>> {
-        let run = run::complete(written(project, machine, around), Vec::new(), around)?;
-        // Before a config file is evaluated.
-        let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
+        let (run, settings) = complete(project, machine, around)?;
         let (routes, rules) = routes(project);
         Ok(Self {
             id: ProjectId::RUN,
@@ -307,6 +305,25 @@ impl ProjectPlan {
             run: Arc::new(run),
         })
     }
+}
+
+/// What is known of a project's settings before its config file is evaluated.
+pub(super) fn settings(
+    project: &serve::Project,
+    machine: &Settings,
+    around: &Surroundings<'_>,
+) -> Result<Settings, Vec<ConfigError>> {
+    complete(project, machine, around).map(|(_, settings)| settings)
+}
+
+fn complete(
+    project: &serve::Project,
+    machine: &Settings,
+    around: &Surroundings<'_>,
+) -> Result<(RunPlan, Settings), Vec<ConfigError>> {
+    let run = run::complete(written(project, machine, around), Vec::new(), around)?;
+    let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
+    Ok((run, settings))
 }
 
 /// What is written for one project. The environment and `GUNICORN_CMD_ARGS` speak to `ostler run` alone; who

@@ -32,10 +32,5 @@ pub fn command() -> Command {
 
 /// Exit code 0 when the server has answered.
 pub fn status(matches: &ArgMatches) -> ExitCode {
-    operator::show_status(
-        &command(),
-        matches,
-        serde_json::to_string_pretty,
-        screen::status,
-    )
+    operator::show_status(matches, serde_json::to_string_pretty, screen::status)
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::{check, refuse};
+use super::{check, operator, refuse};
 use crate::config::ConfigError;
 use crate::config::serve::Serve;
 
@@ -34,6 +34,7 @@ pub fn command() -> Command {
                 .value_name("FILE")
                 .help("The operator's file [default: as `ostler serve`]"),
         )
+        .arg(operator::on())
 }
 
 /// Exit code 0 when the file is good, since the unit would not start otherwise.

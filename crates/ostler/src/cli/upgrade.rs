@@ -24,9 +24,6 @@ pub fn command() -> Command {
 
 /// Exit code 0 when the new program serves, 1 when it does not.
 pub fn upgrade(matches: &ArgMatches) -> ExitCode {
-    if let Some(code) = operator::elsewhere(&command(), matches) {
-        return code;
-    }
     match operator::ask(matches, "POST", "/v1/upgrade", true) {
         Ok(answer) => reload::show(&answer),
         Err(code) => code,

@@ -299,7 +299,7 @@ impl Connection {
     }
 
     /// Some of the request's body has not been read.
-    fn body_may_follow(&self) -> bool {
+    pub fn body_may_follow(&self) -> bool {
         use super::h1::head::Framing;
         !matches!(self.head.framing(), Framing::None | Framing::Length(0)) && !self.body_read
     }

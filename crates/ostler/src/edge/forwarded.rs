@@ -264,7 +264,7 @@ fn list<'h>(head: &'h Head, name: &[u8]) -> Option<Cow<'h, [u8]>> {
 }
 
 /// Fields by which somebody says who the client is, or speaks in our name.
-fn says_who(id: u8, name: &[u8]) -> bool {
+pub(super) fn says_who(id: u8, name: &[u8]) -> bool {
     matches!(id, names::FORWARDED | names::X_REAL_IP | names::X_SCHEME)
         || name.starts_with(b"x-forwarded-")
         || name.starts_with(b"x-ostler-")

@@ -18,6 +18,7 @@ use super::engineio;
 use super::forwarded::Sender;
 use super::h1::head::Framing;
 use super::h1::names;
+use super::policy::Asked;
 use super::reason::Reason;
 use super::relay::{Failure, Relay, Relayed};
 use super::row::Row;
@@ -74,7 +75,10 @@ impl Connection {
         if let Some(after) = self.preflight().await? {
             return Ok(after);
         }
-        let caller = self.caller(&sender).await?;
+        let caller = match self.caller(&sender).await? {
+            Asked::In(caller) => caller,
+            Asked::Answered(after) => return Ok(after),
+        };
         if let Some(after) = self.serve_static(&caller).await? {
             return Ok(after);
         }
@@ -356,6 +360,9 @@ impl Connection {
                 format!("x-ostler-claim-{name}").as_bytes(),
                 value.as_bytes(),
             );
+        }
+        for (name, value) in self.row.granted.iter().flat_map(|granted| &granted.0) {
+            encoder.field(name.as_bytes(), value);
         }
         if let (Some(user), true) = (&self.row.user, streams) {
             // As above: a client's own is not passed on.

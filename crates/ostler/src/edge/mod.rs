@@ -59,7 +59,7 @@ pub use disk::THREADS as DISK_THREADS;
 pub use forwarded::{Forwarding, TrustedProxies};
 pub use listen::{LAST_ACCEPT, Listener, run as accept};
 pub use peers::Peers;
-pub use policy::{Doors, Policy, Rates};
+pub use policy::{Authority, Doors, Policy, Rates};
 pub use redirect::Entrance;
 pub use site::{App, Site};
 pub use spool::Budget;

@@ -112,6 +112,10 @@ pub enum Reason {
     Overloaded,
     SpoolFull,
     AuthBusy,
+    TokenKeys,
+    AuthorityAway,
+    AuthorityLate,
+    AuthorityBad,
     Maintenance,
 
     // Us, or the machine below us.
@@ -298,6 +302,10 @@ impl Reason {
             Self::SpoolFull => Facts { closes: true, ..later(5, "spool_full", "edge", "The server has no room for this request body.") },
             Self::Maintenance => later(60, "maintenance", "edge", "This site is being worked on and will be back."),
             Self::AuthBusy => later(1, "auth_busy", "edge", "Too many credentials are being checked."),
+            Self::TokenKeys => later(5, "token_keys", "edge", "What tokens are checked with is not there yet."),
+            Self::AuthorityAway => answer(502, "authority_away", "edge", "Who says who may come here cannot be reached."),
+            Self::AuthorityLate => answer(504, "authority_late", "edge", "Who says who may come here took too long to answer."),
+            Self::AuthorityBad => answer(502, "authority_bad", "edge", "Who says who may come here gave no answer that counts."),
 
             Self::Internal => Facts { closes: true, ..answer(500, "internal", "edge", "The server made a mistake.") },
         }

@@ -21,6 +21,8 @@ pub struct Row {
     pub user: Option<Arc<str>>,
     /// The token it came with.
     pub bearer: Option<Arc<Bearer>>,
+    /// Fields that the app gets from who let it in. Boxed: each idle connection has a row.
+    pub granted: Option<Box<Granted>>,
     /// Lines with their CRLF that its response has because of what it is.
     pub lines: Vec<u8>,
     /// Status sent; 0 while none was.
@@ -41,6 +43,10 @@ pub struct Row {
     pub refusal: Option<&'static str>,
 }
 
+/// Names in lower case, and values.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Granted(pub Vec<(Arc<str>, Vec<u8>)>);
+
 impl Default for Row {
     fn default() -> Self {
         let now = Instant::now();
@@ -50,6 +56,7 @@ impl Default for Row {
             remote: None,
             user: None,
             bearer: None,
+            granted: None,
             lines: Vec::new(),
             status: 0,
             sent: 0,

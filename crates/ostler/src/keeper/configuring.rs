@@ -10,6 +10,7 @@ use crate::cli::serve::{self, ProjectPlan, ServePlan};
 use crate::config;
 
 use super::certificates;
+use super::maintenance::Maintenance;
 use super::protocol::{Configuration, Entrance, FromKeeper, Project, ProjectId, to_file};
 use super::servers::Servers;
 use super::serving::TEXT_MAX;
@@ -30,12 +31,13 @@ impl Keeper {
                 routes: Vec::new(),
                 rules: Vec::new(),
                 entrance: Entrance::default(),
+                closed: false,
                 pair: None,
                 clients: None,
                 settings: self.machine.settings.clone(),
                 patient: self.ever_ready,
             }],
-            Plan::Serve(plan) => projects(plan),
+            Plan::Serve(plan) => projects(plan, &self.maintenance),
         };
         Configuration {
             again: self.ever_ready,
@@ -172,7 +174,7 @@ impl Keeper {
         let configuration = Configuration {
             again: false,
             machine: next.machine.clone(),
-            projects: projects(&next),
+            projects: projects(&next, &self.maintenance),
         };
         let file = to_file("ostler-configuration", &configuration);
         let file = file.map_err(|error| format!("error: {error}"))?;
@@ -217,13 +219,14 @@ fn number(last: &mut u64, plan: &mut ServePlan) {
     }
 }
 
-fn projects(plan: &ServePlan) -> Vec<Project> {
+fn projects(plan: &ServePlan, maintenance: &Maintenance) -> Vec<Project> {
     let projects = plan.projects.iter().map(|project| Project {
         id: project.id,
         name: project.name.clone(),
         routes: project.routes.clone(),
         rules: project.rules.clone(),
         entrance: project.entrance.clone(),
+        closed: maintenance.has(&project.name),
         pair: project.pair.clone(),
         clients: project.clients.clone(),
         settings: project.settings.clone(),

@@ -10,6 +10,7 @@ mod heritage;
 mod hooks;
 mod load;
 mod log;
+mod maintenance;
 mod notify;
 mod pidfile;
 pub mod protocol;
@@ -41,6 +42,7 @@ use crate::sys::{self, Exit, User, anew, process};
 use bind::Listening;
 use certificates::Files;
 use heritage::Inheritance;
+use maintenance::Maintenance;
 use notify::Notify;
 use pidfile::PidFile;
 use protocol::{Machine, ProjectId};
@@ -98,6 +100,7 @@ struct Keeper {
     log: Sink,
     /// The files of certificates.
     files: Files,
+    maintenance: Maintenance,
     zygotes: Zygotes,
     /// Configurations that the server has been told and has not answered for yet.
     told: VecDeque<ServePlan>,
@@ -303,6 +306,7 @@ impl Keeper {
         let pidfile = PidFile::write(machine.settings.process.pidfile.as_deref())?;
         let keeper = Self {
             plan,
+            maintenance: Maintenance::open(machine.state.as_deref()),
             started: machine.settings.clone(),
             machine,
             user,

@@ -64,6 +64,11 @@ pub enum FromKeeper {
     },
     /// No server before it writes to the state folder any more.
     InCharge,
+    /// The answer to [`ToKeeper::Maintain`]: whether it was on before, or why it cannot be kept.
+    Maintained {
+        ticket: u64,
+        kept: Result<bool, String>,
+    },
     /// TTIN and TTOU.
     Workers {
         by: i32,
@@ -98,6 +103,12 @@ pub enum ToKeeper {
     /// Somebody asks for what HUP does.
     Reload {
         ticket: u64,
+    },
+    /// A project's maintenance page is to be on, or off, and to stay so.
+    Maintain {
+        ticket: u64,
+        project: String,
+        on: bool,
     },
     /// The answer to [`FromKeeper::Configure`]: the configuration is in force, or nothing has changed.
     Configured {
@@ -208,6 +219,8 @@ pub struct Project {
     /// What holds on its routes beside the app, each different one once.
     pub rules: Vec<Rules>,
     pub entrance: Entrance,
+    /// Its maintenance page is switched on, when it is new to the server.
+    pub closed: bool,
     /// Its own certificate.
     pub pair: Option<Pair>,
     /// Which certificates its clients show.

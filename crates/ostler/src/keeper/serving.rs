@@ -175,6 +175,18 @@ impl Keeper {
             (Role::Current, ToKeeper::Upgrade { ticket }) => {
                 self.begin_upgrade(servers, Some(ticket)).await;
             }
+            (
+                Role::Current,
+                ToKeeper::Maintain {
+                    ticket,
+                    project,
+                    on,
+                },
+            ) => {
+                let kept = self.maintenance.switch(&project, on);
+                let message = FromKeeper::Maintained { ticket, kept };
+                servers.tell(&message, &[]).await;
+            }
             (Role::Current, ToKeeper::Configured { taken }) => self.configured(taken),
             (Role::Current, ToKeeper::Ready) => {
                 self.ever_ready = true;

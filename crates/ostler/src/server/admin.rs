@@ -92,6 +92,12 @@ impl Server {
                 let ticket = self.reloads.ask(Asked { wait: true, answer });
                 self.tell_keeper(ToKeeper::Upgrade { ticket }).await;
             }
+            Ask::Names(answer) => self.look_at_names(answer),
+            Ask::Maintain {
+                project,
+                on,
+                answer,
+            } => self.switch_maintenance(project, on, answer).await,
             Ask::Reload {
                 project: None,
                 wait,
@@ -113,17 +119,7 @@ impl Server {
         let here = |project: &&mut Project| !project.retired;
         let mut projects = self.projects.iter_mut().filter(here);
         let Some(project) = projects.find(|project| project.name == name) else {
-            let names = self.projects.iter().filter(|project| !project.retired);
-            let names: Vec<&str> = names.map(|project| &project.name[..]).collect();
-            let problems = match &names[..] {
-                [] | [""] => format!(
-                    "error: no project is called `{name}`; hint: there are none with names\n"
-                ),
-                _ => format!(
-                    "error: no project is called `{name}`; hint: there are {}\n",
-                    names.join(", ")
-                ),
-            };
+            let problems = self.unknown(name);
             // Who has asked may have left.
             let _ = asked.answer.send(api::Reloaded {
                 outcome: api::Outcome::Unknown,
@@ -148,6 +144,23 @@ impl Server {
         }
     }
 
+    fn look_at_names(&self, answer: oneshot::Sender<Vec<api::NameLook>>) {
+        let look = self.certs.look();
+        tokio::spawn(async move {
+            let looked = match look {
+                Some(look) => look.run().await,
+                None => Vec::new(),
+            };
+            let looked = looked.into_iter().map(|looked| api::NameLook {
+                name: looked.name,
+                problem: looked.problem,
+                unclear: looked.unclear,
+            });
+            // Who has asked may have left.
+            let _ = answer.send(looked.collect());
+        });
+    }
+
     fn tell_status(&self, answer: oneshot::Sender<api::Status>) {
         let settings = &self.machine.said.settings;
         let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
@@ -158,6 +171,7 @@ impl Server {
             let text = "server and apps run as the user who started ostler: nothing keeps one project from another";
             notes.push(text.to_owned());
         }
+        notes.extend(self.projects.iter().filter_map(super::maintenance::note));
         let status = api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             keeper: self.keeper_pid,
@@ -241,6 +255,7 @@ impl Seen {
                 crashes: 0,
                 starts: 0,
                 routes: routes.collect(),
+                maintenance: super::maintenance::maintenance(project),
                 workers: Vec::new(),
                 line: api::Line {
                     length: 0,

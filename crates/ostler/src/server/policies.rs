@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context as _;
+use rustls::ClientConfig;
 
 use crate::auth::jwt::Tokens;
 use crate::auth::{self, Keys, SlowLine, Users};
-use crate::config::serve::{KeySource, Rules, TokenSource};
-use crate::edge::{Doors, Policy, Rates};
+use crate::client;
+use crate::config::serve::{KeySource, Rules, TokenKeys, TokenSource};
+use crate::edge::{Authority, Doors, Policy, Rates};
 
 /// Users with the hashes of their passwords, and what the password is for.
 type Listed = (Vec<(String, String)>, String);
@@ -24,6 +26,8 @@ pub(super) struct Policies {
     users: Mutex<HashMap<Listed, Weak<Users>>>,
     /// The same of tokens.
     tokens: Mutex<HashMap<TokenSource, Weak<Tokens>>>,
+    /// How servers are checked that we ask; read when there is one to be asked.
+    roots: Mutex<Option<Arc<ClientConfig>>>,
 }
 
 impl Policies {
@@ -53,10 +57,17 @@ impl Policies {
             true => None,
             false => Some(self.users(&access.users, &access.realm, about)?),
         };
+        let authority = access.authority.as_ref().map(|said| -> anyhow::Result<_> {
+            let named = format!("{about}access.forward_auth");
+            let roots = self.roots(&said.url).context(named.clone())?;
+            let authority = Authority::new(said, roots, about).map_err(anyhow::Error::msg);
+            Ok(Arc::new(authority.context(named)?))
+        });
         let doors = Doors {
             keys: keys.transpose()?,
             users,
             tokens: tokens.transpose()?,
+            authority: authority.transpose()?,
         };
         Policy::new(rules, doors, &self.rates, project, number).map_err(|(path, error)| {
             anyhow::anyhow!("{about}the page {} cannot be read: {error}", path.display())
@@ -95,10 +106,28 @@ impl Policies {
         if let Some(tokens) = known.get(source).and_then(Weak::upgrade) {
             return Ok(tokens);
         }
-        let tokens = auth::jwt::open(source, about, again);
+        let roots = match &source.keys {
+            TokenKeys::File(_) => None,
+            TokenKeys::Url(url) => self
+                .roots(url)
+                .with_context(|| format!("{about}access.jwt_keys"))?,
+        };
+        let tokens = auth::jwt::open(source, roots, about, again);
         let tokens = tokens.map_err(|what| anyhow::anyhow!("{about}access.jwt_keys: {what}"))?;
         known.insert(source.clone(), Arc::downgrade(&tokens));
         Ok(tokens)
+    }
+
+    /// What a server is checked with; nothing for one without TLS.
+    fn roots(&self, url: &str) -> anyhow::Result<Option<Arc<ClientConfig>>> {
+        if !url.starts_with("https://") {
+            return Ok(None);
+        }
+        let mut known = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            *known = Some(client::roots(None).map_err(anyhow::Error::msg)?);
+        }
+        Ok(known.clone())
     }
 
     /// The same source is read and followed once, and what it said last stays in force over a reload.

@@ -1,6 +1,7 @@
 //! One app of the server: its supervisor, its pool, and what requests for it are served by.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use tokio::runtime::Handle;
@@ -32,6 +33,8 @@ pub(super) struct Project {
     /// Counts its requests, over all its settings.
     pub(super) meters: Arc<Meters>,
     pub(super) handle: SupervisorHandle,
+    /// Its maintenance page is switched on, whatever the configuration says.
+    pub(super) closed: Arc<AtomicBool>,
     served: Served,
     next: Option<Next>,
     /// The version of Python.
@@ -99,6 +102,7 @@ impl Project {
             routes,
             rules,
             entrance,
+            closed,
             settings,
             patient,
             pair: _,
@@ -118,7 +122,8 @@ impl Project {
             Supervisor::new(spoken_of(&name), plan, hooks, asks, patient);
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
         let meters = Arc::new(Meters::new(&name, count));
-        let policies_of = found.policies(&policies, &spoken_of(&name), again)?;
+        let closed = Arc::new(AtomicBool::new(closed));
+        let policies_of = found.policies(&policies, &closed, &spoken_of(&name), again)?;
         let sites = sites(&settings, &found, policies_of, &pool, &meters, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());
@@ -137,6 +142,7 @@ impl Project {
             pool,
             meters,
             handle,
+            closed,
             served: Served { settings, sites },
             next: None,
             python: String::new(),
@@ -180,7 +186,8 @@ impl Project {
             if other_files && !restarts {
                 settings.listening.static_files.clone_from(files);
             }
-            let policies = found.policies(&self.policies, &self.spoken_of(), false)?;
+            let policies =
+                found.policies(&self.policies, &self.closed, &self.spoken_of(), false)?;
             let sites = sites(
                 &settings,
                 &found,
@@ -243,6 +250,20 @@ impl Project {
         &self.served.settings
     }
 
+    /// Where the configuration itself has the maintenance page.
+    pub(super) fn closed_by_file(&self) -> Vec<String> {
+        let rules = &self.found.rules;
+        let closed = |route: &&Route| {
+            rules
+                .get(route.rules)
+                .is_some_and(|rules| rules.maintenance)
+        };
+        let routes = self.found.routes.iter().filter(closed);
+        routes
+            .map(|route| format!("{}{}", route.host, route.prefix))
+            .collect()
+    }
+
     /// Where it is found, and what requests are served by there.
     pub(super) fn places(&self) -> impl Iterator<Item = (&Route, &Arc<Site>)> {
         self.served.sites.iter().map(|(route, site)| (route, site))
@@ -261,9 +282,9 @@ impl Project {
     ) -> anyhow::Result<()> {
         // At most one generation is on its way, and it is this one.
         self.next = None;
-        let policies = self
-            .found
-            .policies(&self.policies, &self.spoken_of(), true)?;
+        let policies =
+            self.found
+                .policies(&self.policies, &self.closed, &self.spoken_of(), true)?;
         let sites = sites(
             &settings,
             &self.found,
@@ -301,11 +322,13 @@ impl Found {
     fn policies(
         &self,
         policies: &Policies,
+        closed: &Arc<AtomicBool>,
         about: &str,
         again: bool,
     ) -> anyhow::Result<Vec<Arc<Policy>>> {
         let made = self.rules.iter().enumerate().map(|(number, rules)| {
-            let policy = policies.policy(rules, number, about, again)?;
+            let mut policy = policies.policy(rules, number, about, again)?;
+            policy.closed = Arc::clone(closed);
             Ok(Arc::new(policy))
         });
         made.collect()

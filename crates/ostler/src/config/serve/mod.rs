@@ -40,7 +40,8 @@ pub use owners::FILE;
 pub use problem::Problems;
 pub use read::Variables;
 pub use rules::{
-    By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules, TokenSource,
+    Authority, By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules, TokenKeys,
+    TokenSource,
 };
 
 /// What open connections may take to end at an upgrade when nothing else is said: as long as a large download.

@@ -63,6 +63,12 @@ pub enum Form {
     /// Names and values of header fields.
     Fields,
     FieldNames,
+    /// One of them.
+    FieldName,
+    /// A server to be asked, by its URL, or `off`.
+    Authority,
+    /// A file, or a URL.
+    KeySet,
     Origins,
     Methods,
     Rates,
@@ -313,12 +319,16 @@ const ACCESS: &[Key] = &[
     key("keys", Form::Plain(Switch), No, "Requests need an API key: Authorization: KEY, Authorization: Bearer KEY or X-API-Key: KEY; others get 403"),
     key("key_file", Form::Plain(Path), Word(KEY_FILE), "File with a line `username,apikey` for each key, relative to the source; a change counts within 2 s"),
     key("key_variable", Form::Plain(Text), Word("API_KEYS"), "Variable with more keys, `key1,key2`, in the environment that ostler starts in; `ada-KEY` is ada's"),
-    key("jwt_keys", Form::Plain(Path), Unset, "File with the public keys of who signs tokens (a JWK set), relative to the source: requests need Authorization: Bearer TOKEN, others get 401; a change counts within 2 s"),
+    key("jwt_keys", Form::KeySet, Unset, "Public keys of who signs tokens (a JWK set): a file, relative to the source, a change of which counts within 2 s; or an https URL, also that of an OpenID configuration, asked again as it says (5 min to 24 h) and for keys that are not known. Requests need Authorization: Bearer TOKEN, others get 401"),
     key("jwt_issuer", Form::Texts, Unset, "Who signs: `iss`. Needed beside jwt_keys"),
     key("jwt_audience", Form::Texts, Unset, "Whom the token is for: `aud`. Needed beside jwt_keys"),
     key("jwt_algorithms", Form::Algorithms, Words(super::rules::ALGORITHMS), "Nothing else is taken"),
     key("jwt_user", Form::Plain(Text), Word(super::rules::USER), "The claim that names the user"),
     key("jwt_claims", Form::Claims, Words(&[]), "Claims that the app is told as X-Ostler-Claim-NAME, `_` as `-`"),
+    key("forward_auth", Form::Authority, Unset, "URL that is asked about each request (GET, with the client's fields and X-Forwarded-Method, -Proto, -Host, -Uri, -For): with 2xx it is let in, any other answer is the client's; \"off\" on a route: nobody is asked there. Where keys, users or tokens are asked for too, one of them is enough"),
+    key("forward_auth_copy", Form::FieldNames, Words(&[]), "Fields of its answer that the app gets; what clients say under these names does not arrive"),
+    key("forward_auth_user", Form::FieldName, Unset, "The field of its answer that names the user, for REMOTE_USER, X-Ostler-User and the log"),
+    key("forward_auth_timeout", Form::Plain(Seconds), Int(super::rules::TIMEOUT), "For its answer, 60 s at most; later it is 504"),
     key("key_hash", Form::Plain(HASH), Word("sha256"), "What is kept of keys in memory; argon2id takes 500 keys at most"),
 ];
 

@@ -14,6 +14,15 @@ impl Names {
         Self(names)
     }
 
+    /// These and some more.
+    pub fn and<'n>(&self, more: impl Iterator<Item = &'n str>) -> Self {
+        let mut all = self.clone();
+        all.0.extend(Self::new(more).0);
+        all.0.sort();
+        all.0.dedup();
+        all
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -3,30 +3,51 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::auth::jwt::Looked;
 use crate::auth::{Busy, Caller, Shown};
 use crate::config::serve::By;
 use crate::edge::connection::Connection;
 use crate::edge::forwarded::Sender;
 use crate::edge::reason::Reason;
+use crate::edge::sending::After;
+
+/// What came of asking.
+pub enum Asked {
+    In(Caller),
+    /// The one who was asked about it has sent the client an answer.
+    Answered(After),
+}
 
 impl Connection {
     /// Asks who is there, where the site wants to know; of several ways one is enough. Files and the app are for those
     /// who were asked.
-    pub async fn caller(&mut self, sender: &Sender) -> Result<Caller, Reason> {
+    pub async fn caller(&mut self, sender: &Sender) -> Result<Asked, Reason> {
         let policy = &self.site.policy;
-        if policy.keys.is_none() && policy.users.is_none() && policy.tokens.is_none() {
-            return Ok(Caller::Anyone);
+        let ours = policy.keys.is_some() || policy.users.is_some() || policy.tokens.is_some();
+        let authority = policy.authority.clone();
+        let mut found = None;
+        if ours {
+            found = match self.known() {
+                Some(user) => Some(user),
+                None => self.bearer().await,
+            };
+            if found.is_none() {
+                found = self.prove(sender).await?;
+            }
         }
-        let found = match self.known().or_else(|| self.bearer()) {
-            Some(user) => Some(user),
-            None => self.prove(sender).await?,
-        };
-        let Some(user) = found else {
-            return Err(self.stranger());
-        };
+        match (found, authority) {
+            (Some(user), _) => self.let_in(user),
+            // Boxed: few sites have one, and every connection would have room for it.
+            (None, Some(authority)) => Box::pin(self.ask_authority(&authority, sender)).await,
+            (None, None) if ours => Err(self.stranger()),
+            (None, None) => Ok(Asked::In(Caller::Anyone)),
+        }
+    }
+
+    pub(super) fn let_in(&mut self, user: Arc<str>) -> Result<Asked, Reason> {
         self.charge(By::Key, user.as_bytes())?;
         self.row.user = Some(Arc::clone(&user));
-        Ok(Caller::User(user))
+        Ok(Asked::In(Caller::User(user)))
     }
 
     fn shown(&self) -> Shown<'_> {
@@ -47,12 +68,18 @@ impl Connection {
     }
 
     /// Whose token it is, with what the token says.
-    fn bearer(&mut self) -> Option<Arc<str>> {
-        let tokens = self.site.policy.tokens.as_ref()?;
+    async fn bearer(&mut self) -> Option<Arc<str>> {
+        let tokens = self.site.policy.tokens.clone()?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| time.as_secs());
-        let bearer = tokens.bearer(self.shown(), now)?;
+        let mut looked = tokens.bearer(self.shown(), now);
+        if looked == Looked::UnknownKey && tokens.renewed().await {
+            looked = tokens.bearer(self.shown(), now);
+        }
+        let Looked::Good(bearer) = looked else {
+            return None;
+        };
         let user = Arc::clone(&bearer.user);
         self.row.bearer = Some(bearer);
         Some(user)
@@ -94,6 +121,10 @@ impl Connection {
 
     /// Why nobody was found.
     fn stranger(&mut self) -> Reason {
+        let tokens = self.site.policy.tokens.as_ref();
+        if tokens.is_some_and(|tokens| tokens.is_empty()) && self.shown().bearer().is_some() {
+            return Reason::TokenKeys;
+        }
         if let Some(users) = &self.site.policy.users {
             let challenge = format!(
                 "WWW-Authenticate: Basic realm=\"{}\", charset=\"UTF-8\"\r\n",

@@ -44,6 +44,13 @@ impl Fields {
         }
     }
 
+    /// The app gets these from somebody else: neither a client nor a rule says them.
+    pub fn yield_to<'n>(&mut self, names: impl Iterator<Item = &'n str> + Clone) {
+        let theirs = Names::new(names.clone());
+        self.request_set.retain(|(name, _)| !theirs.has(name));
+        self.request_drops = self.request_drops.and(names);
+    }
+
     /// Writes the fields that the app gets from us.
     pub fn tell_app(&self, encoder: &mut RequestEncoder<'_>) {
         for (name, value) in &self.request_set {

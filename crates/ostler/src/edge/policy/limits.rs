@@ -17,7 +17,7 @@ impl Connection {
         if !policy.admits(address) {
             return Err(Reason::AddressDenied);
         }
-        if policy.maintenance {
+        if policy.is_closed() {
             return Err(Reason::Maintenance);
         }
         // Who comes too often costs the others nothing of what they share.

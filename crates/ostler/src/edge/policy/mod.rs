@@ -5,6 +5,7 @@ mod caller;
 mod cors;
 mod fallback;
 mod fields;
+mod forward;
 mod limits;
 mod pages;
 mod rate;
@@ -13,6 +14,7 @@ mod redirects;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::auth::jwt::Tokens;
@@ -20,9 +22,11 @@ use crate::auth::{Keys, Users};
 use crate::config::serve::{By, Rate, Redirect, Rules};
 use crate::config::{Network, Trust};
 
+pub use caller::Asked;
 pub use cors::Cors;
 pub use fallback::Instead;
 pub use fields::Fields;
+pub use forward::Authority;
 pub use pages::Pages;
 pub use rate::{Limit, Rates};
 pub use redirects::find as redirected;
@@ -33,8 +37,10 @@ pub struct Policy {
     /// Only these addresses; `None`: all.
     allow: Option<Trust>,
     deny: Vec<Network>,
-    /// Everyone gets 503.
+    /// Everyone gets 503: so the configuration has it.
     maintenance: bool,
+    /// The same, switched while it runs; shared by all sites of a project.
+    pub closed: Arc<AtomicBool>,
     limits: Vec<Limit>,
     /// Wrong credentials under a slow function.
     wrong: Option<Limit>,
@@ -42,6 +48,7 @@ pub struct Policy {
     keys: Option<Arc<Keys>>,
     users: Option<Arc<Users>>,
     tokens: Option<Arc<Tokens>>,
+    authority: Option<Arc<Authority>>,
     pub redirects: Vec<Redirect>,
     pub cors: Option<Cors>,
     pub fields: Fields,
@@ -67,6 +74,7 @@ pub struct Doors {
     pub keys: Option<Arc<Keys>>,
     pub users: Option<Arc<Users>>,
     pub tokens: Option<Arc<Tokens>>,
+    pub authority: Option<Arc<Authority>>,
 }
 
 impl Policy {
@@ -87,23 +95,33 @@ impl Policy {
         };
         let cors = rules.cors.as_ref().map(Cors::new);
         let ours: &[&str] = if cors.is_some() { &cors::OURS } else { &[] };
+        let mut fields = Fields::new(&rules.headers, ours);
+        if let Some(authority) = &doors.authority {
+            fields.yield_to(authority.names());
+        }
         Ok(Self {
             allow: rules.access.allow.clone(),
             deny: rules.access.deny.clone(),
             maintenance: rules.maintenance,
+            closed: Arc::default(),
             limits: rules.limits.rates.iter().map(limit).collect(),
             wrong: Some(rates.limit(&format!("{project}\0wrong"), WRONG)),
             rates: Arc::clone(rates),
             keys: doors.keys,
             users: doors.users,
             tokens: doors.tokens,
+            authority: doors.authority,
             redirects: rules.redirects.clone(),
             cors,
-            fields: Fields::new(&rules.headers, ours),
+            fields,
             pages: Pages::read(&rules.errors)?,
             fallback: rules.fallback.clone(),
             body: rules.limits.body,
         })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.maintenance || self.closed.load(Ordering::Relaxed)
     }
 
     fn admits(&self, address: Option<IpAddr>) -> bool {

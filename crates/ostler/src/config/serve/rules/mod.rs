@@ -2,10 +2,12 @@
 //! Values that were checked; each struct is made of the keys of one section.
 
 mod checks;
+mod outward;
 mod rate;
 mod redirect;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -17,6 +19,9 @@ use crate::config::network::{self, Network, Trust};
 
 pub use checks::{
     algorithm, claim, field, field_name, method, origin, page, password, request_field,
+};
+pub use outward::{
+    Authority, LONGEST_TIMEOUT, OFF, TIMEOUT, TokenKeys, authority, is_url, key_set,
 };
 pub use rate::{By, Rate, parse as rate};
 pub use redirect::Redirect;
@@ -50,6 +55,8 @@ pub struct Access {
     pub tokens: Option<TokenSource>,
     /// Names and password hashes for basic authentication; nobody is asked when there are none.
     pub users: Vec<(String, String)>,
+    /// Who is asked about requests that show nothing of the above; `None`: nobody.
+    pub authority: Option<Authority>,
     /// What browsers say that the password is for.
     pub realm: String,
 }
@@ -69,8 +76,8 @@ pub struct KeySource {
 /// What a JSON web token must be like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TokenSource {
-    /// A JWK set. Absolute.
-    pub file: PathBuf,
+    /// A JWK set.
+    pub keys: TokenKeys,
     pub issuer: Vec<String>,
     pub audience: Vec<String>,
     pub algorithms: Vec<String>,
@@ -187,6 +194,7 @@ fn access(draft: &DraftRules, source: &Path) -> Access {
         },
         keys: keys(draft, source),
         tokens: tokens(draft, source),
+        authority: asked(draft),
         users: draft.pairs("access", "users"),
         realm: draft.text("access", "realm").unwrap_or(REALM).to_owned(),
     }
@@ -203,18 +211,34 @@ pub const ALGORITHMS: &[&str] = &["RS256", "ES256", "EdDSA"];
 pub const USER: &str = "sub";
 
 fn tokens(draft: &DraftRules, source: &Path) -> Option<TokenSource> {
-    let file = draft.text("access", "jwt_keys")?;
+    let keys = draft.text("access", "jwt_keys")?;
     let algorithms = match draft.get("access", "jwt_algorithms") {
         Some(_) => draft.list("access", "jwt_algorithms"),
         None => ALGORITHMS.iter().map(|name| (*name).to_owned()).collect(),
     };
     Some(TokenSource {
-        file: clean(&source.join(file)),
+        keys: match is_url(keys) {
+            true => TokenKeys::Url(keys.to_owned()),
+            false => TokenKeys::File(clean(&source.join(keys))),
+        },
         issuer: draft.list("access", "jwt_issuer"),
         audience: draft.list("access", "jwt_audience"),
         algorithms,
         user: draft.text("access", "jwt_user").unwrap_or(USER).to_owned(),
         claims: draft.list("access", "jwt_claims"),
+    })
+}
+
+fn asked(draft: &DraftRules) -> Option<Authority> {
+    let url = draft
+        .text("access", "forward_auth")
+        .filter(|url| *url != OFF)?;
+    let timeout = draft.get("access", "forward_auth_timeout");
+    Some(Authority {
+        url: url.to_owned(),
+        user: draft.text("access", "forward_auth_user").map(str::to_owned),
+        copy: draft.list("access", "forward_auth_copy"),
+        timeout: Duration::from_secs_f64(timeout.and_then(Json::as_f64).unwrap_or(TIMEOUT as f64)),
     })
 }
 

@@ -119,7 +119,7 @@ impl Shaper<'_> {
                 self.pairs(key, node, rules::request_field, rules::field)
             }
             Form::Fields => self.pairs(key, node, rules::field_name, rules::field),
-            Form::FieldNames if key.name == "request_remove" => {
+            Form::FieldNames if matches!(key.name, "request_remove" | "forward_auth_copy") => {
                 self.list(key, node, rules::request_field)
             }
             Form::FieldNames => self.list(key, node, rules::field_name),
@@ -140,7 +140,7 @@ impl Shaper<'_> {
         let Some(value) = value else {
             return;
         };
-        if key.form == Form::Plain(Kind::Path) {
+        if matches!(key.form, Form::KeySet | Form::Plain(Kind::Path)) {
             let files = self.paths(key, node).unwrap_or_default().into_iter();
             let named = files.map(|(path, at)| (key.name.to_owned(), path, at));
             rules.files.extend(named.filter(|_| key.name != "key_file"));
@@ -326,6 +326,20 @@ impl Shaper<'_> {
                 "leave it out for RS256, ES256 and EdDSA",
             ));
         }
+        let timeout = rules.get("access", "forward_auth_timeout");
+        let timeout = timeout
+            .and_then(Json::as_f64)
+            .filter(|seconds| *seconds <= 0.0 || *seconds > rules::LONGEST_TIMEOUT);
+        if let (Section::Access, Some(at), Some(_)) =
+            (section, place("forward_auth_timeout"), timeout)
+        {
+            let hint = "write 500ms, 5s or what it takes: everybody waits for it";
+            self.problems.push(Problem::new(
+                at,
+                "`forward_auth_timeout` is not between 0 and 60 s",
+                hint,
+            ));
+        }
         let everyone = |name| rules.list("access", name).iter().any(|text| text == "*");
         if let (Section::Access, Some(at), true) = (section, place("deny"), everyone("deny")) {
             let hint =
@@ -339,6 +353,7 @@ impl Shaper<'_> {
     pub(super) fn counted_keys(&mut self, rules: &DraftRules) {
         let asked = rules.is("access", "keys")
             || rules.get("access", "jwt_keys").is_some()
+            || rules.get("access", "forward_auth_user").is_some()
             || !rules.pairs("access", "users").is_empty();
         let per_key = |text: &String| rules::rate(text).is_ok_and(|rate| rate.by == By::Key);
         if let Some((_, at)) = rules.values.get(&("limits", "rate"))

@@ -8,6 +8,7 @@ use crate::config::serve::acme;
 use crate::config::serve::host::{self, Host};
 use crate::config::serve::problem::{MOST_TOLD, Problem, short};
 use crate::config::serve::read::{Entry, Node, Table, Value};
+use crate::config::serve::rules;
 use crate::config::serve::schema::{self, Form, Key, Section};
 use crate::config::serve::source::{At, Source};
 use crate::config::table::Kind;
@@ -95,6 +96,11 @@ impl Shaper<'_> {
             Form::Ca => self.text(key, node, acme::directory),
             Form::Resolver => self.text(key, node, acme::resolver),
             Form::Secret => self.text(key, node, |text| Ok(text.to_owned())),
+            Form::Authority => self.text(key, node, rules::authority),
+            Form::KeySet => self.text(key, node, rules::key_set),
+            Form::FieldName => self.text(key, node, |text| {
+                rules::request_field(text).map(|()| text.to_owned())
+            }),
             _ => None,
         }
     }
@@ -237,12 +243,14 @@ fn paths_of(key: &Key, node: &Node, paths: &mut Vec<(String, At)>) {
     if !named
         && !matches!(
             key.form,
-            Form::Folders | Form::Pages | Form::Plain(Kind::Path)
+            Form::Folders | Form::Pages | Form::KeySet | Form::Plain(Kind::Path)
         )
     {
         return;
     }
     match &node.value {
+        // At a server, and no path.
+        Value::Text { text, .. } if key.form == Form::KeySet && rules::is_url(text) => {}
         Value::Text { text, .. } => {
             let several = key.form == Form::Plain(Kind::Commas);
             let parts = text.split(|c| several && c == ',').map(str::trim);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::rules::{By, Rate};
+use super::super::rules::{By, Rate, TokenKeys};
 use super::{Folder, Rules, SMALL};
 use crate::config::Trust;
 
@@ -85,6 +85,37 @@ errors = { pages = { 5xx = "q.html" }, app = true }
     assert_eq!(rules(""), [Rules::default_of_a_route()]);
 }
 
+#[test]
+fn servers_that_are_asked() {
+    let both = rules(
+        r#"
+access = { jwt_keys = "https://id.test/jwks", jwt_issuer = "i", jwt_audience = "a" }
+[[projects.shop.routes]]
+[[projects.shop.routes]]
+prefix = "/api"
+access = { forward_auth = "http://auth:9091/verify", forward_auth_copy = ["X-Groups"], forward_auth_user = "X-User", forward_auth_timeout = "1500ms" }
+"#,
+    );
+    let [project, api] = &both[..] else {
+        panic!("two routes");
+    };
+    let keys = project.access.tokens.as_ref().map(|source| &source.keys);
+    assert_eq!(
+        keys,
+        Some(&TokenKeys::Url("https://id.test/jwks".to_owned()))
+    );
+    assert_eq!(project.access.authority, None);
+    let authority = api.access.authority.as_ref().expect("one is named");
+    assert_eq!(authority.url, "http://auth:9091/verify");
+    assert_eq!(authority.user.as_deref(), Some("X-User"));
+    assert_eq!(authority.copy, ["X-Groups"]);
+    assert_eq!(authority.timeout, Duration::from_millis(1500));
+    let off = rules(
+        "access.forward_auth = \"https://auth.test/\"\n[[projects.shop.routes]]\nprefix = \"/p\"\naccess.forward_auth = \"off\"\n",
+    );
+    assert!(off[0].access.authority.is_none(), "{off:?}");
+}
+
 /// Each text stands at the end of a file; each is refused with this line.
 #[test]
 fn what_is_wrong_with_a_rule() {
@@ -95,6 +126,42 @@ fn what_is_wrong_with_a_rule() {
             "`key_hash` needs one of sha256, sha512, argon2id",
         ),
         ("access.key_file = \"\"", "`key_file` is empty"),
+        (
+            "access = { jwt_keys = \"http://id.test/jwks\", jwt_issuer = \"i\", jwt_audience = \"a\" }",
+            "`jwt_keys` is a URL without TLS",
+        ),
+        (
+            "access = { jwt_keys = \"none.json\", jwt_issuer = \"i\", jwt_audience = \"a\" }",
+            "`jwt_keys` names no file",
+        ),
+        (
+            "access.forward_auth = \"auth.test/x\"",
+            "`forward_auth` is no http or https URL",
+        ),
+        (
+            "access.forward_auth = \"https://u:p@auth.test/\"",
+            "`forward_auth` is no http or https URL",
+        ),
+        (
+            "access.forward_auth_user = \"X_User\"",
+            "`forward_auth_user` has an underscore",
+        ),
+        (
+            "access.forward_auth_copy = [\"X-Forwarded-For\"]",
+            "`forward_auth_copy` says who is asking",
+        ),
+        (
+            "access.forward_auth_copy = [\"X-Ostler-User\"]",
+            "`forward_auth_copy` says who is asking",
+        ),
+        (
+            "access.forward_auth_copy = [\"Content-Length\"]",
+            "`forward_auth_copy` is ostler's own",
+        ),
+        (
+            "access.forward_auth_timeout = \"2m\"",
+            "`forward_auth_timeout` is not between 0 and 60 s",
+        ),
         (
             "access.allow = [\"10.0.0.1/8\"]",
             "`allow` has \"10.0.0.1/8\"",
