@@ -15,21 +15,19 @@ mod takeover;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::Instant;
 
 use crate::admin::Ask;
 use crate::certs::Certs;
-use crate::edge::{self, Listener, Live, Peers, Phase, Site};
+use crate::edge::{self, Listener, Live, Phase, Site};
 use crate::keeper::protocol::{
     self, Configuration, FirstZygote, FromKeeper, ProjectId, ServerHandover, ToKeeper, ZygoteId,
 };
-use crate::pool;
 use crate::routes::Table;
 use crate::store;
 use crate::supervise::{Hooks, Interface, Request, Zygote};
