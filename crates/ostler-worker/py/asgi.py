@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 
-from _ostler import Channel, ClientDisconnected
+from _ostler import Channel, ClientDisconnected, timing
 
 # Seconds that cancelled tasks get to clean up, and lifespan shutdown at least: an app that reacts
 # at once needs none, and the server kills the worker when its own patience ends.
@@ -24,7 +24,8 @@ def serve(app, fds, options):
     """Serves `app` on the channel sockets `fds` until they are at EOF or SIGTERM comes.
 
     `options`: `lifespan` ("auto", "on", "off"), `loop` ("auto", "asyncio", "uvloop"),
-    `on_ready` (called once everything stands), `graceful_timeout` (seconds), `errors` (text stream).
+    `on_ready` (called once everything stands), `graceful_timeout` (seconds), `errors` (text stream),
+    `timings` (where the time of each call is noted).
     Raises `LifespanFailed`. The descriptors belong to this function from now on.
     """
     loop = _new_loop(options.get("loop", "auto"))
@@ -63,6 +64,7 @@ class _Service:
         self.on_ready = options.get("on_ready")
         self.graceful_timeout = float(options.get("graceful_timeout", 30))
         self.errors = options.get("errors") or sys.stderr
+        self.timings = options.get("timings")
         self.loop = loop
         self.lifespan = _Lifespan(app, options.get("lifespan", "auto"), self.write, loop)
         self.stopping = asyncio.Event()
@@ -109,7 +111,7 @@ class _Service:
                 if debt is not None:
                     failed(scope, stream, debt)
 
-        return call
+        return timing.measured(call, self.timings) if self.timings else call
 
     def _failed(self, scope, stream, error):
         """Logs what went wrong, unless it only says that the client is gone or the time is up."""

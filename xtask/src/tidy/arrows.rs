@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", ANY),
     ("keeper", ANY),
     ("server", ANY),
-    ("admin", &["store", "sys"]),
+    ("admin", &["store", "runs", "sys"]),
     (
         "edge",
         &[
@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("auth", &["logs", "sys", "config"]),
     ("store", &[]),
+    ("runs", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),
     ("certs", &["logs", "sys", "config"]),

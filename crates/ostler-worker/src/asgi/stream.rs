@@ -27,6 +27,8 @@ pub struct Stream {
     #[pyo3(get)]
     request_id: u64,
     exchange: Exchange,
+    /// What the app has answered; `None` until then.
+    status: Option<u16>,
     flow: Outflow,
     /// The client is gone: nothing can be sent any more.
     #[pyo3(get)]
@@ -71,6 +73,7 @@ impl Stream {
             id,
             request_id: head.id,
             exchange,
+            status: None,
             flow: Outflow::new(),
             is_gone: false,
             is_eof: false,
@@ -312,6 +315,18 @@ impl Stream {
 
 #[pymethods]
 impl Stream {
+    /// The status of the answer, once the app is done. Where it made none: 504 when its time was up,
+    /// 499 (as nginx has it) when the client had left, else 500.
+    #[getter]
+    fn status(&self) -> u16 {
+        self.status
+            .unwrap_or(match (self.is_cancelled, self.is_gone) {
+                (true, _) => 504,
+                (false, true) => 499,
+                (false, false) => 500,
+            })
+    }
+
     /// ASGI `receive`.
     fn receive(slf: Py<Self>) -> Receive {
         Receive::new(slf)
@@ -331,9 +346,11 @@ impl Stream {
         }
         let channel = stream.channel.bind(py).clone();
         let mut open = channel.borrow_mut();
+        let status = message.status();
         let is_last = stream
             .apply(py, message, open.outbox())
             .map_err(|Misplaced(text)| PyRuntimeError::new_err(text))?;
+        stream.status = stream.status.or(status);
         let is_drained = stream.flow.is_empty();
         let is_stuck = !is_drained && open.is_at_eof();
         let sent = open.sent(py);

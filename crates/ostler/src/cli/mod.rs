@@ -4,6 +4,7 @@ mod certs;
 mod check;
 mod operator;
 mod options;
+mod perf;
 mod python;
 mod reload;
 mod requests;
@@ -88,6 +89,7 @@ pub fn main() -> ExitCode {
         Some(("systemd", matches)) => systemd::systemd(matches),
         Some(("status", matches)) => status::status(matches),
         Some(("requests", matches)) => requests::requests(matches),
+        Some(("perf", matches)) => perf::perf(matches),
         Some(("reload", matches)) => reload::reload(matches),
         _ => {
             drop(command.print_help());
@@ -111,6 +113,7 @@ fn command() -> Command {
         .subcommand(status::command())
         .subcommand(reload::command())
         .subcommand(requests::command())
+        .subcommand(perf::command())
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {
