@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 
-from _ostler import Channel, ClientDisconnected, timing
+from _ostler import Channel, ClientDisconnected
 
 # Seconds that cancelled tasks get to clean up, and lifespan shutdown at least: an app that reacts
 # at once needs none, and the server kills the worker when its own patience ends.
@@ -78,7 +78,7 @@ class _Service:
         call = self._caller()
         for fd in self.fds:
             channel = Channel(
-                fd, self.loop, call, self._channel_ended, self.lifespan.state
+                fd, self.loop, call, self._channel_ended, self.lifespan.state, self.timings
             )
             self.channels.append(channel)
         self.open = len(self.channels)
@@ -111,7 +111,7 @@ class _Service:
                 if debt is not None:
                     failed(scope, stream, debt)
 
-        return timing.measured(call, self.timings) if self.timings else call
+        return call
 
     def _failed(self, scope, stream, error):
         """Logs what went wrong, unless it only says that the client is gone or the time is up."""

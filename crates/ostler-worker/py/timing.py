@@ -266,14 +266,9 @@ class Writer:
 
 
 def endpoint(scope):
-    """The template of the route that Starlette or FastAPI has found, or None."""
-    template = getattr(scope.get("route"), "path", None)
-    if isinstance(template, str):
-        return template
-    found = scope.get("endpoint")
-    if found is None:
-        return None
-    template = _templates.get(found) if callable(found) else None
+    """The template of the route that Starlette has found; the endpoint's name where it cannot be told."""
+    found = scope["endpoint"]
+    template = _templates.get(found)
     if template is None:
         routes = getattr(scope.get("router"), "routes", ())
         paths = (getattr(route, "path", None) for route in routes if getattr(route, "endpoint", None) is found)
@@ -289,26 +284,6 @@ _templates = {}
 
 # An app has fewer; one that makes them as it goes fills no memory.
 _MOST_TEMPLATES = 10_000
-
-
-def measured(call, timings):
-    """`call(scope, stream)` of an ASGI worker, with the time it takes noted."""
-    now, clock, request = time.time_ns, time.perf_counter_ns, timings.request
-
-    async def measured(scope, stream):
-        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
-        start, begun = now(), clock()
-        try:
-            await call(scope, stream)
-        finally:
-            times = (start // 1000, (clock() - begun) // 1000)
-            try:
-                template = endpoint(scope)
-            except Exception:
-                template = None  # what an app has put into its scope is no reason to fail
-            request(times, method, template, path, stream.status)
-
-    return measured
 
 
 def warn(stream, error, folder):

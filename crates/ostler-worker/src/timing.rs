@@ -122,27 +122,6 @@ impl Timings {
         self.add(py, Times { start, duration }, &[&name], &status)
     }
 
-    /// A request that an ASGI app has answered; `template` is its route, if that is known.
-    fn request(
-        &self,
-        py: Python<'_>,
-        times: (u64, u64),
-        method: &str,
-        template: Option<&Bound<'_, PyString>>,
-        path: &Bound<'_, PyString>,
-        status: u16,
-    ) -> PyResult<()> {
-        let template = template.map(|template| template.to_string_lossy());
-        let (start, duration) = times;
-        let asked = Asked {
-            method,
-            template: template.as_deref(),
-            path: &path.to_string_lossy(),
-            status,
-        };
-        self.add_request(py, Times { start, duration }, &asked)
-    }
-
     /// What waits, and how many calls were lost since the last time.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, u64)> {
         let mut state = self.state.borrow(py)?;
