@@ -155,7 +155,10 @@ mod tests {
         }
         let calls = summary.by_time();
         assert_eq!((&calls[0].name[..], calls[0].total), ("often", 1000));
-        assert_eq!((calls[1].errors, calls[1].p99, calls[1].longest), (1, 899, 900));
+        assert_eq!(
+            (calls[1].errors, calls[1].p99, calls[1].longest),
+            (1, 899, 900)
+        );
         assert_eq!((summary.first, summary.last), (Some(100), Some(1000)));
     }
 }
