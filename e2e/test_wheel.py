@@ -25,16 +25,23 @@ def test_installed_wheel_serves_an_app(tmp_path, monkeypatch):
     venv.create(home, with_pip=True)
     subprocess.run([home / "bin/pip", "install", "--quiet", "--no-index", newest_wheel()], check=True)
     monkeypatch.setattr(harness, "OSTLER", home / "bin" / "ostler")
+    outside = "from ostler import timed\nwith timed('x'): print(timed(len)([1, 2]))"
+    done = subprocess.run([home / "bin/python", "-c", outside], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("2\n", ""), "what apps import is harmless without a server"
     (tmp_path / "hello.py").write_text(
+        "from ostler import timed\n"
+        "@timed\n"
         "def app(environ, start_response):\n"
         "    start_response('200 OK', [('Content-Type', 'text/plain')])\n"
         "    return [b'hello from a wheel']\n"
     )
-    host = harness.start("hello:app", cwd=tmp_path, python=home / "bin" / "python").wait_ready()
+    host = harness.start("hello:app", "--perf", cwd=tmp_path, python=home / "bin" / "python").wait_ready()
     try:
         assert host.get("/").body == b"hello from a wheel"
     finally:
         assert host.stop() == 0
+    [log] = (tmp_path / "perf/logs/1").glob("*.log")
+    assert "\thello.app\tok\n" in log.read_text(), "with a server, the package of the wheel notes its calls"
 
 
 def test_wheel_needs_no_newer_glibc_than_it_says():

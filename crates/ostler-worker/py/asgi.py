@@ -24,7 +24,8 @@ def serve(app, fds, options):
     """Serves `app` on the channel sockets `fds` until they are at EOF or SIGTERM comes.
 
     `options`: `lifespan` ("auto", "on", "off"), `loop` ("auto", "asyncio", "uvloop"),
-    `on_ready` (called once everything stands), `graceful_timeout` (seconds), `errors` (text stream).
+    `on_ready` (called once everything stands), `graceful_timeout` (seconds), `errors` (text stream),
+    `timings` (where the time of each call is noted).
     Raises `LifespanFailed`. The descriptors belong to this function from now on.
     """
     loop = _new_loop(options.get("loop", "auto"))
@@ -63,6 +64,7 @@ class _Service:
         self.on_ready = options.get("on_ready")
         self.graceful_timeout = float(options.get("graceful_timeout", 30))
         self.errors = options.get("errors") or sys.stderr
+        self.timings = options.get("timings")
         self.loop = loop
         self.lifespan = _Lifespan(app, options.get("lifespan", "auto"), self.write, loop)
         self.stopping = asyncio.Event()
@@ -76,7 +78,7 @@ class _Service:
         call = self._caller()
         for fd in self.fds:
             channel = Channel(
-                fd, self.loop, call, self._channel_ended, self.lifespan.state
+                fd, self.loop, call, self._channel_ended, self.lifespan.state, self.timings
             )
             self.channels.append(channel)
         self.open = len(self.channels)

@@ -81,11 +81,11 @@ def _comm(tid):
         return f"thread {tid}"
 
 
-def leave(code, patience, group=False):
+def leave(code, patience, group=False, last=None):
     """Ends the process as the interpreter would: waits for threads that are not daemons, runs
     atexit, flushes. But for no longer than `patience` seconds, and without the finalization under
-    which daemon threads die in the middle of native code. With `group` it takes the process group
-    along that it leads."""
+    which daemon threads die in the middle of native code. `last` is called when nothing of the app runs any
+    more. With `group` it takes the process group along that it leads."""
 
     def too_late(signum, frame):
         raise TimeoutError(f"the app's exit handlers and threads took over {patience} s")
@@ -100,9 +100,10 @@ def leave(code, patience, group=False):
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
+        for step in (last, sys.stdout.flush, sys.stderr.flush):
             try:
-                stream.flush()
+                if step is not None:
+                    step()
             except BaseException:
                 pass
         if group:

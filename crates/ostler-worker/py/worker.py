@@ -11,7 +11,7 @@ import sys
 import traceback
 
 import _ostler
-from _ostler import appimport, process, reload
+from _ostler import appimport, process, reload, timing
 from _ostler.failure import IMPORT, Failed, own_traceback
 from _ostler.slots import Slots, exit_code
 
@@ -52,6 +52,7 @@ class Life:
         self.preloaded = zygote.app
         self.shim = shim
         self.slots = None
+        self.writer = timing.Writer(zygote.run, self._say) if zygote.run else None
 
     def run(self, id, trouble):
         """Boots, serves until every slot has ended, and returns the exit code."""
@@ -60,6 +61,8 @@ class Life:
         process.name("worker", self.load["proc_name"] or self.load["app"], f" [{id}]")
         self._set_signals()
         self._refuse(trouble)
+        if self.writer:
+            self.writer.start()
         self._refuse(self._hook("post_fork", self.server, self.shim))
         load = self.load
         told = bool(load.get("resumed"))
@@ -80,7 +83,15 @@ class Life:
         process.disregard_signals()
         self.shim.alive = False
         self._hook("worker_exit", self.server, self.shim)
-        process.leave(code, self.load["graceful_timeout"])
+        last = self.writer.finish if self.writer else None
+        process.leave(code, self.load["graceful_timeout"], last=last)
+
+    def _say(self, text):
+        try:
+            self.error_log.stream.write(f"ostler: {text}")
+            self.error_log.stream.flush()
+        except (OSError, ValueError):
+            pass  # there is nowhere left to say it
 
     def tell(self, message):
         try:
@@ -133,6 +144,7 @@ class Life:
             "post_request": post_request,
             "new_slot": self.slots.replace,
             "backlog": backlog,
+            "timings": _ostler.timings,
         }
         self.slots.run(lambda fd: _ostler.serve_wsgi(app, fd, options), self._ready)
         return self.slots.code
@@ -146,6 +158,7 @@ class Life:
             "graceful_timeout": self.load["graceful_timeout"],
             "errors": self.error_log.stream,
             "on_ready": self._ready,
+            "timings": _ostler.timings,
         }
         try:
             asgi.serve(app, fds, options)

@@ -14,7 +14,7 @@ import sys
 import traceback
 
 import _ostler
-from _ostler import appimport, hooks, logs, process, settings, sharing, shims, worker
+from _ostler import appimport, hooks, logs, process, settings, sharing, shims, timing, worker
 from _ostler.control import Control
 from _ostler.failure import CONFIG, IMPORT, Failed
 
@@ -69,6 +69,8 @@ class Zygote:
         self.hooks = None
         self.server = None
         self.error_log = None
+        self.keeper = None  # how its runs name it
+        self.run = None  # where calls are timed
         self.app = None  # (app, interface) once imported here
         self.retiring = False
         self.poll = select.poll()
@@ -133,6 +135,7 @@ class Zygote:
 
     def _load(self, message):
         self.load = message
+        self._know_server(message)
         try:
             process.switch_user(message["user"], message["group"], message["groups"])
         except OSError as error:
@@ -140,6 +143,7 @@ class Zygote:
             raise Failed(CONFIG, f"cannot become {user}: {error.strerror}") from None
         process.die_with_parent(self.parent, group=True)
         self._prepare(message)
+        self._claim_run(message)
         preloaded, why_not = self._preload(message)
         gc.collect()
         gc.freeze()
@@ -173,6 +177,23 @@ class Zygote:
         self.server = shims.Server(self.parent, log, cfg, shims.App(cfg, message["app"]))
         self.server.num_workers = message["workers"]
 
+    def _know_server(self, message):
+        """Before the change of user: a process of another one may be hidden (proc(5), hidepid)."""
+        if "resumed" in message:
+            self.keeper = message["resumed"]["keeper"]
+        elif message.get("perf"):
+            self.keeper = timing.identity(self.parent)
+
+    def _claim_run(self, message):
+        """An app whose calls cannot be timed serves all the same."""
+        perf = message.get("perf")
+        if not perf:
+            return
+        try:
+            self.run = timing.claim(perf, self.keeper, {"app": message["app"]})
+        except OSError as error:
+            timing.warn(self.error_log.stream, error, perf["folder"])
+
     def _preload(self, message):
         """Imports the app for all workers: `(preloaded, why not or what is odd about it)`."""
         mode, resumed = message["preload"], message.get("resumed")
@@ -198,7 +219,7 @@ class Zygote:
         if not os.path.exists(_ostler.__file__):
             return "its extension is not open any more"
         hook_process = self.hook_process and [self.hook_process.pid, self.hook_process.pidfd]
-        resumed = {"why_not": why_not, "hook_process": hook_process}
+        resumed = {"why_not": why_not, "hook_process": hook_process, "keeper": self.keeper}
         load = {**self.load, "preload": "off", "interface": self.app[1], "resumed": resumed}
         # The user is switched already, and the one who could do it again is gone.
         load.update(user=None, group=None)

@@ -9,6 +9,7 @@ use pyo3::types::PyDict;
 
 mod asgi;
 mod process;
+mod timing;
 mod wsgi;
 
 pyo3::create_exception!(
@@ -34,9 +35,13 @@ const SOURCES: &[(&str, &str)] = &[
     ("sharing", include_str!("../py/sharing.py")),
     ("shims", include_str!("../py/shims.py")),
     ("slots", include_str!("../py/slots.py")),
+    ("timing", include_str!("../py/timing.py")),
     ("worker", include_str!("../py/worker.py")),
     ("zygote", include_str!("../py/zygote.py")),
 ];
+
+/// The package `ostler` that apps may import; the wheel has the same file.
+const PACKAGE: &str = include_str!("../py/ostler/__init__.py");
 
 #[pymodule]
 fn _ostler(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -46,11 +51,15 @@ fn _ostler(module: &Bound<'_, PyModule>) -> PyResult<()> {
     wsgi::register(module)?;
     asgi::register(module)?;
     process::register(module)?;
+    timing::register(module)?;
     let sources = PyDict::new(module.py());
     for (name, source) in SOURCES {
         sources.set_item(name, source)?;
     }
     module.add("sources", sources)?;
+    module.add("package", PACKAGE)?;
+    // A worker that times its calls puts its `Timings` here.
+    module.add("timings", module.py().None())?;
     let boot = std::ffi::CString::new(include_str!("../py/boot.py")).expect("no NUL in boot.py");
     let globals = PyDict::new(module.py());
     globals.set_item("_ostler", module)?;

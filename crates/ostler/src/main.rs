@@ -12,6 +12,7 @@ mod keeper;
 mod logs;
 mod pool;
 mod routes;
+mod runs;
 mod server;
 mod store;
 mod supervise;

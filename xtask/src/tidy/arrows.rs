@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", ANY),
     ("keeper", ANY),
     ("server", ANY),
-    ("admin", &["store", "sys"]),
+    ("admin", &["store", "runs", "sys"]),
     (
         "edge",
         &[
@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["admin", "certs", "client", "logs", "config", "sys"],
     ),
     ("store", &[]),
+    ("runs", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),
     ("certs", &["client", "logs", "sys", "config"]),

@@ -17,6 +17,8 @@ use super::awaitable::Sent;
 use super::scope::Scopes;
 use super::socket::{Filled, Flushed, Frame, Inbox, Outbox};
 use super::stream::Stream;
+use super::timed::Timed;
+use crate::timing::Timings;
 
 /// Bytes that wait in the outbox before it is flushed without waiting for the turn's end.
 const FLUSH_AT: usize = 64 * 1024;
@@ -35,6 +37,8 @@ pub struct Channel {
     streams: HashMap<u32, Py<Stream>>,
     scopes: Arc<Scopes>,
     python: Callables,
+    /// Where the time of each call is noted.
+    timings: Option<Py<Timings>>,
 }
 
 /// What a channel calls of Python.
@@ -59,12 +63,14 @@ impl Channel {
     /// Takes the descriptor over. `loop` is the running loop; `run` and `ended` as above; `state`
     /// is what lifespan startup left.
     #[new]
+    #[pyo3(signature = (fd, r#loop, run, ended, state, timings=None))]
     fn new(
         fd: RawFd,
         r#loop: &Bound<'_, PyAny>,
         run: Py<PyAny>,
         ended: Py<PyAny>,
         state: &Bound<'_, PyDict>,
+        timings: Option<Py<Timings>>,
     ) -> PyResult<Self> {
         let py = r#loop.py();
         Ok(Self {
@@ -88,6 +94,7 @@ impl Channel {
                 flush: None,
                 sent: Py::new(py, Sent)?.into_any(),
             },
+            timings,
         })
     }
 
@@ -380,7 +387,7 @@ fn start(
     let head = RequestHead::decode(payload)?;
     let stream = Stream::new(slf.clone().unbind(), id, &head, fd.map(Into::into))?;
     let stream = Bound::new(py, stream)?;
-    let (scopes, run, create_task) = {
+    let (scopes, run, create_task, timings) = {
         let mut channel = slf.borrow_mut();
         if channel.streams.contains_key(&id) {
             return Err(WireError::Invalid("stream").into());
@@ -388,9 +395,13 @@ fn start(
         channel.streams.insert(id, stream.clone().unbind());
         let python = &channel.python;
         let (run, create_task) = (python.run.clone_ref(py), python.create_task.clone_ref(py));
-        (Arc::clone(&channel.scopes), run, create_task)
+        let timings = channel.timings.as_ref().map(|it| it.clone_ref(py));
+        (Arc::clone(&channel.scopes), run, create_task, timings)
     };
     let started = scopes.build(py, &head).and_then(|scope| {
+        if let Some(timings) = timings {
+            stream.borrow_mut().time(Timed::begin(timings, &scope)?);
+        }
         let coroutine = run.bind(py).call1((scope, &stream))?;
         create_task.bind(py).call1((coroutine,))
     });

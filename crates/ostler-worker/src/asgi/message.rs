@@ -26,6 +26,7 @@ pub enum Message {
     /// frame without body.
     Start {
         head: Vec<u8>,
+        status: u16,
         trailers: bool,
         denial: bool,
     },
@@ -71,6 +72,21 @@ impl Message {
         Err(PyRuntimeError::new_err(format!(
             "unknown ASGI message {kind:?}"
         )))
+    }
+
+    /// The status that the client sees, of a message that decides it.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Start { status, .. } => Some(*status),
+            Self::Accept(_) => Some(101),
+            // Before the accept, which comes first otherwise.
+            Self::Close { .. } => Some(403),
+            Self::Body { .. }
+            | Self::File(_)
+            | Self::Trailers { .. }
+            | Self::EarlyHint(_)
+            | Self::Send { .. } => None,
+        }
     }
 
     /// It belongs to the `websocket.http.response` extension.
@@ -137,6 +153,7 @@ fn start(message: &Source<'_, '_>, id: u32, denial: bool) -> PyResult<Message> {
     encoder.finish(0);
     Ok(Message::Start {
         head,
+        status,
         trailers,
         denial,
     })

@@ -18,6 +18,7 @@ mod outflow;
 mod scope;
 mod socket;
 mod stream;
+mod timed;
 mod websocket;
 
 use pyo3::prelude::*;

@@ -14,6 +14,7 @@ use super::http::{Body, Misplaced, Response};
 use super::message::Message;
 use super::outflow::Outflow;
 use super::socket::Outbox;
+use super::timed::Timed;
 use super::websocket::WebSocket;
 use crate::ClientDisconnected;
 
@@ -27,6 +28,9 @@ pub struct Stream {
     #[pyo3(get)]
     request_id: u64,
     exchange: Exchange,
+    /// What the app has answered; `None` until then.
+    status: Option<u16>,
+    timed: Option<Box<Timed>>,
     flow: Outflow,
     /// The client is gone: nothing can be sent any more.
     #[pyo3(get)]
@@ -71,6 +75,8 @@ impl Stream {
             id,
             request_id: head.id,
             exchange,
+            status: None,
+            timed: None,
             flow: Outflow::new(),
             is_gone: false,
             is_eof: false,
@@ -80,6 +86,11 @@ impl Stream {
             readers: Vec::new(),
             writers: Vec::new(),
         })
+    }
+
+    /// Has the time until its end noted.
+    pub fn time(&mut self, timed: Timed) {
+        self.timed = Some(Box::new(timed));
     }
 
     pub fn set_task(&mut self, task: Py<PyAny>) {
@@ -293,6 +304,17 @@ impl Stream {
         }
     }
 
+    /// The status of the answer, once the app is done. Where it made none: 504 when its time was up,
+    /// 499 (as nginx has it) when the client had left, else 500.
+    fn status(&self) -> u16 {
+        self.status
+            .unwrap_or(match (self.is_cancelled, self.is_gone) {
+                (true, _) => 504,
+                (false, true) => 499,
+                (false, false) => 500,
+            })
+    }
+
     /// What an app that returned without an exception still owed.
     fn debt(&self) -> Option<&'static str> {
         match &self.exchange {
@@ -331,9 +353,11 @@ impl Stream {
         }
         let channel = stream.channel.bind(py).clone();
         let mut open = channel.borrow_mut();
+        let status = message.status();
         let is_last = stream
             .apply(py, message, open.outbox())
             .map_err(|Misplaced(text)| PyRuntimeError::new_err(text))?;
+        stream.status = stream.status.or(status);
         let is_drained = stream.flow.is_empty();
         let is_stuck = !is_drained && open.is_at_eof();
         let sent = open.sent(py);
@@ -373,8 +397,12 @@ impl Stream {
         drop(open);
         stream.is_ended = true;
         let task = stream.task.take();
+        let (timed, status) = (stream.timed.take(), stream.status());
         drop(guard);
         drop(task);
+        if let Some(timed) = timed {
+            timed.end(py, status)?;
+        }
         Channel::stream_ended(&channel, id)?;
         Channel::flush_later(&channel)?;
         Ok(debt)

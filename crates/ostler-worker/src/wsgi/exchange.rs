@@ -10,9 +10,11 @@ use std::sync::Arc;
 use ostler_wire::{END, FileHead, FrameHead, HEAD_LEN, Kind, ResponseEncoder};
 use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::channel::{Channel, disconnected};
 use super::gil::GilCell;
+use super::route;
 
 /// What the native callables of a slot have as their `self`. It is used again for the next request
 /// unless the app kept one of them.
@@ -62,6 +64,9 @@ pub struct Response {
     pub gone: bool,
     /// The `write` callable of this exchange.
     pub write: Option<Py<PyAny>>,
+    /// The environ of a request that is timed, until `start_response` has looked for its route.
+    watched: Option<Py<PyDict>>,
+    template: Option<String>,
 }
 
 /// Bytes of a response that a slot's socket takes at once, whatever the server does meanwhile: its
@@ -98,6 +103,32 @@ impl Exchange {
         let mut state = self.state.borrow(py)?;
         let stage = std::mem::replace(&mut state.stage, Stage::Over);
         Ok((stage, state.gone))
+    }
+
+    /// Has the route of this request looked for when the app answers.
+    pub fn watch(&self, environ: &Bound<'_, PyDict>) -> PyResult<()> {
+        let mut state = self.state.borrow(environ.py())?;
+        state.watched = Some(environ.clone().unbind());
+        state.template = None;
+        Ok(())
+    }
+
+    /// Looks for it, if that is asked for.
+    pub fn find_route(&self, py: Python<'_>) -> PyResult<()> {
+        // What the framework keeps there may run Python code: nothing is borrowed meanwhile.
+        let watched = self.state.borrow(py)?.watched.take();
+        if let Some(environ) = watched {
+            let template = route::template(environ.bind(py));
+            self.state.borrow(py)?.template = template;
+        }
+        Ok(())
+    }
+
+    /// The template of the route, if it was found.
+    pub fn template(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let mut state = self.state.borrow(py)?;
+        state.watched = None;
+        Ok(state.template.take())
     }
 
     /// The status that was answered.
@@ -337,6 +368,8 @@ impl Response {
             may_take: false,
             gone: false,
             write: None,
+            watched: None,
+            template: None,
         }
     }
 

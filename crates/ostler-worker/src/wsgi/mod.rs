@@ -23,16 +23,18 @@ mod gil;
 mod input;
 mod report;
 mod respond;
+mod route;
 mod start_response;
 mod sys;
 
 use crate::ClientDisconnected;
+use crate::timing::{Asked, Begun, Timings};
 pub use channel::take_no_more;
 use channel::{Channel, Next};
 use environ::Environ;
 use exchange::{Exchange, Response, Stage};
 use file::FileWrapper;
-use gil::GilCell;
+pub use gil::GilCell;
 use input::Input;
 use report::Subject;
 use respond::{Outcome, respond};
@@ -88,6 +90,8 @@ pub struct Options {
     new_slot: Option<Py<PyAny>>,
     /// A descriptor from which requests may be taken that wait for any worker.
     backlog: Option<RawFd>,
+    /// Where the time of each call is noted.
+    timings: Option<Py<Timings>>,
 }
 
 impl Options {
@@ -114,6 +118,10 @@ impl Options {
             },
             new_slot: object("new_slot")?,
             backlog: given("backlog")?.map(|fd| fd.extract()).transpose()?,
+            timings: match given("timings")? {
+                Some(timings) => Some(timings.cast::<Timings>()?.clone().unbind()),
+                None => None,
+            },
         })
     }
 }
@@ -178,12 +186,19 @@ impl<'py> Slot<'py> {
         let plain = !request.streamed && !request.websocket;
         let may_take = plain && self.options.post_request.is_none();
         exchange.open(py, request.interim, request.bodiless, may_take)?;
+        let begun = self.options.timings.as_ref().map(|_| Begun::now());
+        if begun.is_some() {
+            exchange.watch(&request.environ)?;
+        }
         let fatal = if request.cancelled {
             exchange.abort(py, "")?;
             None
         } else {
             let outcome = self.call_app(exchange, &request);
             let fatal = self.settle(exchange, &request.subject, outcome)?;
+            if let Some(begun) = &begun {
+                self.note(exchange, &request, begun)?;
+            }
             self.post_request(exchange, &request)?;
             fatal
         };
@@ -331,6 +346,31 @@ impl<'py> Slot<'py> {
             Stage::Open | Stage::Headed => exchange.fail(py)?,
         }
         Ok(fatal.then_some(error))
+    }
+
+    /// Notes how long the call took.
+    fn note(&self, exchange: &Exchange, request: &Request<'py>, begun: &Begun) -> PyResult<()> {
+        let py = self.py;
+        let Some(timings) = &self.options.timings else {
+            return Ok(());
+        };
+        let status = match exchange.stage(py)? {
+            Stage::Hijacked => 101,
+            // Its answer was cut off before it began.
+            _ => match exchange.status(py)? {
+                0 => 500,
+                status => status,
+            },
+        };
+        let (method, path) = request.subject.plain();
+        let template = exchange.template(py)?;
+        let asked = Asked {
+            method: &method,
+            template: template.as_deref(),
+            path: &path,
+            status,
+        };
+        timings.get().add_request(py, begun.took(), &asked)
     }
 
     fn post_request(&self, exchange: &Exchange, request: &Request<'py>) -> PyResult<()> {

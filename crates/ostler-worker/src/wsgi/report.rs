@@ -24,6 +24,15 @@ impl<'py> Subject<'py> {
         })
     }
 
+    /// Method and target as they are.
+    pub fn plain(&self) -> (String, String) {
+        let plain = |text: &Bound<'py, PyAny>| match text.cast::<PyString>() {
+            Ok(text) => text.to_string_lossy().into_owned(),
+            Err(_) => String::new(),
+        };
+        (plain(&self.method), plain(&self.target))
+    }
+
     fn text(&self) -> String {
         let plain = |text: &Bound<'_, PyAny>| {
             let text = text.to_string();

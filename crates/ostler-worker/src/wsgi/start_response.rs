@@ -273,6 +273,7 @@ fn started(exchange: &Exchange, arguments: &Arguments<'_, '_>) -> PyResult<Py<Py
     };
     head.clear();
     let (status, length) = encode(&mut head, Kind::RespHead, &status, &headers)?;
+    exchange.find_route(py)?;
     let mut state = exchange.state.borrow(py)?;
     state.head = head;
     if state.stage != Stage::Hijacked {

@@ -4,6 +4,10 @@ use time::OffsetDateTime;
 
 use crate::store::find::{Percentiles, Request};
 
+mod runs;
+
+pub use runs::{about_run, compared_runs, list_of_runs, troubles};
+
 use super::api::{Limits, Outcome, Project, Reloaded, State, Status, Worker};
 
 /// What is shown where, and in which colour.
@@ -102,20 +106,7 @@ pub fn requests(rows: &[Request], colours: bool) -> String {
             _ => NONE,
         };
         let status = screen.painted(&format!("{:3}", row.status), colour);
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(row.at) * 1000);
-        let at = at.map_or_else(
-            |_| row.at.to_string(),
-            |at| {
-                let (date, time) = (at.date(), at.time());
-                format!(
-                    "{date} {:02}:{:02}:{:02}.{:03}",
-                    time.hour(),
-                    time.minute(),
-                    time.second(),
-                    time.millisecond()
-                )
-            },
-        );
+        let at = moment(row.at);
         screen.out.push_str(&format!(
             "{at}  {:12}  {status}  {:>8}  line {:>8}  app {:>8}  {:>9}  {:15}  {} {}{}\n",
             visible(named(&row.project)),
@@ -165,6 +156,20 @@ pub fn percentiles(all: &[Percentiles], colours: bool) -> String {
         rows,
     );
     screen.out
+}
+
+/// µs since the epoch as "2026-11-21 14:05:09.120", in UTC.
+fn moment(micros: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000);
+    at.map_or_else(
+        |_| micros.to_string(),
+        |at| {
+            let (date, time) = (at.date(), at.time());
+            let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+            let milli = time.millisecond();
+            format!("{date} {hour:02}:{minute:02}:{second:02}.{milli:03}")
+        },
+    )
 }
 
 /// "90 µs", "1.5 ms", "2.31 s".

@@ -6,6 +6,7 @@ mod doctor;
 mod maintenance;
 mod operator;
 mod options;
+mod perf;
 mod python;
 mod reload;
 mod requests;
@@ -105,6 +106,7 @@ pub fn main() -> ExitCode {
         Some(("systemd", matches)) => systemd::systemd(matches),
         Some(("status", matches)) => status::status(matches),
         Some(("requests", matches)) => requests::requests(matches),
+        Some(("perf", matches)) => perf::perf(matches),
         Some(("reload", matches)) => reload::reload(matches),
         Some(("upgrade", matches)) => upgrade::upgrade(matches),
         Some(("doctor", matches)) => doctor::doctor(matches),
@@ -143,6 +145,7 @@ fn command() -> Command {
         .subcommand(maintenance::command())
         .subcommand(doctor::command())
         .subcommand(requests::command())
+        .subcommand(perf::command())
 }
 
 fn surroundings() -> Result<Surroundings<'static>, Vec<ConfigError>> {

@@ -63,6 +63,19 @@ pub struct App {
     pub preload: Preload,
     pub lifespan: Lifespan,
     pub event_loop: EventLoop,
+    /// `None`: calls are not timed.
+    pub perf: Option<Perf>,
+}
+
+/// Where the time of each call is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Perf {
+    /// The folder of all runs.
+    pub folder: PathBuf,
+    /// Runs that are kept.
+    pub keep: u64,
+    /// Bytes that all runs take together.
+    pub size: u64,
 }
 
 /// Where connections and files come from, and who is believed.

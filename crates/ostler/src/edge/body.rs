@@ -251,6 +251,11 @@ fn spool_refused(error: SpoolError) -> Reason {
                 tracing::error!(%error, "cannot spool a request body; hint: is the disk full?");
                 Reason::SpoolFull
             }
+            // As in a container whose root is read-only: other requests are served.
+            Some(libc::EROFS | libc::EACCES | libc::ENOENT) => {
+                tracing::error!(%error, "cannot spool a request body; hint: give a folder that is writable as TMPDIR or tmp_upload_dir");
+                Reason::SpoolFull
+            }
             _ => {
                 tracing::error!(%error, "cannot spool a request body; hint: is TMPDIR writable?");
                 Reason::Internal

@@ -50,6 +50,7 @@ pub fn load_message(settings: &Settings) -> Value {
         "websocket_threads": settings.workers.websocket_threads,
         "lifespan": settings.app.lifespan,
         "loop": settings.app.event_loop,
+        "perf": settings.app.perf,
         "reload": settings.process.reload,
         "reload_extra_files": settings.process.reload_extra_files,
         "cfg": config::effective(settings),

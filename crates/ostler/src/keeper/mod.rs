@@ -175,9 +175,10 @@ fn runtime() -> Result<Runtime, Trouble> {
 fn prepare_and_keep(mut plan: Plan) -> Ended {
     let files = read_files(&mut plan)?;
     let first = runtime()?;
-    let prepared = match first.block_on(start::prepare(&plan, &mut Sockets::default()))? {
-        start::Outcome::Prepared(prepared) => *prepared,
-        start::Outcome::Done(code) => return Ok(code),
+    let prepared = match first.block_on(prepare(&plan))? {
+        Some(start::Outcome::Prepared(prepared)) => *prepared,
+        Some(start::Outcome::Done(code)) => return Ok(code),
+        None => return Ok(0),
     };
     if !prepared.machine.settings.process.daemon {
         return first.block_on(start_and_keep(plan, files, prepared));
@@ -201,6 +202,22 @@ fn read_files(plan: &mut Plan) -> Result<Files, Trouble> {
         Plan::Run(_) => Ok(Files::default()),
         Plan::Serve(plan) => certificates::read(plan).map_err(|text| Trouble { exit: 1, text }),
     }
+}
+
+/// Prepares the start; `None` when somebody stopped that. TERM ends any other process that has no handler for it yet,
+/// but nothing reaches the first of a container without one (pid_namespaces(7)).
+async fn prepare(plan: &Plan) -> Result<Option<start::Outcome>, Trouble> {
+    if std::process::id() != 1 {
+        return start::prepare(plan, &mut Sockets::default())
+            .await
+            .map(Some);
+    }
+    let mut signals = Signals::new()?;
+    let mut none = Sockets::default();
+    let prepared = signals
+        .unless_stopped(start::prepare(plan, &mut none))
+        .await;
+    prepared.transpose()
 }
 
 async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {

@@ -54,6 +54,8 @@ impl Configured {
         load["generation"] = 1.into();
         // In this process, whatever a start would do: there will be no worker to import it.
         load["preload"] = "on".into();
+        // Nobody is served: that is no run.
+        load["perf"] = Value::Null;
         self.control.send_json(&load, &[]).await?;
         let trouble = |exit, text| Err(Trouble { exit, text });
         let Ok(said) = timeout(LOAD, self.control.recv()).await else {

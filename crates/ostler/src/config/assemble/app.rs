@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::{Desk, Fault, nonzero, pick};
 use crate::config::dotenv;
 use crate::config::error::{Complaint, ConfigError, Warning};
-use crate::config::settings::{App, EventLoop, Interface, Lifespan, Preload, Process, Workers};
+use crate::config::settings::{
+    App, EventLoop, Interface, Lifespan, Perf, Preload, Process, Workers,
+};
 use crate::config::worker_class::{self, Mapped, WorkerClass};
 
 /// The app and how it runs.
@@ -36,7 +38,16 @@ impl Desk<'_> {
                 Lifespan::Auto,
             ),
             event_loop: self.event_loop(class),
+            perf: self.perf(),
         }
+    }
+
+    fn perf(&self) -> Option<Perf> {
+        self.flag("perf").then(|| Perf {
+            folder: self.directory.join(self.word("perf_dir")),
+            keep: self.count("perf_keep"),
+            size: self.count("perf_size"),
+        })
     }
 
     /// What stands in the place of an app where there is none.
@@ -52,6 +63,7 @@ impl Desk<'_> {
             preload: Preload::Auto,
             lifespan: Lifespan::Auto,
             event_loop: EventLoop::Auto,
+            perf: None,
         }
     }
 

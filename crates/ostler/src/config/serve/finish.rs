@@ -1,6 +1,6 @@
 //! A [`Draft`] → [`Serve`]: what only the file system and the resolver can tell. Changes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
@@ -340,9 +340,22 @@ impl Finisher<'_> {
                 "sendfile_root" | "internal_files" => {
                     self.there(name, *at, &chdir.join(path), Path::is_dir, "directory");
                 }
+                "perf_dir" => self.inside(name, *at, path),
                 // Python says by itself which module it does not find.
                 _ => {}
             }
+        }
+    }
+
+    /// `path`, which need not be there, leads nowhere else when a repository names it.
+    fn inside(&mut self, name: &str, at: At, path: &str) {
+        let out = |part: Component<'_>| !matches!(part, Component::Normal(_) | Component::CurDir);
+        if self.sources.of(at).checkout.is_some() && Path::new(path).components().any(out) {
+            let complaint = Complaint::new(
+                "leads out of the checkout",
+                "name a folder in the repository, or set the key in the machine's file",
+            );
+            self.problems.push(Problem::of(name, at, complaint));
         }
     }
 
