@@ -15,13 +15,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "edge",
         &[
-            "routes", "pool", "certs", "auth", "store", "logs", "sys", "config",
+            "routes", "pool", "upstream", "certs", "auth", "store", "logs", "sys", "config",
         ],
     ),
     ("auth", &["logs", "sys", "config"]),
     ("store", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),
+    ("upstream", &["config"]),
     ("certs", &["logs", "sys", "config"]),
     ("supervise", &["logs", "sys", "config"]),
     ("logs", &["sys", "config"]),

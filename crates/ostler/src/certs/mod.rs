@@ -40,6 +40,7 @@ use tokio::task::JoinHandle;
 use engine::Engine;
 
 pub use given::Given;
+pub use http::client_config;
 pub use served::{ACME_TLS, Served};
 pub use settings::{Settings, Wanted};
 

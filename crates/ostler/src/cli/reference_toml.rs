@@ -79,6 +79,8 @@ pub fn page() -> String {
         Section::Headers,
         Section::Errors,
         Section::Redirect,
+        Section::Upstream,
+        Section::Proxy,
         Section::Web,
     ];
     for section in sections {
@@ -142,6 +144,7 @@ fn form(key: &Key) -> String {
         Form::Algorithms => "list of algorithms".to_owned(),
         Form::Claims => "list of claims".to_owned(),
         Form::Users => "names and hashes".to_owned(),
+        Form::Upstreams => "list of addresses, or of sections".to_owned(),
         Form::Pages => "statuses and files".to_owned(),
         Form::Table => "section".to_owned(),
         Form::Tables => "sections by name".to_owned(),

@@ -55,7 +55,8 @@ pub struct ProjectPlan {
     /// Its own certificate.
     pub pair: Option<Pair>,
     pub clients: Option<Clients>,
-    pub run: Arc<RunPlan>,
+    /// `None`: all of it goes to upstreams.
+    pub run: Option<Arc<RunPlan>>,
     /// What is known of its settings before its config file is evaluated.
     pub settings: Settings,
     /// How long its requests may take to end, as its config file has it once that was evaluated.
@@ -257,6 +258,7 @@ fn without_file(
         acme: https.then(Acme::default),
         projects: vec![serve::Project {
             name: "app".to_owned(),
+            has_app: true,
             source: around.directory.clone(),
             hosts,
             https_optional: false,
@@ -287,9 +289,19 @@ impl ProjectPlan {
         machine: &Settings,
         around: &Surroundings<'_>,
     ) -> Result<Self, Vec<ConfigError>> {
-        let run = run::complete(written(project, machine, around), Vec::new(), around)?;
-        // Before a config file is evaluated.
-        let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
+        let mut written = written(project, machine, around);
+        let (run, settings) = if project.has_app {
+            let run = run::complete(written, Vec::new(), around)?;
+            // Before a config file is evaluated.
+            let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
+            (Some(Arc::new(run)), settings)
+        } else {
+            // What remains are limits and files; a name must stand there, and nothing is called by it.
+            written.app = Some("none:none".to_owned());
+            let (mut settings, _) = config::finish(&written, &Map::new(), &[])?;
+            settings.app.name.clear();
+            (None, settings)
+        };
         let (routes, rules) = routes(project);
         Ok(Self {
             id: ProjectId::RUN,
@@ -301,7 +313,7 @@ impl ProjectPlan {
             clients: project.clients.clone(),
             graceful: settings.workers.graceful_timeout,
             settings,
-            run: Arc::new(run),
+            run,
         })
     }
 }

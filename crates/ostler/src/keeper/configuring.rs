@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::run::RunPlan;
-use crate::cli::serve::{self, ServePlan};
+use crate::cli::serve::{self, ProjectPlan, ServePlan};
 use crate::config;
 
 use super::certificates;
@@ -32,6 +32,7 @@ impl Keeper {
                 clients: None,
                 settings: self.machine.settings.clone(),
                 patient: self.ever_ready,
+                has_app: true,
             }],
             Plan::Serve(plan) => projects(plan),
         };
@@ -48,7 +49,7 @@ impl Keeper {
             Plan::Run(plan) => Some(Arc::clone(plan)),
             Plan::Serve(plan) => {
                 let found = plan.projects.iter().find(|known| known.id == id);
-                found.map(|project| Arc::clone(&project.run))
+                found.and_then(|project| project.run.clone())
             }
         }
     }
@@ -159,7 +160,11 @@ impl Keeper {
         };
         for project in &mut next.projects {
             let mut known = before.iter().flat_map(|before| &before.projects);
-            if let Some(same) = known.find(|known| known.name == project.name) {
+            // Who gets an app, or has none any more, is another project of the same name.
+            let same = |known: &&ProjectPlan| {
+                known.name == project.name && known.run.is_some() == project.run.is_some()
+            };
+            if let Some(same) = known.find(same) {
                 project.id = same.id;
                 if project.settings == same.settings {
                     project.graceful = same.graceful;
@@ -214,6 +219,7 @@ fn projects(plan: &ServePlan) -> Vec<Project> {
         clients: project.clients.clone(),
         settings: project.settings.clone(),
         patient: true,
+        has_app: project.run.is_some(),
     });
     projects.collect()
 }

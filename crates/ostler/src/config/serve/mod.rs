@@ -27,6 +27,7 @@ mod rules;
 pub mod schema;
 mod shape;
 mod source;
+mod upstreams;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use read::Variables;
 pub use rules::{
     By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules, TokenSource,
 };
+pub use upstreams::{Address, Health, Target, Upstreams};
 
 /// Everything that `ostler serve` serves, checked and complete. Every path is absolute. Two of them are equal when
 /// they mean the same, however they are written.
@@ -70,6 +72,8 @@ pub struct Serve {
 pub struct Project {
     /// Lower-case letters, digits and `-`.
     pub name: String,
+    /// Some of its routes are served by an app of its own.
+    pub has_app: bool,
     /// It is there.
     pub source: PathBuf,
     /// No other project has one of them. Never empty.

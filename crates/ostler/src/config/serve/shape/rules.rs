@@ -12,6 +12,7 @@ use crate::config::serve::read::{Entry, Node, Table};
 use crate::config::serve::rules::{self, By, Redirect};
 use crate::config::serve::schema::{Form, Key, Section};
 use crate::config::serve::source::At;
+use crate::config::serve::upstreams;
 use crate::config::table::Kind;
 
 /// Values in checked form with their places, by section and key; keys of the project or route itself have the
@@ -129,6 +130,16 @@ impl Shaper<'_> {
             Form::Texts => self.list(key, node, anything),
             Form::Algorithms => self.list(key, node, rules::algorithm),
             Form::Claims => self.list(key, node, rules::claim),
+            Form::Upstreams => self.upstreams(key, node),
+            Form::Plain(Kind::Text) if section == "proxy" => {
+                let check = match key.name {
+                    "health_path" => upstreams::health_path,
+                    "sticky_cookie" => upstreams::cookie,
+                    _ => upstreams::tls_name,
+                };
+                let text = self.list(key, node, check);
+                text.and_then(|list| list.get(0).cloned())
+            }
             Form::Users => self.pairs(key, node, user, rules::password),
             Form::Pages => {
                 let pages = self.pairs(key, node, rules::page, anything);
