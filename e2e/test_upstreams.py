@@ -14,10 +14,10 @@ import threading
 
 import pytest
 
-import conftest
 import corpus
 import harness
 from harness import Raw, eventually
+from http2 import Http2
 
 CONFIG = """
 [server]
@@ -461,3 +461,483 @@ def test_what_reaches_an_upstream_is_always_one_request(proxy, upstream):
             accepted += came
     assert accepted > 50
     assert one.problems == []
+
+
+# Which one, and again
+
+
+def named(name):
+    """An upstream that says its name."""
+    body = name.encode()
+    return lambda request, connection: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def test_requests_are_shared_by_weight(proxy, upstream):
+    one, two = upstream(named("one")), upstream(named("two"))
+    config = CONFIG + f'[[projects.shop.upstreams]]\naddress = "{one.url}"\n[[projects.shop.upstreams]]\naddress = "{two.url}"\nweight = 3\n'
+    gate = threading.Event()
+
+    def held(request, connection):
+        gate.wait(10)
+        return OK
+
+    one.answer = two.answer = held
+    host = proxy(config=config + "# ")
+    open_ones = [host.raw() for _ in range(12)]
+    for count, raw in enumerate(open_ones, 1):
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: len(one.requests) + len(two.requests) == count, 5)
+    gate.set()
+    assert [raw.answer().status for raw in open_ones] == [200] * 12
+    assert (len(one.requests), len(two.requests)) == (3, 9)
+    [raw.socket.close() for raw in open_ones]
+
+
+def test_who_cannot_be_reached_is_passed_over_for_any_method(proxy, upstream):
+    gone, here = upstream(named("gone")), upstream(named("here"))
+    gone.stop()
+    host = proxy(gone, here)
+    for _ in range(8):
+        answer = host.request("POST", "/", body=b"x")
+        assert (answer.status, answer.body) == (200, b"here")
+    assert len(here.requests) == 8
+    host.log.wait(f"upstream {gone.url} is out: cannot be reached: ")
+    assert len(host.log.matches(r"\[ERROR\] .*cannot be reached: Connection refused")) == 3, "then it is out"
+
+
+def test_a_post_that_may_have_been_read_is_not_sent_again_but_a_get_is(proxy, upstream):
+    closing, here = upstream(lambda request, _: None), upstream(named("here"))
+    host = proxy(closing, here, more="proxy = { max_fails = 0 }")
+    answers = [host.request("POST", "/", body=b"x").status for _ in range(4)]
+    assert sorted(answers) == [200, 200, 502, 502]
+    assert [host.get().status for _ in range(4)] == [200] * 4
+    assert len(closing.requests) + len(here.requests) == 10, "each POST once, two of the GETs twice"
+
+
+def test_no_more_than_a_tenth_is_sent_again(proxy, upstream):
+    one = upstream(lambda request, _: None)
+    host = proxy(one, more="proxy = { max_fails = 0 }")
+    assert {host.get().status for _ in range(60)} == {502}
+    # Ten in any case, and six of sixty.
+    assert len(one.requests) <= 60 + 16
+
+
+def test_an_idle_connection_that_was_closed_is_noticed(proxy, upstream):
+    one = upstream()
+    host = proxy(one)
+    for method in ("GET", "POST"):
+        for _ in range(5):
+            assert host.request(method).status == 200
+            one.close_all()
+            eventually(lambda: not one.open, 5)
+    assert len(one.requests) == 10 and host.log.matches("failed") == []
+
+
+def test_a_connection_that_closes_as_it_is_used_again_costs_a_get_nothing(proxy, upstream):
+    seen = {}
+
+    def answer(request, connection):
+        # The second request of each connection is read and not answered.
+        seen[connection] = seen.get(connection, 0) + 1
+        return OK if seen[connection] == 1 else None
+
+    one = upstream(answer)
+    host = proxy(one, more="proxy = { retries = 0 }")
+    assert [host.get().status for _ in range(6)] == [200] * 6
+    assert [host.request("POST", body=b"x").status for _ in range(2)] == [502, 200]
+
+
+def test_a_client_stays_with_its_upstream_by_a_cookie(proxy, upstream):
+    one, two = upstream(named("one")), upstream(named("two"))
+    host = proxy(one, two, more="proxy = { sticky = true }")
+    first = host.get()
+    cookie = first.header("Set-Cookie")
+    assert cookie.startswith("ostler_upstream=") and cookie.endswith("; Path=/; HttpOnly; SameSite=Lax")
+    value = cookie.split(";")[0]
+    assert "127" not in value and str(one.port) not in value
+    for _ in range(6):
+        answer = host.get("/", {"Cookie": f"a=b; {value}"})
+        assert answer.body == first.body and answer.header("Set-Cookie") is None
+    (one if first.body == b"one" else two).stop()
+    answer = host.get("/", {"Cookie": value})
+    assert answer.status == 200 and answer.body != first.body
+    assert answer.header("Set-Cookie").split(";")[0] != value, "a lost one is another choice"
+    assert len(answer.all("Set-Cookie")) == 1
+    assert {host.get("/", {"Cookie": "ostler_upstream=forged"}).status for _ in range(3)} == {200}
+
+
+def test_more_than_an_upstream_takes_wait_in_line(proxy, upstream):
+    gate = threading.Event()
+
+    def answer(request, connection):
+        gate.wait(10)
+        return OK
+
+    one = upstream(answer)
+    host = proxy(one, more="proxy = { max_connections = 2, line_length = 1, line_timeout = 30 }")
+    waiting = [host.raw() for _ in range(3)]
+    for raw in waiting[:2]:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    one.wait(2)
+    waiting[2].send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    eventually(lambda: code(host.get()) == (503, "line_full"), 5)
+    assert len(one.requests) == 2
+    gate.set()
+    assert [raw.answer().status for raw in waiting] == [200] * 3
+    [raw.socket.close() for raw in waiting]
+
+
+def test_the_line_has_an_end(proxy, upstream):
+    gate = threading.Event()
+    one = upstream(lambda request, _: gate.wait(10) and OK)
+    host = proxy(one, more='proxy = { max_connections = 1, line_timeout = "300ms" }')
+    with host.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        one.wait(1)
+        answer = host.get()
+        assert code(answer) == (503, "upstream_busy") and answer.header("Retry-After") == "1"
+        gate.set()
+        assert raw.answer().status == 200
+
+
+# Time
+
+
+def test_an_answer_that_does_not_come_is_a_504(proxy, upstream):
+    gate = threading.Event()
+    one = upstream(lambda request, _: gate.wait(20) and OK)
+    host = proxy(one, more='proxy = { timeout = "300ms", retries = 0 }')
+    assert code(host.get()) == (504, "upstream_timeout")
+    gate.set()
+
+
+def test_an_answer_that_falls_silent_is_cut(proxy, upstream):
+    gate = threading.Event()
+
+    def answer(request, connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")
+        gate.wait(20)
+
+    host = proxy(upstream(answer), more='proxy = { silence_timeout = "300ms" }')
+    answer = host.get()
+    assert answer.status == 200 and not answer.complete
+    host.log.wait("failed: it fell silent")
+    gate.set()
+
+
+def test_a_slow_reader_holds_no_upstream(proxy, upstream):
+    body = b"x" * 30_000_000
+    said = threading.Event()
+
+    def answer(request, connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        connection.sendall(body)
+        said.set()
+        return b""
+
+    host = proxy(upstream(answer))
+    with host.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert said.wait(20), "all of it was taken although the client has read nothing"
+        assert raw.answer().body == body
+
+
+# Health
+
+
+def test_who_says_that_it_is_not_well_gets_nothing_until_it_says_that_it_is(proxy, upstream):
+    state = {"one": b"200 OK", "two": b"200 OK"}
+
+    def answers(name):
+        def answer(request, connection):
+            if request.path == "/health?x=1":
+                return b"HTTP/1.1 " + state[name] + b"\r\nContent-Length: 0\r\n\r\n"
+            return named(name)(request, connection)
+
+        return answer
+
+    one, two = upstream(answers("one")), upstream(answers("two"))
+    host = proxy(one, two, more='proxy = { health_path = "/health?x=1", health_interval = "100ms" }')
+    state["one"] = b"503 No"
+    host.log.wait(f"upstream {one.url} is out: health check: status 503")
+    assert {host.get().body for _ in range(6)} == {b"two"}
+    state["two"] = b"500 No"
+    host.log.wait(f"upstream {two.url} is out: ")
+    answer = host.get()
+    assert code(answer) == (503, "upstreams_unwell") and answer.header("Retry-After") == "5"
+    state["one"] = b"200 OK"
+    host.log.wait(f"upstream {one.url} is in again")
+    assert {host.get().body for _ in range(3)} == {b"one"}
+
+
+def test_one_that_is_out_is_tried_again(proxy, upstream):
+    one, two = upstream(named("one")), upstream(named("two"))
+    one.stop()
+    host = proxy(one, two, more='proxy = { max_fails = 1, fail_timeout = "500ms" }')
+    eventually(lambda: host.get().status == 200 and host.log.matches("is out"), 5)
+    one.again()
+    eventually(lambda: host.get().body == b"one", 10)
+    host.log.wait("is in again")
+
+
+def test_the_only_one_is_tried_although_it_is_out(proxy, upstream):
+    one = upstream()
+    one.stop()
+    host = proxy(one, more='proxy = { max_fails = 1, fail_timeout = 60 }')
+    assert code(host.get()) == (502, "upstream_down")
+    host.log.wait("is out")
+    one.again()
+    assert host.get().status == 200
+
+
+# Names
+
+
+def test_a_name_without_an_address_does_not_keep_a_server_from_starting(proxy, upstream):
+    one = upstream()
+    host = proxy("http://nowhere.invalid:9000", config=CONFIG)
+    assert code(host.get()) == (502, "upstream_down")
+    host.log.wait("shop: upstream http://nowhere.invalid:9000 has no address: .*requests get 502")
+
+
+def test_a_name_is_all_of_its_addresses(proxy, upstream):
+    one = upstream(named("v4"))
+    host = proxy(f"http://localhost:{one.port}")
+    # `localhost` may be ::1 too, where nobody listens.
+    assert {host.get().body for _ in range(6)} == {b"v4"}
+
+
+# Other routes
+
+
+def test_what_is_stripped_and_what_dots_lead_to(host, upstream, tmp_path):
+    one = upstream()
+    config = CONFIG + "[[projects.shop.routes]]\nprefix = \"/api\"\n[[projects.shop.routes]]\nprefix = \"/raw\"\nstrip = false\n"
+    config = config.replace('hosts = ["*"]', f'hosts = ["*"]\nupstreams = ["{one.url}"]')
+    running = Proxy(host, tmp_path, [], config=config + "# ").host
+    for path, seen, prefix in [
+        ("/api/x%2Fy?a=1", "/x%2Fy?a=1", "/api"), ("/api", "/", "/api"), ("/api/", "/", "/api"), ("/%61pi/x%20y", "/x%20y", "/api"),
+        ("/api/a/../b", "/b", "/api"), ("/raw/%2e%2e/api/x", "/x", "/api"), ("/api/..%2Fraw/x", "/raw/x", None), ("/raw/x", "/raw/x", None),
+    ]:
+        before = len(one.requests)
+        assert running.get(path).status == 200
+        request = one.wait(before + 1)
+        assert (request.path, request.get("x-forwarded-prefix")) == (seen, prefix), path
+    assert running.get("/other").status == 404
+
+
+APP = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"app"]
+"""
+
+
+def test_an_app_and_upstreams_share_a_project(host, upstream, tmp_path):
+    one = upstream(named("upstream"))
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "app.py").write_text(APP)
+    config = CONFIG + f'source = "shop"\nweb = {{ app = "app:app", python = "{sys.executable}" }}\n'
+    config += f'[[projects.shop.routes]]\n[[projects.shop.routes]]\nprefix = "/api"\nupstreams = "{one.url}"\n# '
+    running = Proxy(host, tmp_path, [], config=config).host
+    assert [running.get(path).body for path in ("/", "/api/x", "/x")] == [b"app", b"upstream", b"app"]
+
+
+def test_a_reload_keeps_what_did_not_change_and_drops_no_request(host, upstream, tmp_path):
+    gate = threading.Event()
+
+    def answer(request, connection):
+        if request.path == "/slow":
+            gate.wait(10)
+        return named("one")(request, connection)
+
+    one, two = upstream(answer), upstream(named("two"))
+    proxy = Proxy(host, tmp_path, [one])
+    running = proxy.host
+    assert running.get().body == b"one"
+    with running.raw() as raw:
+        raw.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        one.wait(2)
+        proxy.reload([one], "limits = { body = 1000 }")
+        assert running.get().body == b"one"
+        assert one.connections == 2, "its idle connection was kept"
+        proxy.reload([two])
+        assert running.get().body == b"two"
+        gate.set()
+        assert raw.answer().body == b"one"
+    status = json.loads(subprocess.run([harness.OSTLER, "status", "--json"], cwd=tmp_path, capture_output=True, check=True).stdout)
+    shown = status["projects"][0]["upstreams"]
+    assert [(row["address"], row["busy"], row["requests"], row["out"]) for row in shown] == [(two.url, 0, 1, None)]
+    screen = subprocess.run([harness.OSTLER, "status"], cwd=tmp_path, capture_output=True, check=True, text=True).stdout
+    assert two.url in screen
+
+
+def test_a_request_under_way_is_answered_when_the_server_stops(proxy, upstream):
+    gate = threading.Event()
+    one = upstream(lambda request, _: gate.wait(10) and OK)
+    host = proxy(one)
+    with host.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        one.wait(1)
+        host.kill(signal.SIGTERM)
+        host.log.wait("stopping")
+        gate.set()
+        assert raw.answer().body == b"ok"
+    assert host.wait_exit() == 0
+
+
+# WebSockets
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+HANDSHAKE = f"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+
+
+def switching(request, connection):
+    """Agrees to a WebSocket, says hello at once, and sends back what it gets in capitals."""
+    assert (request.get("connection"), request.get("upgrade")) == ("Upgrade", "websocket")
+    key = request.get("sec-websocket-key")
+    accept = base64.b64encode(hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    connection.sendall(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: chat\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\nhello"
+    )
+    while data := connection.recv(1000):
+        connection.sendall(data.upper())
+
+
+def test_a_websocket_is_a_tunnel_once_the_upstream_has_agreed(proxy, upstream):
+    host = proxy(upstream(switching))
+    with host.raw() as raw:
+        answer = raw.send(HANDSHAKE).any_answer()
+        assert (answer.status, answer.header("Sec-WebSocket-Accept")) == (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+        assert answer.header("Sec-WebSocket-Protocol") == "chat"
+        assert raw._exactly(5) == b"hello"
+        assert raw.send(b"more")._exactly(4) == b"MORE"
+        host.kill(signal.SIGTERM)
+        assert raw._exactly(4) == b"\x88\x02\x03\xf4", "1012: the service restarts"
+    assert host.wait_exit() == 0
+
+
+def test_what_the_upstream_has_not_agreed_to_is_no_tunnel(proxy, upstream):
+    one = upstream(lambda request, _: b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n")
+    host = proxy(one)
+    with host.raw() as raw:
+        assert code(raw.send(HANDSHAKE).answer()) == (502, "upstream_answer")
+    one.answer = lambda request, _: b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno"
+    with host.raw() as raw:
+        raw.send(HANDSHAKE + b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert raw.answer().status == 403
+        assert raw.answer().status == 403
+    assert [request.path for request in one.requests] == ["/ws", "/ws", "/smuggled"]
+
+
+# The real thing
+
+
+def test_nginx_as_an_upstream(proxy, tmp_path):
+    assert shutil.which("nginx"), "this test needs nginx: apt-get install nginx-light"
+    port, folder = harness.free_port(), tmp_path / "nginx"
+    (folder / "www").mkdir(parents=True)
+    body = os.urandom(2_000_000)
+    (folder / "www" / "large").write_bytes(body)
+    (folder / "nginx.conf").write_text(f"""
+daemon off; pid {folder}/pid; error_log stderr; worker_processes 1;
+{'user root;' if os.getuid() == 0 else ''}
+events {{}}
+http {{
+    access_log off; keepalive_timeout 75; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
+    fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+    server {{ listen 127.0.0.1:{port}; root {folder}/www; gzip on; gzip_types *; location = /small {{ return 200 "small"; }} }}
+}}""")
+    server = subprocess.Popen(["nginx", "-e", "stderr", "-c", folder / "nginx.conf", "-p", folder], stderr=subprocess.DEVNULL)
+    try:
+        def answers():
+            with socket.socket() as asked:
+                return asked.connect_ex(("127.0.0.1", port)) == 0
+
+        eventually(answers, 10, "nginx listens")
+        host = proxy(f"http://127.0.0.1:{port}")
+        with host.raw() as raw:
+            for _ in range(10):
+                assert raw.send(b"GET /small HTTP/1.1\r\nHost: a\r\n\r\n").answer().body == b"small"
+                answer = raw.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").answer()
+                assert answer.body == body
+                ranged = raw.send(b"GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=5-9\r\n\r\n").answer()
+                assert (ranged.status, ranged.body) == (206, body[5:10])
+                tagged = raw.send(f"GET /large HTTP/1.1\r\nHost: a\r\nIf-None-Match: {answer.header('ETag')}\r\n\r\n".encode()).answer()
+                assert tagged.status == 304
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def test_a_websocket_of_http2_goes_on_as_one_of_http1(host, upstream, tmp_path, tls):
+    one = upstream(switching)
+    port = harness.free_port()
+    config = CONFIG.replace("listen =", f'listen_tls = ["127.0.0.1:{port}"]\ncertfile = "{tls[0]}"\nkeyfile = "{tls[1]}"\nlisten =')
+    Proxy(host, tmp_path, [one], config=config)
+    with Http2(port, tls[0]) as client:
+        client.until(lambda: client.settings, "settings")
+        number = client.headers([
+            (":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/ws"),
+            (":authority", "localhost"), ("sec-websocket-version", "13"),
+        ], end=False)
+        stream = client.streams[number]
+        client.until(lambda: len(stream.body) >= 5, "what comes behind the head")
+        assert (stream.status, stream.body) == (200, b"hello")
+        client.data(number, b"more")
+        client.until(lambda: len(stream.body) >= 9, "what was sent back")
+        assert stream.body == b"helloMORE"
+
+
+def test_requests_of_http2_go_on_with_one_cookie(host, upstream, tmp_path, tls):
+    one = upstream()
+    port = harness.free_port()
+    config = CONFIG.replace("listen =", f'listen_tls = ["127.0.0.1:{port}"]\ncertfile = "{tls[0]}"\nkeyfile = "{tls[1]}"\nlisten =')
+    Proxy(host, tmp_path, [one], config=config)
+    done = subprocess.run(
+        ["curl", "-sS", "--http2", "--cacert", tls[0], "-H", "Cookie: a=1; b=2", "-d", "body", "-w", "%{http_version}", f"https://localhost:{port}/x"],
+        capture_output=True, check=True, text=True,
+    )
+    assert done.stdout == "ok2"
+    request = one.wait(1)
+    assert (request.get("cookie"), request.get("x-forwarded-proto"), request.body) == ("a=1; b=2", "https", b"body")
+
+
+def test_an_upstream_may_be_asked_by_its_own_name(proxy, upstream):
+    one = upstream()
+    host = proxy(one, more='proxy = { host = "upstream" }')
+    assert host.get("/", {"Host": "shop.test"}).status == 200
+    request = one.wait(1)
+    assert (request.get("host"), request.get("x-forwarded-host")) == (f"127.0.0.1:{one.port}", "shop.test")
+
+
+def test_events_are_sent_as_they_come(proxy, upstream):
+    seen = threading.Event()
+
+    def answer(request, connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        assert seen.wait(10), "the first event is there before the second is sent"
+        connection.sendall(b"data: 2\n\n")
+
+    host = proxy(upstream(answer))
+    with host.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        while b"data: 1\n\n" not in raw._buffer:
+            assert raw._more()
+        seen.set()
+        assert b"data: 2\n\n" in raw.answer().body
+
+
+def test_what_upstreams_do_is_counted(proxy, upstream):
+    one, gone = upstream(), upstream()
+    gone.stop()
+    admin = harness.free_port()
+    host = proxy(one, gone, config=CONFIG.replace("listen =", f'admin = "127.0.0.1:{admin}"\nlisten ='))
+    assert [host.get().status for _ in range(4)] == [200] * 4
+    with Raw(("127.0.0.1", admin)) as raw:
+        page = raw.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").answer().text
+    label = f'{{project="shop",upstream="{one.url}"}}'
+    for line in (f"ostler_upstream_requests_total{label} 4", f"ostler_upstream_up{label} 1", f"ostler_upstream_requests_in_flight{label} 0"):
+        assert line in page, page
+    assert f'ostler_upstream_failures_total{{project="shop",upstream="{gone.url}"}} ' in page

@@ -38,6 +38,11 @@ web.app = \"blog:create_app()\"
 
 [[projects.blog.routes]]
 prefix = \"/blog\"
+
+[projects.api]                     # other HTTP servers answer: no source, no app
+hosts = [\"api.example.com\"]
+upstreams = [\"http://127.0.0.1:9000\", \"unix:/run/api.sock\"]
+proxy = { sticky = true, health_path = \"/health\" }
 ```
 
 **Problems** are reported all at once, each with its file, line and column, and with exit code 2. A key that is not

@@ -35,7 +35,7 @@ async fn exchange(one: &One, health: &Health, connect: Duration) -> Result<u16, 
     let link = link.map_err(|_| "no connection in time".to_owned())?;
     let mut stream = link.map_err(|trouble| trouble.to_string())?.stream;
     let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: ostler\r\nConnection: close\r\n\r\n",
+        "GET {} HTTP/1.1\r\nhost: {}\r\nuser-agent: ostler\r\nconnection: close\r\n\r\n",
         health.path, one.authority
     );
     let told = |error: std::io::Error| error.to_string();

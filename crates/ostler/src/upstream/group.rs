@@ -111,7 +111,11 @@ impl Group {
         if all.is_empty() {
             return Chosen::None;
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // A second try takes no other request's turn.
+        let turn = match tried {
+            [] => self.turn.fetch_add(1, Ordering::Relaxed),
+            _ => self.turn.load(Ordering::Relaxed),
+        };
         let was_tried = |one: &Arc<One>| tried.iter().any(|other| Arc::ptr_eq(one, other));
         if let Some(mark) = mark
             && let Some(one) = all.iter().find(|one| one.mark.as_bytes() == mark)

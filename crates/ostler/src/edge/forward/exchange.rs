@@ -28,7 +28,7 @@ use super::head::Ends;
 /// Bytes read at once: a usual answer whole, and a good piece of a large one.
 const READ: usize = 16 * 1024;
 
-/// Bytes of a body that are sent at once.
+/// Bytes of a body that are read or sent at once.
 const PIECE: usize = 64 * 1024;
 
 /// Interim responses before one answer: more are a flood.
@@ -200,7 +200,8 @@ impl<'c, 'b> Exchange<'c, 'b> {
             if !self.may_take_more() {
                 break;
             }
-            let Poll::Ready(read) = self.stream.poll_fill(cx, &mut self.input, READ) else {
+            let room = if self.sending.is_some() { PIECE } else { READ };
+            let Poll::Ready(read) = self.stream.poll_fill(cx, &mut self.input, room) else {
                 break;
             };
             self.moved = Instant::now();

@@ -332,6 +332,7 @@ impl Shaper<'_> {
             self.problems.push(Problem::new(*at, what, hint));
         }
         self.hosts_of_routes(&project);
+        self.proxied(&project);
         match project.routes.is_empty() {
             true => self.counted_keys(&project.rules),
             false => project

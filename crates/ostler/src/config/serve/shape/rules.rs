@@ -39,6 +39,15 @@ impl DraftRules {
         self.values.get(&(section, key)).map(|(value, _)| value)
     }
 
+    /// Where the first value of `proxy` is.
+    pub fn proxy(&self) -> Option<At> {
+        let said = self
+            .values
+            .iter()
+            .filter(|((section, _), _)| *section == "proxy");
+        said.map(|(_, (_, at))| *at).min()
+    }
+
     pub fn text(&self, section: &'static str, key: &'static str) -> Option<&str> {
         self.get(section, key).and_then(Json::as_str)
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::Shaper;
+use super::{DraftProject, DraftRules, Shaper};
 use crate::config::serve::problem::{Problem, short};
 use crate::config::serve::read::{Node, Value};
 use crate::config::serve::schema::{Key, Section};
@@ -49,6 +49,23 @@ impl Shaper<'_> {
             }
         }
         Some(Json::Array(list))
+    }
+
+    /// What is said about upstreams is about some.
+    pub(super) fn proxied(&mut self, project: &DraftProject) {
+        let whole = project.routes.is_empty().then(|| project.rules.clone());
+        let routes = project
+            .routes
+            .iter()
+            .map(|route| route.rules.over(&project.rules));
+        let all: Vec<DraftRules> = whole.into_iter().chain(routes).collect();
+        let said = all.iter().filter_map(DraftRules::proxy).min();
+        let forwards = |rules: &DraftRules| rules.get("", "upstreams").is_some();
+        if let Some(at) = said.filter(|_| !all.iter().any(forwards)) {
+            let what = "`proxy` is set and there are no `upstreams`";
+            let hint = "add upstreams = [\"http://127.0.0.1:9000\"]";
+            self.problems.push(Problem::new(at, what, hint));
+        }
     }
 
     fn upstream(&mut self, key: &Key, item: &Node) -> Option<(String, At, u64)> {
