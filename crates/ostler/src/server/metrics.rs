@@ -17,6 +17,7 @@ use super::admin::Seen;
 /// What a metric takes from what is known.
 type TimesOf = fn(&Reading) -> &Spread;
 type NumberOf = fn(&api::Project) -> u64;
+type CountOf = fn(&api::Upstream) -> u64;
 
 /// What is known of one project.
 struct Measured {
@@ -176,7 +177,7 @@ fn requests(page: &mut Page, all: &[Measured], nowhere: &Reading) {
 
 /// One row for each address; two routes that go to the same one under different settings are added up.
 fn upstreams(page: &mut Page, all: &[Measured]) {
-    let kinds: [(&str, &str, &str, fn(&api::Upstream) -> u64); 5] = [
+    let kinds: [(&str, &str, &str, CountOf); 5] = [
         (
             "ostler_upstream_up",
             "gauge",

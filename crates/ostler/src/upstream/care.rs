@@ -348,7 +348,7 @@ async fn ask_again_and_again(group: Weak<Group>) {
                 return;
             };
             let mut asking = JoinSet::new();
-            for one in group.all.load().iter().cloned() {
+            for one in group.all.load().iter().map(Arc::clone) {
                 let (health, connect) = (health.clone(), group.said.connect);
                 asking.spawn(async move { one.checked(check::ask(&one, &health, connect).await) });
             }

@@ -79,14 +79,12 @@ pub fn parse(head: &[u8], head_only: bool) -> Result<AnswerHead, Wrong> {
     let mut length: Option<u64> = None;
     let (mut chunked, mut close, mut keep, mut upgrade, mut websocket) =
         (false, false, false, false, false);
-    let mut count = 0;
-    for line in lines {
+    for (count, line) in lines.enumerate() {
         let line = line?;
         if line.is_empty() {
             break;
         }
-        count += 1;
-        if count > FIELDS {
+        if count >= FIELDS {
             return Err(Wrong("it has too many header fields"));
         }
         let (name, value) = field(line)?;
@@ -122,15 +120,16 @@ pub fn parse(head: &[u8], head_only: bool) -> Result<AnswerHead, Wrong> {
         encoder.field(name, value);
     }
     encoder.finish(0);
-    if chunked && length.is_some() {
-        return Err(Wrong("it has both Content-Length and Transfer-Encoding"));
-    }
-    if chunked && version < 11 {
-        return Err(Wrong("an answer of HTTP/1.0 has a Transfer-Encoding"));
-    }
+    let bodiless = head_only || status < 200 || matches!(status, 204 | 304);
     let framing = match (chunked, length) {
-        _ if head_only || status < 200 || matches!(status, 204 | 304) => Framing::None,
-        (true, _) => Framing::Chunked,
+        (true, Some(_)) => {
+            return Err(Wrong("it has both Content-Length and Transfer-Encoding"));
+        }
+        (true, None) if version < 11 => {
+            return Err(Wrong("an answer of HTTP/1.0 has a Transfer-Encoding"));
+        }
+        _ if bodiless => Framing::None,
+        (true, None) => Framing::Chunked,
         (false, Some(length)) => Framing::Length(length),
         (false, None) => Framing::UntilClose,
     };
