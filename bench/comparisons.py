@@ -169,6 +169,11 @@ COMPARISONS = [
         ],
     ),
     Comparison(
+        "proxy", "HTTP/1.1 proxy to an HTTP upstream (TCP, kept alive) that answers with 13 bytes", hello,
+        ["ostler", "nginx"], Shape("", proxied=True),
+        [Goal("cpu_us", "nginx", 0.85, aim="0.75")],
+    ),
+    Comparison(
         "static-1k", "static file, 1 KiB", static(1 << 10), ["ostler", "nginx"],
         goals=[Goal("cpu_us", "nginx", 0.70)],
     ),

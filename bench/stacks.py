@@ -34,6 +34,8 @@ class Shape:
     threads: int = 1
     asgi: bool = False
     access_log: bool = False
+    proxied: bool = False
+    """Another HTTP server answers, which is no part of the stack."""
 
 
 @dataclass
@@ -44,9 +46,11 @@ class Stack:
     port: int
     folder: Path
     processes: list[subprocess.Popen] = field(default_factory=list)
+    behind: list[subprocess.Popen] = field(default_factory=list)
+    """Processes whose work is not the stack's: the same for every stack."""
 
     def start(self, command: list[str]) -> subprocess.Popen:
-        with open(self.folder / f"{len(self.processes)}.log", "wb") as log:
+        with open(self.folder / f"{len(self.processes)}-{len(self.behind)}.log", "wb") as log:
             process = subprocess.Popen(
                 [str(part) for part in command], cwd=HERE / "apps", stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True, env=environment(),
@@ -76,10 +80,10 @@ class Stack:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        for process in reversed(self.processes):
+        for process in reversed(self.behind + self.processes):
             # uWSGI reloads on SIGTERM unless told otherwise; SIGINT ends all of them.
             process.send_signal(signal.SIGINT)
-        for process in self.processes:
+        for process in self.behind + self.processes:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
@@ -109,6 +113,8 @@ def fetch(port: int, path: str, host: str = "127.0.0.1") -> bytes:
 
 
 def ostler(stack: Stack, shape: Shape) -> None:
+    if shape.proxied:
+        return ostler_proxy(stack)
     command = [OSTLER, "run", "--bind", f"127.0.0.1:{stack.port}", "--python", VENV / "python"]
     command += ["--workers", shape.workers, "--threads", shape.threads, "--max-connections-per-address", 0]
     if shape.access_log:
@@ -118,6 +124,32 @@ def ostler(stack: Stack, shape: Shape) -> None:
     else:
         command += [shape.app]
     stack.start(command)
+
+
+def ostler_proxy(stack: Stack) -> None:
+    (stack.folder / "ostler.toml").write_text(f"""
+[server]
+listen = ["127.0.0.1:{stack.port}"]
+state = "{stack.folder}/state"
+max_connections_per_address = 0
+keep_requests = 0
+
+[projects.proxy]
+hosts = ["*"]
+upstreams = ["http://{origin(stack)}"]
+""")
+    stack.start([OSTLER, "serve", "--config", stack.folder / "ostler.toml"])
+
+
+def origin(stack: Stack) -> str:
+    """Starts the server behind a proxy, which answers everything with 13 bytes; gives its address."""
+    port, folder = free_port(), stack.folder / "origin"
+    folder.mkdir()
+    inner = Stack("origin", port, folder)
+    nginx(inner, Shape(""), 'default_type text/plain; return 200 "Hello, world!";')
+    stack.behind += inner.processes
+    inner.wait("/")
+    return f"127.0.0.1:{port}"
 
 
 def nginx_uwsgi(stack: Stack, shape: Shape) -> None:
@@ -169,6 +201,8 @@ def nginx_uvicorn(stack: Stack, shape: Shape) -> None:
 
 
 def nginx_static(stack: Stack, shape: Shape) -> None:
+    if shape.proxied:
+        return nginx(stack, shape, PROXY, upstream=origin(stack))
     nginx(stack, shape, f"root {shape.app};")
 
 
@@ -182,11 +216,12 @@ PROXY = """
             proxy_set_header X-Forwarded-Proto $scheme;"""
 
 
-def nginx(stack: Stack, shape: Shape, location: str, keepalive: str = "keepalive 64; keepalive_requests 100000000;") -> None:
+def nginx(stack: Stack, shape: Shape, location: str, keepalive: str = "keepalive 64; keepalive_requests 100000000;",
+          upstream: str | None = None) -> None:
     text = (HERE / "peers" / "nginx.conf").read_text()
     # safe_substitute leaves nginx's own $variables alone.
     filled = string.Template(text).safe_substitute(
-        folder=stack.folder, port=stack.port, socket=app_socket(stack), keepalive=keepalive, location=location,
+        folder=stack.folder, port=stack.port, upstream=upstream or f"unix:{app_socket(stack)}", keepalive=keepalive, location=location,
         nginx_workers=os.cpu_count(), access_log=stack.folder / "access.log" if shape.access_log else "off",
     )
     config = stack.folder / "nginx.conf"

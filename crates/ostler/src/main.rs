@@ -17,6 +17,7 @@ mod server;
 mod store;
 mod supervise;
 mod sys;
+mod upstream;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

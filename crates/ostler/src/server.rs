@@ -44,7 +44,7 @@ use takeover::{Arrival, Doors};
 pub fn run() -> ExitCode {
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(2)
+        .max_blocking_threads(2 + crate::upstream::LOOK_UPS)
         .build();
     let served = match (ServerHandover::from_inherited(), runtime) {
         (Ok(handover), Ok(runtime)) => runtime.block_on(serve(handover)),
@@ -82,7 +82,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let (desk, mut asks) = crate::admin::desk();
     let handles = || threads.iter().map(|thread| thread.handle.clone()).collect();
     let mut first = handover.first;
-    let policies = Arc::new(Policies::default());
+    let policies = Arc::new(Policies::new()?);
     let mut started = Vec::new();
     for project in projects {
         let hooks = first.as_mut().and_then(|first| first.hooks.take());
@@ -268,10 +268,19 @@ impl Server {
                     self.tell_keeper(ToKeeper::Ready).await;
                 }
                 for project in &self.projects {
-                    self.ask_for_zygote(project.id, 1).await;
+                    self.begin(project).await;
                 }
             }
         }
+    }
+
+    /// Has a new project's app started, if it has one.
+    async fn begin(&self, project: &Project) {
+        if project.has_app {
+            return self.ask_for_zygote(project.id, 1).await;
+        }
+        let about = project.spoken_of();
+        tracing::info!("{about}requests go on to upstreams: ready");
     }
 
     async fn ask_for_zygote(&self, project: ProjectId, generation: u64) {

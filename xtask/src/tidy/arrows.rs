@@ -15,7 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "edge",
         &[
-            "routes", "pool", "certs", "auth", "client", "store", "logs", "sys", "config",
+            "routes", "pool", "upstream", "certs", "auth", "client", "store", "logs", "sys",
+            "config",
         ],
     ),
     ("auth", &["client", "logs", "sys", "config"]),
@@ -28,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runs", &[]),
     ("routes", &["pool", "logs", "sys", "config"]),
     ("pool", &["supervise", "logs", "sys", "config"]),
+    ("upstream", &["config"]),
     ("certs", &["client", "logs", "sys", "config"]),
     ("supervise", &["logs", "sys", "config"]),
     ("logs", &["sys", "config"]),

@@ -61,6 +61,9 @@ pub struct Project {
     pub maintenance: Maintenance,
     pub workers: Vec<Worker>,
     pub line: Line,
+    /// Other servers that its requests go on to.
+    #[serde(default)]
+    pub upstreams: Vec<Upstream>,
     pub limits: Limits,
     /// The last ones, oldest first.
     pub errors: Vec<Trouble>,
@@ -117,6 +120,31 @@ pub struct Worker {
     pub age: u64,
     /// Bytes that it has for itself; `None` when the kernel does not tell.
     pub memory: Option<u64>,
+}
+
+/// One address that requests go on to.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Upstream {
+    /// As it is configured; with the address behind it where that is a name.
+    pub address: String,
+    pub weight: u32,
+    /// Requests that it has now.
+    pub busy: u32,
+    /// Requests that were sent there, again ones too.
+    pub requests: u64,
+    /// Those that met no connection, no answer in time, or none that could be sent on.
+    pub failures: u64,
+    /// Connections that were begun.
+    pub connections: u64,
+    /// Why it gets no requests, where it gets none.
+    pub out: Option<Out>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Out {
+    /// Seconds.
+    pub since: u64,
+    pub why: String,
 }
 
 /// Requests that wait for a worker.

@@ -1,5 +1,7 @@
 //! How a person sees what the admin API says: tables that line up, with or without colours. Asks nobody.
 
+mod upstreams;
+
 use time::OffsetDateTime;
 
 use crate::store::find::{Percentiles, Request};
@@ -49,6 +51,7 @@ pub fn status(status: &Status, colours: bool) -> String {
     screen.machine(status);
     screen.projects(&status.projects);
     screen.workers(&status.projects);
+    screen.upstreams(&status.projects);
     screen.routes(&status.projects);
     screen.limits(status);
     screen.certificates(status);

@@ -38,6 +38,11 @@ web.app = \"blog:create_app()\"
 
 [[projects.blog.routes]]
 prefix = \"/blog\"
+
+[projects.api]                     # other HTTP servers answer: no source, no app
+hosts = [\"api.example.com\"]
+upstreams = [\"http://127.0.0.1:9000\", \"unix:/run/api.sock\"]
+proxy = { sticky = true, health_path = \"/health\" }
 ```
 
 **Problems** are reported all at once, each with its file, line and column, and with exit code 2. A key that is not
@@ -79,6 +84,8 @@ pub fn page() -> String {
         Section::Headers,
         Section::Errors,
         Section::Redirect,
+        Section::Upstream,
+        Section::Proxy,
         Section::Web,
     ];
     for section in sections {
@@ -145,6 +152,7 @@ fn form(key: &Key) -> String {
         Form::Algorithms => "list of algorithms".to_owned(),
         Form::Claims => "list of claims".to_owned(),
         Form::Users => "names and hashes".to_owned(),
+        Form::Upstreams => "list of addresses, or of sections".to_owned(),
         Form::Pages => "statuses and files".to_owned(),
         Form::Table => "section".to_owned(),
         Form::Tables => "sections by name".to_owned(),

@@ -56,7 +56,8 @@ pub struct ProjectPlan {
     /// Its own certificate.
     pub pair: Option<Pair>,
     pub clients: Option<Clients>,
-    pub run: Arc<RunPlan>,
+    /// `None`: all of it goes to upstreams.
+    pub run: Option<Arc<RunPlan>>,
     /// What is known of its settings before its config file is evaluated.
     pub settings: Settings,
     /// How long its requests may take to end, as its config file has it once that was evaluated.
@@ -260,6 +261,7 @@ fn without_file(
         acme: https.then(Acme::default),
         projects: vec![serve::Project {
             name: "app".to_owned(),
+            has_app: true,
             source: around.directory.clone(),
             hosts,
             https_optional: false,
@@ -302,7 +304,7 @@ impl ProjectPlan {
             clients: project.clients.clone(),
             graceful: settings.workers.graceful_timeout,
             settings,
-            run: Arc::new(run),
+            run: run.map(Arc::new),
         })
     }
 }
@@ -316,14 +318,23 @@ pub(super) fn settings(
     complete(project, machine, around).map(|(_, settings)| settings)
 }
 
+/// How its app is started, if it has one, and what is known of its settings before a config file is evaluated.
 fn complete(
     project: &serve::Project,
     machine: &Settings,
     around: &Surroundings<'_>,
-) -> Result<(RunPlan, Settings), Vec<ConfigError>> {
-    let run = run::complete(written(project, machine, around), Vec::new(), around)?;
-    let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
-    Ok((run, settings))
+) -> Result<(Option<RunPlan>, Settings), Vec<ConfigError>> {
+    let mut written = written(project, machine, around);
+    if project.has_app {
+        let run = run::complete(written, Vec::new(), around)?;
+        let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
+        return Ok((Some(run), settings));
+    }
+    // What remains are limits and files; a name must stand there, and nothing is called by it.
+    written.app = Some("none:none".to_owned());
+    let (mut settings, _) = config::finish(&written, &Map::new(), &[])?;
+    settings.app.name.clear();
+    Ok((None, settings))
 }
 
 /// What is written for one project. The environment and `GUNICORN_CMD_ARGS` speak to `ostler run` alone; who

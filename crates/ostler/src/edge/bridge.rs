@@ -21,7 +21,7 @@ use super::connection::Connection;
 use super::h1::response;
 use super::reason::Reason;
 use super::sending::After;
-use super::site::App;
+use super::site::{App, Behind};
 use super::websocket::{self, By, Closed, Event, Handshake, Outgoing, Refusal, Session};
 
 /// Message bytes in one frame to a worker: a quarter of what a stream may send without credit.
@@ -34,8 +34,16 @@ const INTERNAL_ERROR: u16 = 1011;
 const SERVICE_RESTART: u16 = 1012;
 
 impl Connection {
-    /// Checks an opening handshake before an app is asked; `None` for any other request.
-    pub fn check_handshake(&self, app: &App) -> Result<Option<Handshake>, Reason> {
+    /// Checks an opening handshake before anybody is asked. What goes on to an upstream is judged there.
+    pub fn check_handshake(&self, behind: &Behind) -> Result<(), Reason> {
+        match behind {
+            Behind::App(app) => self.handshake(app).map(drop),
+            Behind::Upstreams(_) => Ok(()),
+        }
+    }
+
+    /// An opening handshake to an app; `None` for any other request.
+    pub fn handshake(&self, app: &App) -> Result<Option<Handshake>, Reason> {
         if !self.head.asks_websocket() || !app.pool.streams() {
             return Ok(None);
         }

@@ -8,8 +8,6 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use ostler_wire::RequestEncoder;
-
 use super::connection::Peer;
 use super::h1::bytes::{push_decimal, trim};
 use super::h1::head::Head;
@@ -189,7 +187,7 @@ impl Sender {
         https: bool,
         join: bool,
         drops: &Names,
-        encoder: &mut RequestEncoder<'_>,
+        mut write: impl FnMut(u8, &[u8], &[u8]),
     ) {
         let said = || {
             let fields = head.fields();
@@ -197,22 +195,22 @@ impl Sender {
         };
         if join && has_duplicates(said()) {
             for (id, name, value) in joined(said()) {
-                encoder.field_with_id(id, name, &value);
+                write(id, name, &value);
             }
         } else {
             for (id, name, value) in said() {
-                encoder.field_with_id(id, name, value);
+                write(id, name, value);
             }
         }
         if head.is_websocket() {
-            encoder.field_with_id(names::CONNECTION, b"connection", b"Upgrade");
-            encoder.field_with_id(names::UPGRADE, b"upgrade", b"websocket");
+            write(names::CONNECTION, b"connection", b"Upgrade");
+            write(names::UPGRADE, b"upgrade", b"websocket");
         }
-        self.tell(head, https, encoder);
+        self.tell(head, https, write);
     }
 
     /// Who is asking, in our hand: what a trusted proxy said goes on, with that proxy behind it.
-    fn tell(&self, head: &Head, https: bool, encoder: &mut RequestEncoder<'_>) {
+    fn tell(&self, head: &Head, https: bool, mut write: impl FnMut(u8, &[u8], &[u8])) {
         let said = |name| self.trusted.then(|| list(head, name)).flatten();
         let address = &self.address[..];
         let chain = match said(b"x-forwarded-for") {
@@ -222,14 +220,14 @@ impl Sender {
             Some(chain) => chain,
             None => Cow::Borrowed(address),
         };
-        encoder.field_with_id(names::X_FORWARDED_FOR, b"x-forwarded-for", &chain);
+        write(names::X_FORWARDED_FOR, b"x-forwarded-for", &chain);
         let scheme: &[u8] = if https { b"https" } else { b"http" };
-        encoder.field_with_id(names::X_FORWARDED_PROTO, b"x-forwarded-proto", scheme);
+        write(names::X_FORWARDED_PROTO, b"x-forwarded-proto", scheme);
         // Who reads this list from the right, as far as there are proxies, gets what they wrote.
         if let Some(host) = said(b"x-forwarded-host").or(head.authority().map(Cow::Borrowed)) {
-            encoder.field_with_id(names::X_FORWARDED_HOST, b"x-forwarded-host", &host);
+            write(names::X_FORWARDED_HOST, b"x-forwarded-host", &host);
         }
-        encoder.field_with_id(names::X_REAL_IP, b"x-real-ip", address);
+        write(names::X_REAL_IP, b"x-real-ip", address);
     }
 }
 
@@ -315,7 +313,7 @@ mod tests {
     use super::super::h1::head::{Limits, parse};
     use super::*;
     use crate::config::Network;
-    use ostler_wire::{RequestHead, frame};
+    use ostler_wire::{RequestEncoder, RequestHead, frame};
 
     fn head(fields: &str) -> Head {
         let input = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
@@ -342,7 +340,15 @@ mod tests {
         let mut wire = Vec::new();
         let mut encoder = RequestEncoder::new(&mut wire, 0, &RequestHead::EMPTY);
         let drops = Names::default();
-        sender.fields(&head, sender.https(false), true, &drops, &mut encoder);
+        sender.fields(
+            &head,
+            sender.https(false),
+            true,
+            &drops,
+            |id, name, value| {
+                encoder.field_with_id(id, name, value);
+            },
+        );
         encoder.finish(b"");
         let (_, payload, _) = frame(&wire).expect("frame").expect("whole");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

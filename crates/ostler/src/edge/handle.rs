@@ -23,7 +23,7 @@ use super::reason::Reason;
 use super::relay::{Failure, Relay, Relayed};
 use super::row::Row;
 use super::sending::After;
-use super::site::App;
+use super::site::{App, Behind};
 use super::upload::Upload;
 
 impl Connection {
@@ -57,7 +57,7 @@ impl Connection {
         }
     }
 
-    /// connection → head → site → forwarded → ACME? → redirect? → clients → limits → preflight? → caller → static file? → body → lease → worker → response.
+    /// connection → head → site → forwarded → ACME? → redirect? → clients → limits → preflight? → caller → static file? → app or upstream.
     async fn line(&mut self) -> Result<After, Reason> {
         self.find_site();
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
@@ -82,16 +82,29 @@ impl Connection {
         if let Some(after) = self.serve_static(&caller).await? {
             return Ok(after);
         }
-        let app = self.site.app(&caller)?;
-        self.check_handshake(&app)?;
-        let mut reader =
-            BodyReader::new(self.head.framing(), self.site.body_limit, self.row.started)?;
+        let behind = self.site.behind(&caller)?;
+        self.check_handshake(&behind)?;
+        let reader = BodyReader::new(self.head.framing(), self.site.body_limit, self.row.started)?;
         self.invite_body(&reader).await?;
-        if self.streams_body(&app) {
-            return self.ask_streaming(&app, &sender, reader).await;
+        match behind {
+            Behind::App(app) => self.call(&app, &sender, reader).await,
+            // Boxed: the exchanges with an app keep no room for it.
+            Behind::Upstreams(group) => Box::pin(self.forward(&group, &sender, reader)).await,
+        }
+    }
+
+    /// body → lease → worker → response.
+    async fn call(
+        &mut self,
+        app: &App,
+        sender: &Sender,
+        mut reader: BodyReader,
+    ) -> Result<After, Reason> {
+        if self.streams_body(app) {
+            return self.ask_streaming(app, sender, reader).await;
         }
         let body = self.collect(&mut reader).await?;
-        self.ask(&app, &sender, body).await
+        self.ask(app, sender, body).await
     }
 
     fn find_site(&mut self) {
@@ -134,7 +147,7 @@ impl Connection {
     }
 
     /// Reads the whole body before an app is called: a slow client never holds a worker.
-    async fn collect(&mut self, reader: &mut BodyReader) -> Result<Body, Reason> {
+    pub async fn collect(&mut self, reader: &mut BodyReader) -> Result<Body, Reason> {
         if reader.is_done() {
             self.body_read = true;
             return Ok(Body::None);
@@ -352,18 +365,10 @@ impl Connection {
             https,
             !streams,
             &fields.request_drops,
-            &mut encoder,
+            |id, name, value| encoder.field_with_id(id, name, value),
         );
-        fields.tell_app(&mut encoder);
-        for (name, value) in self.row.bearer.iter().flat_map(|bearer| &bearer.claims) {
-            encoder.field(
-                format!("x-ostler-claim-{name}").as_bytes(),
-                value.as_bytes(),
-            );
-        }
-        for (name, value) in self.row.granted.iter().flat_map(|granted| &granted.0) {
-            encoder.field(name.as_bytes(), value);
-        }
+        fields.tell_app(|name, value| encoder.field(name, value));
+        self.tell_claims(|name, value| encoder.field(name, value));
         if let (Some(user), true) = (&self.row.user, streams) {
             // As above: a client's own is not passed on.
             encoder.field(b"x-ostler-user", user.as_bytes());
@@ -377,6 +382,17 @@ impl Connection {
         }
         encoder.finish(body.inline());
         frame
+    }
+
+    /// What a token, or who was asked for us, says of the client. A client's own fields of these names are not passed on.
+    pub(super) fn tell_claims(&self, mut field: impl FnMut(&[u8], &[u8])) {
+        for (name, value) in self.row.bearer.iter().flat_map(|bearer| &bearer.claims) {
+            let name = format!("x-ostler-claim-{name}");
+            field(name.as_bytes(), value.as_bytes());
+        }
+        for (name, value) in self.row.granted.iter().flat_map(|granted| &granted.0) {
+            field(name.as_bytes(), value);
+        }
     }
 
     /// `SCRIPT_NAME` and `PATH_INFO`: the path below the root when it lies there (as gunicorn).
@@ -413,7 +429,7 @@ impl Connection {
             }
             // What few exchanges become is boxed: each one would keep room for it.
             Relayed::Hijacked => Ok(Box::pin(self.tunnel(lease, app.response)).await),
-            Relayed::WebSocket(accept) => match self.check_handshake(app)? {
+            Relayed::WebSocket(accept) => match self.handshake(app)? {
                 Some(handshake) => {
                     Ok(Box::pin(self.websocket(app, lease, &handshake, &accept)).await)
                 }

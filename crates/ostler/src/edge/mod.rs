@@ -15,6 +15,7 @@ mod disk;
 mod ending;
 mod engineio;
 pub mod files;
+mod forward;
 mod forwarded;
 pub mod h1;
 mod handle;
@@ -61,7 +62,7 @@ pub use listen::{LAST_ACCEPT, Listener, run as accept};
 pub use peers::Peers;
 pub use policy::{Authority, Doors, Policy, Rates};
 pub use redirect::Entrance;
-pub use site::{App, Site};
+pub use site::{App, Behind, Site};
 pub use spool::Budget;
 pub use websocket::Settings as WebSocketSettings;
 

@@ -103,6 +103,15 @@ pub enum Reason {
     WorkerTimeout,
     CrashLooping,
 
+    // The operator of an upstream.
+    UpstreamDown,
+    UpstreamsUnwell,
+    UpstreamClosed,
+    UpstreamAnswer,
+    UpstreamTimeout,
+    UpstreamShort,
+    UpstreamBusy,
+
     // The operator.
     NoRoute,
     LineFull,
@@ -181,7 +190,7 @@ impl Reason {
         self.facts().code
     }
 
-    /// Which part of the line stopped the request: `edge`, `line`, `worker` or `app`.
+    /// Which part of the line stopped the request: `edge`, `line`, `worker`, `app` or `upstream`.
     pub const fn layer(self) -> &'static str {
         self.facts().layer
     }
@@ -292,6 +301,14 @@ impl Reason {
             Self::WorkerDied => answer(502, "worker_died", "worker", "The process that served this request ended."),
             Self::WorkerTimeout => answer(504, "worker_timeout", "worker", "The app took too long to answer."),
             Self::CrashLooping => later(5, "crash_looping", "worker", "The app does not stay up; it is being restarted."),
+
+            Self::UpstreamDown => answer(502, "upstream_down", "upstream", "The server behind this one cannot be reached."),
+            Self::UpstreamsUnwell => later(5, "upstreams_unwell", "upstream", "No server behind this one is well."),
+            Self::UpstreamClosed => answer(502, "upstream_closed", "upstream", "The server behind this one closed the connection."),
+            Self::UpstreamAnswer => answer(502, "upstream_answer", "upstream", "The server behind this one gave an answer that cannot be sent."),
+            Self::UpstreamTimeout => answer(504, "upstream_timeout", "upstream", "The server behind this one took too long to answer."),
+            Self::UpstreamShort => cut(502, "upstream_short", "upstream", "The server behind this one failed while it was answering."),
+            Self::UpstreamBusy => later(1, "upstream_busy", "line", "No server behind this one became free in time."),
 
             Self::NoRoute => answer(404, "no_route", "edge", "Nothing is served under this name and path."),
             Self::LineFull => later(1, "line_full", "line", "Too many requests are waiting."),

@@ -78,6 +78,12 @@ impl Row {
         self.worker = Some(worker);
     }
 
+    /// An upstream is chosen after a wait that began at `asked`.
+    pub fn upstream_found(&mut self, asked: Instant) {
+        self.dispatched = Instant::now();
+        self.queue_us += (self.dispatched - asked).as_micros() as u64;
+    }
+
     /// The app's response head came.
     pub fn head_came(&mut self) {
         // A worker that took the request by itself may have answered before we heard of that.

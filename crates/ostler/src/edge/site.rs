@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::auth::Caller;
 use crate::pool::Pool;
+use crate::upstream::Group;
 
 use super::files::{FileCache, Statics};
 use super::meter::Meters;
@@ -36,22 +37,30 @@ pub struct Site {
     pub secure_lines: Option<Arc<[u8]>>,
     /// What holds before a request is answered.
     pub policy: Arc<Policy>,
-    /// Who answers what no file answers; `None` is 404. Asked for with [`Site::app`].
-    pub app: Option<Arc<App>>,
+    /// Who answers what no file answers; `None` is 404. Asked for with [`Site::behind`].
+    pub behind: Option<Behind>,
     /// Counts its requests; `None` for those that belong nowhere.
     pub meters: Option<Arc<Meters>>,
 }
 
 impl Site {
-    /// The app, for a caller who was asked.
-    pub(super) fn app(&self, _asked: &Caller) -> Result<Arc<App>, Reason> {
-        self.app.clone().ok_or(Reason::NoRoute)
+    /// Who answers, for a caller who was asked.
+    pub(super) fn behind(&self, _asked: &Caller) -> Result<Behind, Reason> {
+        self.behind.clone().ok_or(Reason::NoRoute)
     }
 
     /// The static files that an edge thread has in memory.
     pub(super) fn files(&self, thread: &Thread) -> MutexGuard<'_, FileCache> {
         lock(&self.files[thread.index])
     }
+}
+
+/// Who answers requests that no file answers.
+#[derive(Clone)]
+pub enum Behind {
+    App(Arc<App>),
+    /// Other HTTP servers.
+    Upstreams(Arc<Group>),
 }
 
 /// A Python app, and how its requests are handled.

@@ -1,5 +1,5 @@
 //! A connection that is no longer HTTP: bytes both ways between a client and an app that took the
-//! raw connection (WSGI WebSocket).
+//! raw connection (WSGI WebSocket), or an upstream that switched to WebSocket.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::UnixStream;
 
 use crate::pool::Lease;
+use crate::upstream::Stream;
 
 use super::connection::Connection;
 use super::outgoing::ClientGone;
@@ -61,7 +62,9 @@ impl Connection {
         self.row.status = self.switched();
         self.log();
         self.become_socket();
-        Carry::new(self, app).run(held.farewell()).await;
+        Carry::new(self, Stream::Unix(app))
+            .run(held.farewell())
+            .await;
         After::Gone
     }
 
@@ -103,9 +106,9 @@ impl Connection {
 }
 
 /// Bytes both ways between a client and an app, each way on its own: neither waits for the other.
-struct Carry<'c> {
+pub struct Carry<'c> {
     connection: &'c mut Connection,
-    app: UnixStream,
+    app: Stream,
     /// From the client to the app.
     up: Way,
     /// From the app to the client.
@@ -114,6 +117,8 @@ struct Carry<'c> {
     patience: Patience,
     /// When a byte last went either way.
     moved: Instant,
+    /// The app's side may keep what was written to it.
+    unflushed: bool,
 }
 
 /// How far one direction is.
@@ -137,7 +142,7 @@ enum Over {
 }
 
 impl<'c> Carry<'c> {
-    fn new(connection: &'c mut Connection, app: UnixStream) -> Self {
+    pub fn new(connection: &'c mut Connection, app: Stream) -> Self {
         Self {
             connection,
             app,
@@ -145,12 +150,13 @@ impl<'c> Carry<'c> {
             down: Way::Open,
             patience: Patience::default(),
             moved: Instant::now(),
+            unflushed: false,
         }
     }
 
     /// Carries until both sides have ended or one is lost; `farewell` resolves when the worker is to
     /// stop.
-    async fn run(mut self, farewell: impl Future<Output = ()>) {
+    pub async fn run(mut self, farewell: impl Future<Output = ()>) {
         let mut farewell = pin!(farewell);
         let over = poll_fn(|cx| {
             if farewell.as_mut().poll(cx).is_ready() {
@@ -208,9 +214,18 @@ impl<'c> Carry<'c> {
         while self.up != Way::Ended {
             if !buffer.is_empty() {
                 match ready!(Pin::new(&mut self.app).poll_write(cx, buffer.data())) {
-                    Ok(count @ 1..) => buffer.consume(count),
+                    Ok(count @ 1..) => {
+                        buffer.consume(count);
+                        self.unflushed = true;
+                    }
                     // It has closed its end: what it sent before still goes to the client.
                     Ok(0) | Err(_) => self.up = Way::Ended,
+                }
+            } else if self.unflushed {
+                // TLS may keep some of it.
+                self.unflushed = ready!(Pin::new(&mut self.app).poll_flush(cx)).is_err();
+                if self.unflushed {
+                    self.up = Way::Ended;
                 }
             } else if self.up == Way::Ending {
                 let _ = ready!(Pin::new(&mut self.app).poll_shutdown(cx));
@@ -235,11 +250,8 @@ impl<'c> Carry<'c> {
                 ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
                 self.down = Way::Ended;
             } else {
-                ready!(self.app.poll_read_ready(cx))?;
-                out.bytes().reserve(PIECE);
-                match self.app.try_read_buf(out.bytes()) {
+                match ready!(self.app.poll_fill(cx, out.bytes(), PIECE)) {
                     Ok(1..) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                     Ok(0) | Err(_) => self.down = Way::Ending,
                 }
             }

@@ -36,6 +36,7 @@ impl Keeper {
                 clients: None,
                 settings: self.machine.settings.clone(),
                 patient: self.ever_ready,
+                has_app: true,
             }],
             Plan::Serve(plan) => projects(plan, &self.maintenance),
         };
@@ -52,7 +53,7 @@ impl Keeper {
             Plan::Run(plan) => Some(Arc::clone(plan)),
             Plan::Serve(plan) => {
                 let found = plan.projects.iter().find(|known| known.id == id);
-                found.map(|project| Arc::clone(&project.run))
+                found.and_then(|project| project.run.clone())
             }
         }
     }
@@ -163,7 +164,11 @@ impl Keeper {
         };
         for project in &mut next.projects {
             let mut known = before.iter().flat_map(|before| &before.projects);
-            if let Some(same) = known.find(|known| known.name == project.name) {
+            // Who gets an app, or has none any more, is another project of the same name.
+            let same = |known: &&ProjectPlan| {
+                known.name == project.name && known.run.is_some() == project.run.is_some()
+            };
+            if let Some(same) = known.find(same) {
                 project.id = same.id;
                 if project.settings == same.settings {
                     project.graceful = same.graceful;
@@ -231,6 +236,7 @@ fn projects(plan: &ServePlan, maintenance: &Maintenance) -> Vec<Project> {
         clients: project.clients.clone(),
         settings: project.settings.clone(),
         patient: true,
+        has_app: project.run.is_some(),
     });
     projects.collect()
 }

@@ -230,6 +230,8 @@ pub struct Project {
     /// Trouble with it is met with patience, and ends nothing: it served before, in a server that was
     /// lost, or it is one of several.
     pub patient: bool,
+    /// Some of it is served by an app of its own.
+    pub has_app: bool,
 }
 
 /// Where requests for a project should come to.

@@ -127,6 +127,12 @@ impl Server {
             });
             return;
         };
+        if !project.has_app {
+            let problems = format!("error: `{name}` has no app whose workers could be replaced\n");
+            // As above.
+            let _ = asked.answer.send(api::Reloaded::failed(problems));
+            return;
+        }
         let awaited = project.restart();
         let change = api::Change {
             project: project.name.clone(),
@@ -234,6 +240,7 @@ pub(super) struct Seen {
     threads: u32,
     streams: u32,
     retired: bool,
+    has_app: bool,
 }
 
 impl Seen {
@@ -262,6 +269,7 @@ impl Seen {
                     oldest: None,
                 },
                 limits: limits(settings),
+                upstreams: upstreams(project),
                 errors: project.troubles.0.clone(),
             },
             handle: project.handle.clone(),
@@ -269,6 +277,7 @@ impl Seen {
             threads: settings.workers.threads,
             streams: settings.workers.worker_connections,
             retired: project.retired,
+            has_app: project.has_app,
         }
     }
 
@@ -279,6 +288,7 @@ impl Seen {
         let seen = self.pool.look();
         project.state = match seen.serving {
             _ if self.retired => api::State::Leaving,
+            PoolState::Starting if !self.has_app => api::State::Serving,
             PoolState::Starting => api::State::Starting,
             PoolState::Serving => api::State::Serving,
             PoolState::CrashLooping { .. } => api::State::CrashLooping,
@@ -323,6 +333,25 @@ impl Seen {
             .collect();
         project
     }
+}
+
+/// The upstreams of a project.
+fn upstreams(project: &Project) -> Vec<api::Upstream> {
+    let groups = project.groups();
+    let looks = groups.iter().flat_map(|group| group.look());
+    let shown = looks.map(|look| api::Upstream {
+        address: look.shown,
+        weight: look.weight,
+        busy: look.in_flight,
+        requests: look.requests,
+        failures: look.failures,
+        connections: look.connections,
+        out: look.out.map(|(why, since)| api::Out {
+            since: since.as_secs(),
+            why,
+        }),
+    });
+    shown.collect()
 }
 
 fn shown(

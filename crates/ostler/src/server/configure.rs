@@ -156,7 +156,7 @@ impl Server {
         self.take_machine(machine);
         for (index, change) in changes {
             let project = &mut self.projects[index];
-            let restarts = change.restarts;
+            let restarts = change.restarts && project.has_app;
             let what = match restarts {
                 true => "changed; its workers are replaced",
                 false => "changed",
@@ -175,15 +175,17 @@ impl Server {
         let ids: Vec<_> = new.iter().map(|project| project.id).collect();
         for project in &new {
             tell(project, "is new");
-            awaited.push(admin::awaited(project, Since::Generation(1)));
+            if project.has_app {
+                awaited.push(admin::awaited(project, Since::Generation(1)));
+            }
         }
         self.projects.extend(new);
         // A host is served when it has a certificate to be served with.
         self.certs.take(certificates);
         self.replace_edge();
         tracing::info!("reload complete: the configuration is in force");
-        for id in ids {
-            self.ask_for_zygote(id, 1).await;
+        for project in self.projects.iter().filter(|known| ids.contains(&known.id)) {
+            self.begin(project).await;
         }
         (told, awaited)
     }

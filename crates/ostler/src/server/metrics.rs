@@ -17,6 +17,7 @@ use super::admin::Seen;
 /// What a metric takes from what is known.
 type TimesOf = fn(&Reading) -> &Spread;
 type NumberOf = fn(&api::Project) -> u64;
+type CountOf = fn(&api::Upstream) -> u64;
 
 /// What is known of one project.
 struct Measured {
@@ -67,6 +68,7 @@ impl Server {
                 .for_each(|thread| thread.tally.nowhere.add_to(&mut nowhere));
             requests(&mut page, &all, &nowhere);
             workers(&mut page, &all);
+            upstreams(&mut page, &all);
             if let Some(log) = log {
                 let name = "ostler_request_log_lost_total";
                 page.begin(name, "counter", "Rows of the request log that were lost.");
@@ -170,6 +172,59 @@ fn requests(page: &mut Page, all: &[Measured], nowhere: &Reading) {
     page.begin(name, "counter", "Bytes of bodies that were sent.");
     for Measured { project, reading } in all {
         page.number(name, &[("project", &project.name)], reading.sent);
+    }
+}
+
+/// One row for each address; two routes that go to the same one under different settings are added up.
+fn upstreams(page: &mut Page, all: &[Measured]) {
+    let kinds: [(&str, &str, &str, CountOf); 5] = [
+        (
+            "ostler_upstream_up",
+            "gauge",
+            "1 while it gets requests.",
+            |one| u64::from(one.out.is_none()),
+        ),
+        (
+            "ostler_upstream_requests_in_flight",
+            "gauge",
+            "Requests that it has now.",
+            |one| one.busy.into(),
+        ),
+        (
+            "ostler_upstream_requests_total",
+            "counter",
+            "Requests that were sent there, again ones too.",
+            |one| one.requests,
+        ),
+        (
+            "ostler_upstream_failures_total",
+            "counter",
+            "Requests that got no answer there that could be sent on.",
+            |one| one.failures,
+        ),
+        (
+            "ostler_upstream_connections_total",
+            "counter",
+            "Connections that were begun.",
+            |one| one.connections,
+        ),
+    ];
+    for (name, kind, help, of) in kinds {
+        page.begin(name, kind, help);
+        for Measured { project, .. } in all {
+            let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+            for one in &project.upstreams {
+                let sum = sums.entry(&one.address).or_default();
+                *sum = match name {
+                    "ostler_upstream_up" => of(one).max(*sum),
+                    _ => *sum + of(one),
+                };
+            }
+            for (address, sum) in sums {
+                let labels = [("project", &project.name[..]), ("upstream", address)];
+                page.number(name, &labels, sum);
+            }
+        }
     }
 }
 

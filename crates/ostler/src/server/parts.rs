@@ -13,7 +13,7 @@ use crate::certs::Served;
 use crate::config::{AccessLogFormat, ClientCertificates, HeaderMap, LogTarget, Settings, Tls};
 use crate::edge::files::{FileCache, TOTAL_BYTES};
 use crate::edge::h1::head::HEAD_MAX;
-use crate::edge::{self, App, Edge, Peers, Policy, Site, Thread, Times};
+use crate::edge::{self, App, Behind, Edge, Peers, Policy, Site, Thread, Times};
 use crate::keeper;
 use crate::keeper::protocol::{self, Entrance, Route};
 use crate::logs::{self, AccessLog};
@@ -324,7 +324,7 @@ pub(super) fn site(
     route: &Route,
     entrance: &Entrance,
     clients: u32,
-    app: &Arc<App>,
+    behind: Behind,
     policy: Arc<Policy>,
     threads: usize,
 ) -> anyhow::Result<Site> {
@@ -355,7 +355,7 @@ pub(super) fn site(
         plain_lines: lines(&policy, None),
         secure_lines: lines(&policy, hsts.as_deref()),
         policy,
-        app: Some(Arc::clone(app)),
+        behind: Some(behind),
         meters: None,
     })
 }
@@ -380,7 +380,7 @@ pub(super) fn nowhere(threads: usize) -> anyhow::Result<Site> {
         plain_lines: None,
         secure_lines: None,
         policy: Arc::default(),
-        app: None,
+        behind: None,
         meters: None,
     })
 }

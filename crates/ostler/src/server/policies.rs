@@ -10,13 +10,13 @@ use crate::auth::jwt::Tokens;
 use crate::auth::{self, Keys, SlowLine, Users};
 use crate::client;
 use crate::config::serve::{KeySource, Rules, TokenKeys, TokenSource};
-use crate::edge::{Authority, Doors, Policy, Rates};
+use crate::edge::{Authority, Behind, Doors, Policy, Rates};
+use crate::upstream::{Caretaker, Group};
 
 /// Users with the hashes of their passwords, and what the password is for.
 type Listed = (Vec<(String, String)>, String);
 
 /// What the policies of all sites share.
-#[derive(Default)]
 pub(super) struct Policies {
     line: Arc<SlowLine>,
     rates: Arc<Rates>,
@@ -28,9 +28,54 @@ pub(super) struct Policies {
     tokens: Mutex<HashMap<TokenSource, Weak<Tokens>>>,
     /// How servers are checked that we ask; read when there is one to be asked.
     roots: Mutex<Option<Arc<ClientConfig>>>,
+    pub(super) upstreams: Caretaker,
 }
 
 impl Policies {
+    /// # Errors
+    /// There is no randomness.
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let upstreams = Caretaker::new().map_err(|_| anyhow::anyhow!("no randomness"))?;
+        Ok(Self {
+            line: Arc::default(),
+            rates: Arc::default(),
+            keys: Mutex::default(),
+            users: Mutex::default(),
+            tokens: Mutex::default(),
+            roots: Mutex::default(),
+            upstreams,
+        })
+    }
+
+    /// Those that the rules name.
+    ///
+    /// # Errors
+    /// Their certificates cannot be checked as the rules say.
+    pub(super) fn group(
+        &self,
+        rules: &Rules,
+        about: &str,
+        threads: usize,
+    ) -> anyhow::Result<Option<Behind>> {
+        let Some(said) = &rules.upstreams else {
+            return Ok(None);
+        };
+        let ca = match &said.ca {
+            None => None,
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                Some(read.with_context(|| format!("{about}proxy.ca: {}", path.display()))?)
+            }
+        };
+        let project = about.trim_end_matches(": ");
+        let group = self
+            .upstreams
+            .open(said, project, ca, client_config, threads);
+        let group: Arc<Group> =
+            group.map_err(|what| anyhow::anyhow!("{about}upstreams: {what}"))?;
+        Ok(Some(Behind::Upstreams(group)))
+    }
+
     /// Makes the policy of a site. `about` begins lines of the log; with `again` nothing that was good once and is
     /// not any more may keep a server from starting.
     ///
@@ -143,4 +188,11 @@ impl Policies {
         known.insert(source.clone(), Arc::downgrade(&keys));
         Ok(keys)
     }
+}
+
+/// How the certificates of upstreams are checked.
+fn client_config(pem: Option<&str>) -> Result<Arc<rustls::ClientConfig>, String> {
+    let mut config = (*client::roots(pem)?).clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }

@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 use crate::config::Settings;
 use crate::config::serve::Rules;
 use crate::edge::meter::Meters;
-use crate::edge::{Policy, Site, tls};
+use crate::edge::{Behind, Policy, Site, tls};
 use crate::keeper::protocol::{self, Entrance, ProjectId, Route};
 use crate::pool::{Asks, Pool, Session};
 use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
+use crate::upstream::Group;
 
 use super::admin::{self, Troubles};
 use super::parts::{self, Machine};
@@ -25,6 +26,8 @@ pub(super) struct Project {
     pub(super) id: ProjectId,
     /// Empty for that of `ostler run`.
     pub(super) name: String,
+    /// Its supervisor has something to run.
+    pub(super) has_app: bool,
     /// As the configuration has them.
     said: Settings,
     found: Found,
@@ -107,6 +110,7 @@ impl Project {
             patient,
             pair: _,
             clients,
+            has_app,
         } = project;
         let clients = tls::number(clients.as_ref());
         let found = Found {
@@ -123,8 +127,8 @@ impl Project {
         let pool = Pool::new(parts::pool_limits(&settings), handle.clone(), threads);
         let meters = Arc::new(Meters::new(&name, count));
         let closed = Arc::new(AtomicBool::new(closed));
-        let policies_of = found.policies(&policies, &closed, &spoken_of(&name), again)?;
-        let sites = sites(&settings, &found, policies_of, &pool, &meters, count)?;
+        let made = found.made(&policies, &closed, (&spoken_of(&name), again), count)?;
+        let sites = sites(&settings, &found, made, &pool, &meters, count)?;
         tokio::spawn(Arc::clone(&pool).run(slots));
         tokio::spawn(supervisor.run());
         tokio::spawn(async move {
@@ -136,6 +140,7 @@ impl Project {
         Ok(Self {
             id,
             name,
+            has_app,
             said: settings.clone(),
             found,
             policies,
@@ -186,17 +191,16 @@ impl Project {
             if other_files && !restarts {
                 settings.listening.static_files.clone_from(files);
             }
-            let policies =
-                found.policies(&self.policies, &self.closed, &self.spoken_of(), false)?;
-            let sites = sites(
-                &settings,
-                &found,
-                policies,
-                &self.pool,
-                &self.meters,
+            let made = found.made(
+                &self.policies,
+                &self.closed,
+                (&self.spoken_of(), false),
                 threads,
-            )
-            .with_context(|| format!("{}its new settings cannot be served", self.spoken_of()))?;
+            )?;
+            let sites = sites(&settings, &found, made, &self.pool, &self.meters, threads)
+                .with_context(|| {
+                    format!("{}its new settings cannot be served", self.spoken_of())
+                })?;
             Ok(Served { settings, sites })
         };
         let begun = self
@@ -235,6 +239,9 @@ impl Project {
         self.served.sites.clear();
         let (pool, handle) = (Arc::clone(&self.pool), self.handle.clone());
         let patience = self.served.settings.workers.graceful_timeout;
+        if !self.has_app {
+            return handle.stop(Some(patience));
+        }
         thread.spawn(async move {
             // Nobody comes behind this one, and all who wait in line come before it.
             let last = pool.lease(0, Asks::default(), Session::None);
@@ -243,6 +250,19 @@ impl Project {
             }
             handle.stop(Some(patience));
         });
+    }
+
+    /// The upstreams of its routes, each group once.
+    pub(super) fn groups(&self) -> Vec<Arc<Group>> {
+        let mut groups: Vec<Arc<Group>> = Vec::new();
+        for (_, site) in &self.served.sites {
+            if let Some(Behind::Upstreams(group)) = &site.behind
+                && !groups.iter().any(|known| Arc::ptr_eq(known, group))
+            {
+                groups.push(Arc::clone(group));
+            }
+        }
+        groups
     }
 
     /// The settings in force.
@@ -282,13 +302,16 @@ impl Project {
     ) -> anyhow::Result<()> {
         // At most one generation is on its way, and it is this one.
         self.next = None;
-        let policies =
-            self.found
-                .policies(&self.policies, &self.closed, &self.spoken_of(), true)?;
+        let made = self.found.made(
+            &self.policies,
+            &self.closed,
+            (&self.spoken_of(), true),
+            threads,
+        )?;
         let sites = sites(
             &settings,
             &self.found,
-            policies,
+            made,
             &self.pool,
             &self.meters,
             threads,
@@ -319,20 +342,31 @@ impl Project {
 
 impl Found {
     /// One for each of the rules.
-    fn policies(
+    fn made(
         &self,
         policies: &Policies,
         closed: &Arc<AtomicBool>,
-        about: &str,
-        again: bool,
-    ) -> anyhow::Result<Vec<Arc<Policy>>> {
+        (about, again): (&str, bool),
+        threads: usize,
+    ) -> anyhow::Result<Vec<Made>> {
         let made = self.rules.iter().enumerate().map(|(number, rules)| {
             let mut policy = policies.policy(rules, number, about, again)?;
             policy.closed = Arc::clone(closed);
-            Ok(Arc::new(policy))
+            Ok(Made {
+                policy: Arc::new(policy),
+                behind: policies.group(rules, about, threads)?,
+            })
         });
         made.collect()
     }
+}
+
+/// What some rules mean.
+#[derive(Clone, Default)]
+struct Made {
+    policy: Arc<Policy>,
+    /// `None`: the app.
+    behind: Option<Behind>,
 }
 
 fn spoken_of(name: &str) -> String {
@@ -359,7 +393,7 @@ fn needs_restart(before: &Settings, after: &Settings) -> bool {
 fn sites(
     settings: &Settings,
     found: &Found,
-    policies: Vec<Arc<Policy>>,
+    made: Vec<Made>,
     pool: &Arc<Pool>,
     meters: &Arc<Meters>,
     threads: usize,
@@ -382,9 +416,11 @@ fn sites(
         let site = match sites.iter().find(same) {
             Some((_, site)) => Arc::clone(site),
             None => {
-                let rules = policies.get(route.rules).cloned().unwrap_or_default();
+                let Made { policy, behind } = made.get(route.rules).cloned().unwrap_or_default();
+                let behind = behind.unwrap_or_else(|| Behind::App(Arc::clone(&app)));
                 let (entrance, clients) = (&found.entrance, found.clients);
-                let site = parts::site(settings, route, entrance, clients, &app, rules, threads)?;
+                let site =
+                    parts::site(settings, route, entrance, clients, behind, policy, threads)?;
                 let meters = Some(Arc::clone(meters));
                 Arc::new(Site { meters, ..site })
             }

@@ -51,8 +51,12 @@ impl Server {
             .map(|project| (Arc::clone(&project.pool), project.handle.clone()))
             .collect();
         let (shared, requests) = (self.shared.clone(), self.requests.clone());
+        let policies = Arc::clone(&self.policies);
         tokio::spawn(async move {
-            let farewell = || apps.iter().for_each(|(pool, _)| pool.say_farewell());
+            let farewell = || {
+                apps.iter().for_each(|(pool, _)| pool.say_farewell());
+                policies.upstreams.say_farewell();
+            };
             let left = match patience {
                 Some(patience) => Some(let_end(&shared.peers, farewell, patience).await),
                 None => {

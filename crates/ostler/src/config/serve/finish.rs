@@ -154,9 +154,14 @@ impl Finisher<'_> {
     }
 
     fn project(&mut self, draft: DraftProject) -> Option<Project> {
-        let (text, at) = draft.source.as_ref()?;
-        let (_, source) = self.sources.path(*at, Path::new(text));
-        if !source.is_dir() {
+        let has_app = draft.has_app();
+        let source = match &draft.source {
+            Some((text, at)) => self.sources.path(*at, Path::new(text)).1,
+            // Where all goes to upstreams, paths start at the file.
+            None if !has_app => self.sources.of(draft.at).folder.clone(),
+            None => return None,
+        };
+        if let (false, Some((_, at))) = (source.is_dir(), &draft.source) {
             let complaint = Complaint::new(
                 format!("names no directory ({})", source.display()),
                 "correct the path, or create it",
@@ -164,7 +169,18 @@ impl Finisher<'_> {
             self.problems.push(Problem::of("source", *at, complaint));
             return None;
         }
-        self.app(&draft, &source);
+        match has_app {
+            true => self.app(&draft, &source),
+            false if draft.app_named => {
+                let what = format!(
+                    "project `{}` has an app, and all of it goes to upstreams",
+                    draft.name
+                );
+                let hint = "give the upstreams to a route, as [[projects.NAME.routes]] with prefix = \"/api\"";
+                self.problems.push(Problem::new(draft.at, what, hint));
+            }
+            false => {}
+        }
         self.canonical_host(&draft);
         self.paths(&draft, &source);
         let pair = self.pair(&draft);
@@ -202,6 +218,7 @@ impl Finisher<'_> {
         }
         Some(Project {
             name: draft.name,
+            has_app,
             source,
             hosts: draft.hosts.into_iter().map(|(host, _)| host).collect(),
             https_optional: draft.https_optional,

@@ -28,6 +28,7 @@ mod rules;
 pub mod schema;
 mod shape;
 mod source;
+mod upstreams;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ pub use rules::{
     Authority, By, Cors, Errors, Headers, KeyHash, KeySource, Rate, Redirect, Rules, TokenKeys,
     TokenSource,
 };
+pub use upstreams::{Address, Health, Target, Upstreams};
 
 /// What open connections may take to end at an upgrade when nothing else is said: as long as a large download.
 pub const DRAIN: Duration = Duration::from_secs(300);
@@ -77,6 +79,8 @@ pub struct Serve {
 pub struct Project {
     /// Lower-case letters, digits and `-`.
     pub name: String,
+    /// Some of its routes are served by an app of its own.
+    pub has_app: bool,
     /// It is there.
     pub source: PathBuf,
     /// No other project has one of them. Never empty.

@@ -34,7 +34,9 @@ pub enum Section {
     Cors,
     Headers,
     Errors,
+    Proxy,
     Redirect,
+    Upstream,
     Web,
 }
 
@@ -79,6 +81,8 @@ pub enum Form {
     Users,
     /// Statuses and files.
     Pages,
+    /// Addresses of other servers, or sections with one each.
+    Upstreams,
     /// A section.
     Table,
     /// A section for each name.
@@ -98,12 +102,13 @@ pub enum Owner {
 
 impl Section {
     /// Those that say what holds beside an app, by the key they stand behind.
-    pub const RULES: [(&'static str, Section); 5] = [
+    pub const RULES: [(&'static str, Section); 6] = [
         ("access", Section::Access),
         ("limits", Section::Limits),
         ("cors", Section::Cors),
         ("headers", Section::Headers),
         ("errors", Section::Errors),
+        ("proxy", Section::Proxy),
     ];
 
     /// As it stands in the file.
@@ -119,7 +124,9 @@ impl Section {
             Section::Cors => "[projects.NAME.cors]",
             Section::Headers => "[projects.NAME.headers]",
             Section::Errors => "[projects.NAME.errors]",
+            Section::Proxy => "[projects.NAME.proxy]",
             Section::Redirect => "[[projects.NAME.redirects]]",
+            Section::Upstream => "[[projects.NAME.upstreams]]",
             Section::Web => "[projects.NAME.web]",
         }
     }
@@ -137,7 +144,9 @@ impl Section {
             Section::Cors => CORS,
             Section::Headers => HEADERS,
             Section::Errors => ERRORS,
+            Section::Proxy => PROXY,
             Section::Redirect => REDIRECT,
+            Section::Upstream => UPSTREAM,
             Section::Web => &[],
         };
         let shared = flags::rows().filter_map(move |row| shared(self, row));
@@ -146,7 +155,7 @@ impl Section {
 
     /// Whether a key of a project or a route says what holds beside its app.
     pub fn is_rule(key: &Key) -> bool {
-        let others = ["redirects", "maintenance", "fallback"];
+        let others = ["redirects", "maintenance", "fallback", "upstreams"];
         others.contains(&key.name) || Self::RULES.iter().any(|(name, _)| *name == key.name)
     }
 
@@ -268,7 +277,7 @@ const HTTPS: Kind = Kind::Choice(&["redirect", "optional"], None, None);
 
 #[rustfmt::skip]
 const PROJECT: &[Key] = &[
-    key("source", Form::Plain(Path), Unset, "The folder with the app, relative to this file"),
+    key("source", Form::Plain(Path), Unset, "The folder with the app, relative to this file; not needed where everything goes to upstreams"),
     key("hosts", Form::Hosts, Unset, "The hosts it answers for: names, *.example.com for one more label, * for any other"),
     key("https", Form::Plain(HTTPS), Word("redirect"), "What a request without TLS gets where there is an address for HTTPS: a redirect there, or its answer"),
     key("canonical_host", Form::Host, Unset, "One of the hosts, to which requests for the others are redirected"),
@@ -287,11 +296,14 @@ const PROJECT: &[Key] = &[
     key("cors", Form::Table, Unset, "Pages of other origins that may use it"),
     key("access", Form::Table, Unset, "Who is let in"),
     key("limits", Form::Table, Unset, "How much is let in"),
+    key("upstreams", Form::Upstreams, Unset, UPSTREAMS),
+    key("proxy", Form::Table, Unset, "How requests go on to the upstreams"),
     key("maintenance", Form::Plain(Switch), No, MAINTENANCE),
 ];
 
 const FALLBACK: &str = "A file of the static folder, as index.html, for pages that it does not have: who asks for text/html gets it, other requests go to the app";
 const MAINTENANCE: &str = "Everyone gets 503 and the page of `errors`; the app is asked nothing";
+const UPSTREAMS: &str = "Other HTTP servers that requests go on to, in the place of an app: http://host:port, https://host:port or unix:/path, or sections with address and weight";
 
 #[rustfmt::skip]
 const ROUTE: &[Key] = &[
@@ -305,7 +317,44 @@ const ROUTE: &[Key] = &[
     key("cors", Form::Table, Unset, "Key by key"),
     key("access", Form::Table, Unset, "Key by key"),
     key("limits", Form::Table, Unset, "Key by key"),
+    key("upstreams", Form::Upstreams, Unset, "All of them: the project's do not count here then"),
+    key("proxy", Form::Table, Unset, "Key by key"),
     key("maintenance", Form::Plain(Switch), No, MAINTENANCE),
+];
+
+#[rustfmt::skip]
+const UPSTREAM: &[Key] = &[
+    key("address", Form::Plain(Text), Unset, "http://host:port, https://host:port or unix:/path; each address of a name is one upstream, looked up again every 10 s"),
+    key("weight", Form::Plain(Whole(1, 1000)), Int(1), "One with 2 gets twice as many requests at a time as one with 1"),
+];
+
+const SPOKEN: Kind = Kind::Choice(&["client", "upstream"], None, None);
+const COUNT: Kind = Whole(1, 1_000_000);
+
+#[rustfmt::skip]
+const PROXY: &[Key] = &[
+    key("host", Form::Plain(SPOKEN), Word("client"), "The Host that upstreams get: the client's, or their own name. X-Forwarded-Host is the client's in any case"),
+    key("tls_name", Form::Plain(Text), Unset, "The name in the certificate of https:// upstreams [default: the host of the address]"),
+    key("ca", Form::Plain(Path), Unset, "Authorities (PEM) of https:// upstreams, relative to the source; read at the start and by a reload [default: the system's]"),
+    key("sticky", Form::Plain(Switch), No, "A client stays with its upstream, by a cookie that does not tell which one it is"),
+    key("sticky_cookie", Form::Plain(Text), Word("ostler_upstream"), "The name of that cookie"),
+    key("retries", Form::Plain(Whole(0, 10)), Int(2), "How often a request that failed is sent again: when no connection was had always, else only when its method is idempotent, nothing of an answer has come, and no more than a tenth of all requests are repeated"),
+    key("connect_timeout", Form::Plain(Seconds), Int(5), "For a connection, with its TLS handshake"),
+    key("timeout", Form::Plain(Seconds), Int(60), "From the whole request to the head of the answer; 0: no limit"),
+    key("silence_timeout", Form::Plain(Seconds), Int(300), "An upstream neither sends more of an answer nor takes more of a request for this long; 0: no limit. Upgraded connections have an hour"),
+    key("keepalive", Form::Plain(Whole(0, 10_000)), Int(64), "Idle connections that are kept for each upstream and edge thread; 0: none"),
+    key("keepalive_timeout", Form::Plain(Seconds), Int(4), "How long they are kept; less than the 5 s after which Node and uvicorn close theirs"),
+    key("max_connections", Form::Plain(COUNT), Int(1000), "Requests that one upstream gets at a time; more wait in line"),
+    key("line_length", Form::Plain(Whole(0, 1_000_000)), Int(1000), "Requests that wait for an upstream; more get 503"),
+    key("line_timeout", Form::Plain(Seconds), Int(30), "How long they wait; then they get 503"),
+    key("max_fails", Form::Plain(Whole(0, 1000)), Int(3), "So many failures within fail_timeout put an upstream out; 0: it stays in"),
+    key("fail_timeout", Form::Plain(Seconds), Int(10), "How long it is out; then one request tries it, and it is out for twice as long, one minute at most, when that fails"),
+    key("health_path", Form::Plain(Text), Unset, "Upstreams are asked for this path from time to time, and are out when two answers in a row are not good; the next good one lets them in"),
+    key("health_interval", Form::Plain(Seconds), Int(10), "How often"),
+    key("health_timeout", Form::Plain(Seconds), Int(5), "How long an answer may take"),
+    key("health_status", Form::Plain(Whole(100, 599)), Unset, "The status of a good answer [default: any of 200 to 399]"),
+    key("request_buffering", Form::Plain(Switch), Yes, "The whole body of a request is here before an upstream is asked, so that a slow client holds none"),
+    key("response_buffering", Form::Plain(Switch), Yes, "An answer is taken as fast as it comes, whatever the client does; not for server-sent events or X-Accel-Buffering: no"),
 ];
 
 const HASH: Kind = Kind::Choice(&["sha256", "sha512", "argon2id"], None, None);
@@ -396,7 +445,9 @@ pub fn meant(section: Section, name: &str) -> Option<(Section, Key)> {
         Section::Cors,
         Section::Headers,
         Section::Errors,
+        Section::Proxy,
         Section::Redirect,
+        Section::Upstream,
         Section::Web,
     ];
     let others = others.into_iter().filter(|other| *other != section);

@@ -124,6 +124,11 @@ impl Head {
         self.target.path(self.text(self.target_at))
     }
 
+    /// The path as it was sent; empty where an absolute target has none.
+    pub fn raw_path(&self) -> &[u8] {
+        self.target.raw_path(self.target())
+    }
+
     /// Raw, without the `?`.
     pub fn query(&self) -> &[u8] {
         self.target.query(self.text(self.target_at))

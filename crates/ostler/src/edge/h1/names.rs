@@ -36,6 +36,7 @@ pub const EXPECT: u8 = id("expect");
 pub const UPGRADE: u8 = id("upgrade");
 pub const FORWARDED: u8 = id("forwarded");
 pub const X_REAL_IP: u8 = id("x-real-ip");
+pub const X_REQUEST_ID: u8 = id("x-request-id");
 pub const CONNECTION: u8 = id("connection");
 pub const KEEP_ALIVE: u8 = id("keep-alive");
 pub const X_SCHEME: u8 = id("x-scheme");

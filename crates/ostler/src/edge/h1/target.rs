@@ -162,6 +162,11 @@ impl Target {
         }
     }
 
+    /// The path as it came.
+    pub fn raw_path<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        self.path.of(text)
+    }
+
     /// What follows the first `?`, as it came; empty when there is none.
     pub fn query<'a>(&self, text: &'a [u8]) -> &'a [u8] {
         self.query.of(text)

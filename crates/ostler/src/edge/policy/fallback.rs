@@ -23,7 +23,7 @@ impl Connection {
         };
         let reads = matches!(self.head.method(), b"GET" | b"HEAD");
         if !reads || !reply::wants_html(self.head.field(b"accept")) {
-            return match self.site.app.is_some() {
+            return match self.site.behind.is_some() {
                 true => Instead::App,
                 false => Instead::Reply(reply),
             };

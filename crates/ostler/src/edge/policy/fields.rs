@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use ostler_wire::RequestEncoder;
-
 use crate::config::serve::Headers;
 use crate::edge::h1::left_out::Names;
 
@@ -52,9 +50,9 @@ impl Fields {
     }
 
     /// Writes the fields that the app gets from us.
-    pub fn tell_app(&self, encoder: &mut RequestEncoder<'_>) {
+    pub fn tell_app(&self, mut write: impl FnMut(&[u8], &[u8])) {
         for (name, value) in &self.request_set {
-            encoder.field(name, value);
+            write(name, value);
         }
     }
 }

@@ -17,7 +17,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use handshake::{Handshake, Refusal, handshake, is_switch};
+pub use handshake::{Handshake, Refusal, accept_key, handshake, is_switch};
 pub use session::{By, Closed, Outgoing, Session};
 
 use std::time::Duration;

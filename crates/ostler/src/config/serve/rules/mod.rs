@@ -15,6 +15,7 @@ use serde_json::Value as Json;
 use super::schema::KEY_FILE;
 use super::shape::DraftRules;
 use super::source::clean;
+use super::upstreams::Upstreams;
 use crate::config::network::{self, Network, Trust};
 
 pub use checks::{
@@ -36,6 +37,8 @@ pub struct Rules {
     pub headers: Headers,
     pub errors: Errors,
     pub cors: Option<Cors>,
+    /// Who answers in the place of an app.
+    pub upstreams: Option<Upstreams>,
     /// Everyone gets 503.
     pub maintenance: bool,
     /// The file of a static folder that answers for pages it does not have.
@@ -166,6 +169,7 @@ impl Rules {
                 maintenance: draft.text("errors", "maintenance").map(path),
             },
             cors: cors(draft),
+            upstreams: Upstreams::of(draft, source),
             maintenance: draft.is("", "maintenance"),
             fallback: draft.text("", "fallback").map(str::to_owned),
         }

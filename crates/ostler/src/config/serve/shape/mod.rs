@@ -3,6 +3,7 @@
 mod acme;
 mod routes;
 mod rules;
+mod upstreams;
 mod values;
 
 use std::collections::BTreeMap;
@@ -86,6 +87,20 @@ pub struct DraftProject {
     pub statics: Vec<(String, String, At)>,
     /// For all its routes.
     pub rules: DraftRules,
+}
+
+impl DraftProject {
+    /// Some of its routes do not go to upstreams.
+    pub fn has_app(&self) -> bool {
+        let forwards = |rules: &DraftRules| rules.get("", "upstreams").is_some();
+        match self.routes.is_empty() {
+            true => !forwards(&self.rules),
+            false => {
+                let mut routes = self.routes.iter();
+                !routes.all(|route| forwards(&route.rules.over(&self.rules)))
+            }
+        }
+    }
 }
 
 /// One route.
@@ -304,8 +319,13 @@ impl Shaper<'_> {
             "source" => "add source = \"./app\", the folder that the app is in",
             _ => "add hosts = [\"example.com\"], or [\"*\"] for any",
         };
-        for key in ["source", "hosts"]
-            .into_iter()
+        let needed = match project.has_app() {
+            true => &["source", "hosts"][..],
+            false => &["hosts"],
+        };
+        for key in needed
+            .iter()
+            .copied()
             .filter(|key| table.get(key).is_none())
         {
             let what = format!("project `{}` has no `{key}`", short(name));
@@ -317,6 +337,7 @@ impl Shaper<'_> {
             self.problems.push(Problem::new(*at, what, hint));
         }
         self.hosts_of_routes(&project);
+        self.proxied(&project);
         match project.routes.is_empty() {
             true => self.counted_keys(&project.rules),
             false => project

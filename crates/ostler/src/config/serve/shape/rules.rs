@@ -12,6 +12,7 @@ use crate::config::serve::read::{Entry, Node, Table};
 use crate::config::serve::rules::{self, By, Redirect};
 use crate::config::serve::schema::{Form, Key, Section};
 use crate::config::serve::source::At;
+use crate::config::serve::upstreams;
 use crate::config::table::Kind;
 
 /// Values in checked form with their places, by section and key; keys of the project or route itself have the
@@ -36,6 +37,15 @@ impl DraftRules {
 
     pub fn get(&self, section: &'static str, key: &'static str) -> Option<&Json> {
         self.values.get(&(section, key)).map(|(value, _)| value)
+    }
+
+    /// Where the first value of `proxy` is.
+    pub fn proxy(&self) -> Option<At> {
+        let said = self
+            .values
+            .iter()
+            .filter(|((section, _), _)| *section == "proxy");
+        said.map(|(_, (_, at))| *at).min()
     }
 
     pub fn text(&self, section: &'static str, key: &'static str) -> Option<&str> {
@@ -129,6 +139,16 @@ impl Shaper<'_> {
             Form::Texts => self.list(key, node, anything),
             Form::Algorithms => self.list(key, node, rules::algorithm),
             Form::Claims => self.list(key, node, rules::claim),
+            Form::Upstreams => self.upstreams(key, node),
+            Form::Plain(Kind::Text) if section == "proxy" => {
+                let check = match key.name {
+                    "health_path" => upstreams::health_path,
+                    "sticky_cookie" => upstreams::cookie,
+                    _ => upstreams::tls_name,
+                };
+                let text = self.list(key, node, check);
+                text.and_then(|list| list.get(0).cloned())
+            }
             Form::Users => self.pairs(key, node, user, rules::password),
             Form::Pages => {
                 let pages = self.pairs(key, node, rules::page, anything);

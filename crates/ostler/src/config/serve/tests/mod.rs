@@ -2,6 +2,7 @@
 
 mod problems;
 mod rules;
+mod upstreams;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -109,6 +110,7 @@ fn a_small_file_is_complete() {
     );
     let project = Project {
         name: "shop".to_owned(),
+        has_app: true,
         source: folder.0.join("shop"),
         hosts: vec![Host::Name("shop.example.com".to_owned())],
         https_optional: false,
