@@ -268,7 +268,10 @@ fn without_file(
                 prefix: "/".to_owned(),
                 strip: true,
                 hosts: Vec::new(),
-                rules: Rules::default(),
+                rules: Rules {
+                    compress: true,
+                    ..Rules::default()
+                },
             }],
             web: Layer::from_iter([("wsgi_app".to_owned(), Value::from(app))]),
             statics: Vec::new(),

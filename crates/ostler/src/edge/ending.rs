@@ -10,6 +10,7 @@ use crate::store::Record;
 use super::connection::Connection;
 use super::forwarded;
 use super::h1::head::Framing;
+use super::h1::recode::Recode;
 use super::h1::response::ResponseContext;
 use super::io::Io;
 use super::micros_since;
@@ -24,6 +25,7 @@ impl Connection {
             date: self.thread.date(),
             lines: self.secure_lines(),
             drops: self.site.policy.fields.drops.clone(),
+            recode: Recode::Off,
             body_len,
         }
     }

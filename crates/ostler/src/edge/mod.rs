@@ -8,6 +8,7 @@ mod body;
 mod bridge;
 mod buffer;
 mod challenge;
+mod compress;
 mod connection;
 mod counted;
 mod deadline;
@@ -54,6 +55,7 @@ use crate::routes::Table;
 use crate::store::Inbox;
 use crate::sys;
 
+pub use compress::Press;
 pub use connection::Peer;
 pub use disk::THREADS as DISK_THREADS;
 pub use forwarded::{Forwarding, TrustedProxies};
@@ -193,6 +195,8 @@ pub struct Thread {
     date: Mutex<(u64, [u8; 29])>,
     /// Where this thread's connections wait for files that are not in memory.
     disk: disk::Disk,
+    /// Codes its responses.
+    spare: Arc<compress::Spare>,
     /// Wakes idle connections when the server stops.
     pub stopping: Notify,
     /// Wakes [`Thread::give_back`].
@@ -215,6 +219,7 @@ impl Thread {
             index,
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
             disk: disk::Disk::default(),
+            spare: Arc::default(),
             stopping: Notify::new(),
             freed: Notify::new(),
             tally: meter::Tally::default(),

@@ -1,6 +1,7 @@
 //! The rules of a configuration → what the edge judges requests by. What several sites use is made once.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context as _;
@@ -8,16 +9,17 @@ use anyhow::Context as _;
 use crate::auth::jwt::Tokens;
 use crate::auth::{self, Keys, SlowLine, Users};
 use crate::config::serve::{KeySource, Rules, TokenSource};
-use crate::edge::{Doors, Policy, Rates};
+use crate::edge::{Doors, Policy, Press, Rates};
 
 /// Users with the hashes of their passwords, and what the password is for.
 type Listed = (Vec<(String, String)>, String);
 
 /// What the policies of all sites share.
-#[derive(Default)]
 pub(super) struct Policies {
     line: Arc<SlowLine>,
     rates: Arc<Rates>,
+    /// Copies of files outlive reloads.
+    press: Arc<Press>,
     /// Keys that are in use. Guards the map alone: it is only touched when sites are made.
     keys: Mutex<HashMap<KeySource, Weak<Keys>>>,
     /// The same of users, whose passwords are known once they were shown.
@@ -27,6 +29,18 @@ pub(super) struct Policies {
 }
 
 impl Policies {
+    /// Copies of files are made in `folder`.
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self {
+            line: Arc::default(),
+            rates: Arc::default(),
+            press: Arc::new(Press::new(folder)),
+            keys: Mutex::default(),
+            users: Mutex::default(),
+            tokens: Mutex::default(),
+        }
+    }
+
     /// Makes the policy of a site. `about` begins lines of the log; with `again` nothing that was good once and is
     /// not any more may keep a server from starting.
     ///
@@ -58,9 +72,12 @@ impl Policies {
             users,
             tokens: tokens.transpose()?,
         };
-        Policy::new(rules, doors, &self.rates, project, number).map_err(|(path, error)| {
+        let policy = Policy::new(rules, doors, &self.rates, project, number);
+        let mut policy = policy.map_err(|(path, error)| {
             anyhow::anyhow!("{about}the page {} cannot be read: {error}", path.display())
-        })
+        })?;
+        policy.press = rules.compress.then(|| Arc::clone(&self.press));
+        Ok(policy)
     }
 
     /// The same list is kept over a reload, with who has shown a good password.

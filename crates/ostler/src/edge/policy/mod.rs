@@ -19,6 +19,7 @@ use crate::auth::jwt::Tokens;
 use crate::auth::{Keys, Users};
 use crate::config::serve::{By, Rate, Redirect, Rules};
 use crate::config::{Network, Trust};
+use crate::edge::compress::Press;
 
 pub use cors::Cors;
 pub use fallback::Instead;
@@ -48,6 +49,8 @@ pub struct Policy {
     pub pages: Pages,
     /// The file of a static folder for pages that it does not have.
     pub fallback: Option<String>,
+    /// Makes the coded copies of its files; `None` where nothing is to be coded.
+    pub press: Option<Arc<Press>>,
     /// Bytes a request body may have, on top of what the app says.
     pub body: Option<u64>,
 }
@@ -102,6 +105,7 @@ impl Policy {
             fields: Fields::new(&rules.headers, ours),
             pages: Pages::read(&rules.errors)?,
             fallback: rules.fallback.clone(),
+            press: None,
             body: rules.limits.body,
         })
     }

@@ -35,6 +35,8 @@ pub struct Rules {
     pub maintenance: bool,
     /// The file of a static folder that answers for pages it does not have.
     pub fallback: Option<String>,
+    /// Answers and files are compressed for clients that take that.
+    pub compress: bool,
 }
 
 /// Who is let in.
@@ -161,6 +163,7 @@ impl Rules {
             cors: cors(draft),
             maintenance: draft.is("", "maintenance"),
             fallback: draft.text("", "fallback").map(str::to_owned),
+            compress: draft.get("", "compress").and_then(Json::as_bool) != Some(false),
         }
     }
 }
