@@ -25,9 +25,12 @@ mod listen;
 pub mod meter;
 mod outgoing;
 mod patience;
+mod peer;
 mod peers;
 mod penalties;
 mod policy;
+#[cfg(test)]
+mod proxy_invariants;
 pub mod proxy_protocol;
 mod reason;
 mod redirect;
@@ -56,10 +59,10 @@ use crate::store::Inbox;
 use crate::sys;
 
 pub use compress::Press;
-pub use connection::Peer;
 pub use disk::THREADS as DISK_THREADS;
 pub use forwarded::{Forwarding, TrustedProxies};
 pub use listen::{LAST_ACCEPT, Listener, run as accept};
+pub use peer::Peer;
 pub use peers::Peers;
 pub use policy::{Doors, Policy, Rates};
 pub use redirect::Entrance;

@@ -15,6 +15,8 @@ mod conditions;
 mod look;
 mod path;
 mod range;
+#[cfg(test)]
+pub mod range_invariants;
 mod representation;
 mod types;
 
