@@ -270,6 +270,7 @@ fn without_file(
                 hosts: Vec::new(),
                 rules: Rules {
                     compress: true,
+                    trace_context: true,
                     ..Rules::default()
                 },
             }],

@@ -14,6 +14,7 @@ use super::h1::recode::Recode;
 use super::h1::response::ResponseContext;
 use super::io::Io;
 use super::micros_since;
+use super::trace::Trace;
 
 impl Connection {
     /// What the response encoder must know of the request.
@@ -89,6 +90,7 @@ impl Connection {
             worker: row.worker.and_then(|pid| u32::try_from(pid).ok()),
             id: row.id,
             reason: row.reason.map(|reason| reason.code()).or(row.refusal),
+            trace: row.trace.as_deref().map(Trace::id),
             request_header: &header,
             response_header: &sent,
             variable: &none,

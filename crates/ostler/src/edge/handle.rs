@@ -23,6 +23,7 @@ use super::relay::{Failure, Relay, Relayed};
 use super::row::Row;
 use super::sending::After;
 use super::site::App;
+use super::trace::{self, Trace};
 use super::upload::Upload;
 
 impl Connection {
@@ -351,6 +352,17 @@ impl Connection {
             &mut encoder,
         );
         fields.tell_app(&mut encoder);
+        if self.site.policy.traces {
+            let said = self.head.fields_named(b"traceparent");
+            let (trace, goes_on) = Trace::of(said, &self.thread.ids);
+            // One that is asked again, or framed anew, is the same request.
+            let trace = self.row.trace.get_or_insert_with(|| Box::new(trace));
+            encoder.field_with_id(names::TRACEPARENT, b"traceparent", trace.text());
+            let states = self.head.fields_named(b"tracestate");
+            if let Some(state) = trace::state(states).filter(|_| goes_on) {
+                encoder.field_with_id(names::TRACESTATE, b"tracestate", &state);
+            }
+        }
         for (name, value) in self.row.bearer.iter().flat_map(|bearer| &bearer.claims) {
             encoder.field(
                 format!("x-ostler-claim-{name}").as_bytes(),

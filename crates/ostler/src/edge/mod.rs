@@ -41,6 +41,7 @@ mod sending;
 mod site;
 mod spool;
 pub mod tls;
+mod trace;
 mod tunnel;
 mod upload;
 mod websocket;
@@ -198,6 +199,8 @@ pub struct Thread {
     date: Mutex<(u64, [u8; 29])>,
     /// Where this thread's connections wait for files that are not in memory.
     disk: disk::Disk,
+    /// For the traces of its requests.
+    ids: trace::Ids,
     /// Codes its responses.
     spare: Arc<compress::Spare>,
     /// Wakes idle connections when the server stops.
@@ -222,6 +225,7 @@ impl Thread {
             index,
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
             disk: disk::Disk::default(),
+            ids: trace::Ids::seeded(),
             spare: Arc::default(),
             stopping: Notify::new(),
             freed: Notify::new(),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::micros_since;
 use super::reason::Reason;
+use super::trace::Trace;
 use crate::auth::jwt::Bearer;
 
 /// One request so far.
@@ -21,6 +22,8 @@ pub struct Row {
     pub user: Option<Arc<str>>,
     /// The token it came with.
     pub bearer: Option<Arc<Bearer>>,
+    /// The trace that it belongs to, as its app was told. Boxed: an idle connection has none.
+    pub trace: Option<Box<Trace>>,
     /// Lines with their CRLF that its response has because of what it is.
     pub lines: Vec<u8>,
     /// Status sent; 0 while none was.
@@ -50,6 +53,7 @@ impl Default for Row {
             remote: None,
             user: None,
             bearer: None,
+            trace: None,
             lines: Vec::new(),
             status: 0,
             sent: 0,

@@ -139,7 +139,13 @@ impl Section {
 
     /// Whether a key of a project or a route says what holds beside its app.
     pub fn is_rule(key: &Key) -> bool {
-        let others = ["redirects", "maintenance", "fallback", "compress"];
+        let others = [
+            "redirects",
+            "maintenance",
+            "fallback",
+            "compress",
+            "trace_context",
+        ];
         others.contains(&key.name) || Self::RULES.iter().any(|(name, _)| *name == key.name)
     }
 
@@ -283,8 +289,10 @@ const PROJECT: &[Key] = &[
     key("access", Form::Table, Unset, "Who is let in"),
     key("limits", Form::Table, Unset, "How much is let in"),
     key("maintenance", Form::Plain(Switch), No, MAINTENANCE),
+    key("trace_context", Form::Plain(Switch), Yes, TRACE),
 ];
 
+const TRACE: &str = "The app is told the W3C trace of each request (traceparent, tracestate): the client's with a parent id of ours, or a new one that is marked as sampled. Off: what the client says passes as it is";
 const FALLBACK: &str = "A file of the static folder, as index.html, for pages that it does not have: who asks for text/html gets it, other requests go to the app";
 const COMPRESS: &str = "Text in answers and files goes out as zstd, gzip or br to clients that take it. Switch it off where a page shows a secret beside what a stranger sent: its size then tells of the secret (BREACH)";
 const MAINTENANCE: &str = "Everyone gets 503 and the page of `errors`; the app is asked nothing";

@@ -20,6 +20,7 @@ use crate::auth::{Keys, Users};
 use crate::config::serve::{By, Rate, Redirect, Rules};
 use crate::config::{Network, Trust};
 use crate::edge::compress::Press;
+use crate::edge::trace::FIELDS;
 
 pub use cors::Cors;
 pub use fallback::Instead;
@@ -49,6 +50,8 @@ pub struct Policy {
     pub pages: Pages,
     /// The file of a static folder for pages that it does not have.
     pub fallback: Option<String>,
+    /// The app is told the trace of each request.
+    pub traces: bool,
     /// Makes the coded copies of its files; `None` where nothing is to be coded.
     pub press: Option<Arc<Press>>,
     /// Bytes a request body may have, on top of what the app says.
@@ -90,6 +93,7 @@ impl Policy {
         };
         let cors = rules.cors.as_ref().map(Cors::new);
         let ours: &[&str] = if cors.is_some() { &cors::OURS } else { &[] };
+        let traced: &[&str] = if rules.trace_context { &FIELDS } else { &[] };
         Ok(Self {
             allow: rules.access.allow.clone(),
             deny: rules.access.deny.clone(),
@@ -102,7 +106,8 @@ impl Policy {
             tokens: doors.tokens,
             redirects: rules.redirects.clone(),
             cors,
-            fields: Fields::new(&rules.headers, ours),
+            fields: Fields::new(&rules.headers, ours, traced),
+            traces: rules.trace_context,
             pages: Pages::read(&rules.errors)?,
             fallback: rules.fallback.clone(),
             press: None,

@@ -37,6 +37,8 @@ pub struct Rules {
     pub fallback: Option<String>,
     /// Answers and files are compressed for clients that take that.
     pub compress: bool,
+    /// The app is told the W3C trace of each request.
+    pub trace_context: bool,
 }
 
 /// Who is let in.
@@ -164,6 +166,7 @@ impl Rules {
             maintenance: draft.is("", "maintenance"),
             fallback: draft.text("", "fallback").map(str::to_owned),
             compress: draft.get("", "compress").and_then(Json::as_bool) != Some(false),
+            trace_context: draft.get("", "trace_context").and_then(Json::as_bool) != Some(false),
         }
     }
 }
