@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import random
 import socket
 import subprocess
 import time
@@ -57,6 +60,37 @@ def static(size: int):
         )
 
     return measure
+
+
+def compressed(comparison: Comparison, bench) -> dict:
+    """1 MiB of text, coded before it is asked for: by us, and by `gzip -9` beside the file for nginx."""
+    line = "<li class='row' id='r{0}'><a href='/things/{1}'>Thing {1}</a> has {2} parts, seen {3} times</li>\n"
+    chance = random.Random(1)
+    text = "".join(line.format(n, chance.getrandbits(32), chance.randrange(99), chance.randrange(9999)) for n in range(12_000))
+    page = text.encode()[: 1 << 20]
+    for name in comparison.stacks:
+        (bench.files / folder_of(name)).mkdir()
+        file = bench.files / folder_of(name) / "page.html"
+        file.write_bytes(page)
+        # Nobody is writing it any more.
+        os.utime(file, (1e9, 1e9))
+    beside = bench.files / folder_of("nginx gzip_static") / "page.html.gz"
+    beside.write_bytes(gzip.compress(page, 9))
+    os.utime(beside, (1e9, 1e9))
+    shapes = {name: Shape(str(bench.files / folder_of(name)), serve=True) for name in comparison.stacks}
+    seconds = bench.duration or ROUND_SECONDS
+
+    def one_round(stack, number):
+        measured = load.closed(stack, "/page.html", seconds, header="Accept-Encoding: gzip")
+        head = stacks.fetch(stack.port, "/page.html", more="Accept-Encoding: gzip\r\n").partition(b"\r\n\r\n")[0]
+        assert b"content-encoding: gzip" in head.lower(), f"{stack.name} does not compress: {head}"
+        return measured
+
+    return bench.interleaved(comparison.stacks, shapes, "/page.html", one_round)
+
+
+def folder_of(name: str) -> str:
+    return name.replace(" ", "-")
 
 
 def sleeps(comparison: Comparison, bench) -> dict:
@@ -180,6 +214,10 @@ COMPARISONS = [
     Comparison(
         "static-100k", "static file, 100 KiB", static(100 << 10), ["ostler", "nginx"],
         goals=[Goal("cpu_us", "nginx", 0.95)],
+    ),
+    Comparison(
+        "compressed", "static text, 1 MiB, gzip, warm", compressed, ["ostler", "nginx gzip_static"],
+        goals=[Goal("cpu_us", "nginx gzip_static", 1.0)],
     ),
     Comparison(
         "sleeps", "95 % of requests sleep 5 ms, 5 % 500 ms; open-loop arrivals at 90 % load; 16 slots", sleeps,

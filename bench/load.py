@@ -34,13 +34,13 @@ class Round:
     why_not: str = ""
 
 
-def closed(stack: Stack, path: str, seconds: float, threads: int = 2, connections: int = 64) -> Round:
+def closed(stack: Stack, path: str, seconds: float, threads: int = 2, connections: int = 64, header: str = "") -> Round:
     """wrk: each connection sends its next request when it has its answer."""
     before, began = stack.cpu_us(), time.monotonic()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = subprocess.run(
         ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{round(seconds)}s", "--timeout", "5s",
-         "-s", HERE / "wrk.lua", f"http://127.0.0.1:{stack.port}{path}"],
+         *(["-H", header] if header else []), "-s", HERE / "wrk.lua", f"http://127.0.0.1:{stack.port}{path}"],
         check=True, capture_output=True, text=True, cwd=HERE,
     )
     took = time.monotonic() - began

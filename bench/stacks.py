@@ -36,6 +36,8 @@ class Shape:
     access_log: bool = False
     proxied: bool = False
     """Another HTTP server answers, which is no part of the stack."""
+    serve: bool = False
+    """By `ostler serve`, which compresses."""
 
 
 @dataclass
@@ -97,10 +99,10 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def fetch(port: int, path: str, host: str = "127.0.0.1") -> bytes:
+def fetch(port: int, path: str, host: str = "127.0.0.1", more: str = "") -> bytes:
     try:
         with socket.create_connection((host, port), 5) as connection:
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n{more}\r\n".encode())
             answer = b""
             while data := connection.recv(65536):
                 answer += data
@@ -115,6 +117,8 @@ def fetch(port: int, path: str, host: str = "127.0.0.1") -> bytes:
 def ostler(stack: Stack, shape: Shape) -> None:
     if shape.proxied:
         return ostler_proxy(stack)
+    if shape.serve:
+        return ostler_serve(stack, shape)
     command = [OSTLER, "run", "--bind", f"127.0.0.1:{stack.port}", "--python", VENV / "python"]
     command += ["--workers", shape.workers, "--threads", shape.threads, "--max-connections-per-address", 0]
     if shape.access_log:
@@ -137,6 +141,26 @@ keep_requests = 0
 [projects.proxy]
 hosts = ["*"]
 upstreams = ["http://{origin(stack)}"]
+""")
+    stack.start([OSTLER, "serve", "--config", stack.folder / "ostler.toml"])
+
+
+def ostler_serve(stack: Stack, shape: Shape) -> None:
+    """Static files as a machine serves them: the app behind them is never asked."""
+    (stack.folder / "ostler.toml").write_text(f"""
+[server]
+listen = ["127.0.0.1:{stack.port}"]
+state = "{stack.folder}/state"
+keep_requests = 0
+max_connections_per_address = 0
+[projects.files]
+source = "{HERE}/apps"
+hosts = ["*"]
+[projects.files.web]
+app = "raw_wsgi:app"
+python = "{VENV}/python"
+[projects.files.static]
+"/" = "{shape.app}"
 """)
     stack.start([OSTLER, "serve", "--config", stack.folder / "ostler.toml"])
 
@@ -206,6 +230,10 @@ def nginx_static(stack: Stack, shape: Shape) -> None:
     nginx(stack, shape, f"root {shape.app};")
 
 
+def nginx_gzip_static(stack: Stack, shape: Shape) -> None:
+    nginx(stack, shape, f"root {shape.app}; gzip_static on;")
+
+
 PROXY = """
             proxy_pass http://app;
             proxy_http_version 1.1;
@@ -242,6 +270,7 @@ STACKS = {
     "Granian alone": granian_alone,
     "nginx + uvicorn": nginx_uvicorn,
     "nginx": nginx_static,
+    "nginx gzip_static": nginx_gzip_static,
 }
 
 

@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-const TARGETS: [&str; 4] = ["head", "chunked", "frame", "config"];
+const TARGETS: [&str; 7] = [
+    "head", "chunked", "frame", "config", "host", "proxy", "range",
+];
 
 /// How long each target runs when nothing is said, in seconds.
 const SECONDS: u64 = 60;
@@ -31,7 +33,7 @@ struct Plant {
     bad: &'static str,
 }
 
-const PLANTS: [Plant; 4] = [
+const PLANTS: [Plant; 7] = [
     Plant {
         target: "head",
         file: "crates/ostler/src/edge/h1/head.rs",
@@ -55,6 +57,24 @@ const PLANTS: [Plant; 4] = [
         file: "crates/ostler/src/config/serve/read.rs",
         good: "rest = behind.get(name.len() + 1..).unwrap_or(\"\");",
         bad: "rest = &behind[name.len() + 1..];",
+    },
+    Plant {
+        target: "host",
+        file: "crates/ostler/src/edge/h1/host.rs",
+        good: "digits.len() > 5",
+        bad: "digits.len() > 6",
+    },
+    Plant {
+        target: "proxy",
+        file: "crates/ostler/src/edge/proxy_protocol.rs",
+        good: "(address(16)?, port(34)?)",
+        bad: "(address(16)?, port(33)?)",
+    },
+    Plant {
+        target: "range",
+        file: "crates/ostler/src/edge/files/range.rs",
+        good: "let apart = new.offset > old.offset + old.len",
+        bad: "let apart = new.offset >= old.offset + old.len",
     },
 ];
 

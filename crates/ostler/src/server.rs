@@ -82,7 +82,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let (desk, mut asks) = crate::admin::desk();
     let handles = || threads.iter().map(|thread| thread.handle.clone()).collect();
     let mut first = handover.first;
-    let policies = Arc::new(Policies::new()?);
+    let folder = parts::spool_folder(&machine.said.settings);
+    let policies = Arc::new(Policies::new(folder)?);
     let mut started = Vec::new();
     for project in projects {
         let hooks = first.as_mut().and_then(|first| first.hooks.take());

@@ -273,7 +273,11 @@ fn without_file(
                 prefix: "/".to_owned(),
                 strip: true,
                 hosts: Vec::new(),
-                rules: Rules::default(),
+                rules: Rules {
+                    compress: true,
+                    trace_context: true,
+                    ..Rules::default()
+                },
             }],
             web: Layer::from_iter([("wsgi_app".to_owned(), Value::from(app))]),
             statics: Vec::new(),

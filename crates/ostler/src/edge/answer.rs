@@ -111,6 +111,7 @@ impl Connection {
             raw_path: &target[..query.unwrap_or(target.len())],
             query: query.map(|at| &target[at + 1..]),
             accept_encoding: head.field(b"accept-encoding"),
+            press: self.site.policy.press.as_ref(),
             range: head.field(b"range"),
             conditions: Conditions {
                 if_match: head.field(b"if-match"),

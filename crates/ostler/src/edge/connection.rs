@@ -1,7 +1,6 @@
 //! One client connection: heads in, exchanges one after the other, a clean end.
 
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -17,12 +16,13 @@ use super::http2;
 use super::io::Io;
 use super::outgoing::{ClientGone, Outgoing};
 use super::patience::Patience;
+pub use super::peer::Peer;
 use super::peers::Place;
 use super::reason::Reason;
 use super::row::Row;
 use super::sending::After;
 use super::site::Site;
-use super::{Edge, Phase, Thread, tls};
+use super::{Edge, Phase, Thread};
 
 /// Bytes of unread request body that are read and dropped so that the connection can be used again
 /// or the client sees the answer (threats E-05).
@@ -30,38 +30,6 @@ pub const LINGER_BYTES: usize = 64 * 1024;
 
 /// A request that is on its way when the server stops is still served; it must be here by then.
 const LAST_REQUEST: Duration = Duration::from_millis(100);
-
-/// Who is on the other end, as the kernel says it.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// `None` on a UNIX socket.
-    pub address: Option<IpAddr>,
-    pub port: u16,
-    /// Where it reached us; `None` on a UNIX socket.
-    pub local: Option<SocketAddr>,
-    /// The number of the policy of its handshake; without TLS that of none.
-    pub policy: u32,
-}
-
-impl Peer {
-    pub fn tcp(address: IpAddr, port: u16, local: SocketAddr) -> Self {
-        Self {
-            address: Some(address),
-            port,
-            local: Some(local),
-            policy: tls::OPEN,
-        }
-    }
-
-    pub fn unix() -> Self {
-        Self {
-            address: None,
-            port: 0,
-            local: None,
-            policy: tls::OPEN,
-        }
-    }
-}
 
 /// A connection and the buffers it reuses from request to request.
 pub struct Connection {

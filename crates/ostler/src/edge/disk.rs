@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::Semaphore;
 
+use super::compress::Charge;
 use super::lock;
 
 /// Threads of one edge thread that may wait for a disk at the same time. A device has a queue to sort
@@ -110,6 +111,8 @@ impl Disk {
 #[derive(Debug)]
 pub struct Stored {
     file: OwnedFd,
+    /// What it takes of a budget, if it is one of ours.
+    _charge: Option<Arc<Charge>>,
     /// Guards what is known of the file; held for a few instructions.
     known: Mutex<Known>,
 }
@@ -118,7 +121,16 @@ impl Stored {
     pub fn new(file: OwnedFd) -> Self {
         Self {
             file,
+            _charge: None,
             known: Mutex::default(),
+        }
+    }
+
+    /// One that takes something of a budget as long as it is there.
+    pub fn charged(file: OwnedFd, charge: &Arc<Charge>) -> Self {
+        Self {
+            _charge: Some(Arc::clone(charge)),
+            ..Self::new(file)
         }
     }
 }

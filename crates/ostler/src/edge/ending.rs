@@ -10,9 +10,11 @@ use crate::store::Record;
 use super::connection::Connection;
 use super::forwarded;
 use super::h1::head::Framing;
+use super::h1::recode::Recode;
 use super::h1::response::ResponseContext;
 use super::io::Io;
 use super::micros_since;
+use super::trace::Trace;
 
 impl Connection {
     /// What the response encoder must know of the request.
@@ -24,6 +26,7 @@ impl Connection {
             date: self.thread.date(),
             lines: self.secure_lines(),
             drops: self.site.policy.fields.drops.clone(),
+            recode: Recode::Off,
             body_len,
         }
     }
@@ -87,6 +90,7 @@ impl Connection {
             worker: row.worker.and_then(|pid| u32::try_from(pid).ok()),
             id: row.id,
             reason: row.reason.map(|reason| reason.code()).or(row.refusal),
+            trace: row.trace.as_deref().map(Trace::id),
             request_header: &header,
             response_header: &sent,
             variable: &none,

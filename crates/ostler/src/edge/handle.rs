@@ -24,6 +24,7 @@ use super::relay::{Failure, Relay, Relayed};
 use super::row::Row;
 use super::sending::After;
 use super::site::{App, Behind};
+use super::trace::{self, Trace};
 use super::upload::Upload;
 
 impl Connection {
@@ -86,6 +87,7 @@ impl Connection {
         self.check_handshake(&behind)?;
         let reader = BodyReader::new(self.head.framing(), self.site.body_limit, self.row.started)?;
         self.invite_body(&reader).await?;
+        self.begin_trace();
         match behind {
             Behind::App(app) => self.call(&app, &sender, reader).await,
             // Boxed: the exchanges with an app keep no room for it.
@@ -368,6 +370,7 @@ impl Connection {
             |id, name, value| encoder.field_with_id(id, name, value),
         );
         fields.tell_app(|name, value| encoder.field(name, value));
+        self.tell_trace(|name, value| encoder.field(name, value));
         self.tell_claims(|name, value| encoder.field(name, value));
         if let (Some(user), true) = (&self.row.user, streams) {
             // As above: a client's own is not passed on.
@@ -382,6 +385,27 @@ impl Connection {
         }
         encoder.finish(body.inline());
         frame
+    }
+
+    /// Finds the trace that the request belongs to. One that is asked again, or framed anew, is the same request.
+    fn begin_trace(&mut self) {
+        if self.site.policy.traces {
+            let said = self.head.fields_named(b"traceparent");
+            self.row.trace = Some(Box::new(Trace::of(said, &self.thread.ids)));
+        }
+    }
+
+    /// What an app or upstream is told of the trace.
+    pub(super) fn tell_trace(&self, mut field: impl FnMut(&[u8], &[u8])) {
+        let Some(trace) = &self.row.trace else {
+            return;
+        };
+        field(b"traceparent", trace.text());
+        if trace.goes_on(self.head.fields_named(b"traceparent"))
+            && let Some(state) = trace::state(self.head.fields_named(b"tracestate"))
+        {
+            field(b"tracestate", &state);
+        }
     }
 
     /// What a token, or who was asked for us, says of the client. A client's own fields of these names are not passed on.

@@ -8,6 +8,7 @@ mod body;
 mod bridge;
 mod buffer;
 mod challenge;
+mod compress;
 mod connection;
 mod counted;
 mod deadline;
@@ -25,9 +26,12 @@ mod listen;
 pub mod meter;
 mod outgoing;
 mod patience;
+mod peer;
 mod peers;
 mod penalties;
 mod policy;
+#[cfg(test)]
+mod proxy_invariants;
 pub mod proxy_protocol;
 mod reason;
 mod redirect;
@@ -38,6 +42,7 @@ mod sending;
 mod site;
 mod spool;
 pub mod tls;
+mod trace;
 mod tunnel;
 mod upload;
 mod websocket;
@@ -55,10 +60,11 @@ use crate::routes::Table;
 use crate::store::Inbox;
 use crate::sys;
 
-pub use connection::Peer;
+pub use compress::Press;
 pub use disk::THREADS as DISK_THREADS;
 pub use forwarded::{Forwarding, TrustedProxies};
 pub use listen::{LAST_ACCEPT, Listener, run as accept};
+pub use peer::Peer;
 pub use peers::Peers;
 pub use policy::{Authority, Doors, Policy, Rates};
 pub use redirect::Entrance;
@@ -199,6 +205,10 @@ pub struct Thread {
     date: Mutex<(u64, [u8; 29])>,
     /// Where this thread's connections wait for files that are not in memory.
     disk: disk::Disk,
+    /// For the traces of its requests.
+    ids: trace::Ids,
+    /// Codes its responses.
+    spare: Arc<compress::Spare>,
     /// Wakes idle connections when the server stops.
     pub stopping: Notify,
     /// Wakes connections of HTTP/2, which can tell their clients, when another server takes its place.
@@ -223,6 +233,8 @@ impl Thread {
             index,
             date: Mutex::new((0, h1::date::imf_fixdate(0))),
             disk: disk::Disk::default(),
+            ids: trace::Ids::seeded(),
+            spare: Arc::default(),
             stopping: Notify::new(),
             draining: Notify::new(),
             freed: Notify::new(),

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::config::{ProxyProtocol, Trust};
 
-use super::connection::Peer;
+use super::peer::Peer;
 
 /// Who speaks the PROXY protocol to us, and which.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use ostler_wire::{FileHead, HEAD_LEN, Kind, ResponseHead, begin};
 use crate::pool::{Fault, Frame, Lease, Rest, Session, Worker};
 
 use super::body::BodyReader;
+use super::compress::{Prepared, SLICE};
 use super::connection::{Connection, Sign, poll_sign};
 use super::deadline::Elapsed;
 use super::engineio;
@@ -87,6 +88,8 @@ pub struct Relay<'c> {
     /// The client is watched while the app works: it has sent its whole request and nothing behind
     /// it, and the app can be told that it left.
     watches: bool,
+    /// Bytes coded since others had their turn.
+    coded: usize,
     /// The body may name a Socket.IO session, which this worker then holds.
     opens_session: bool,
 }
@@ -107,6 +110,7 @@ impl<'c> Relay<'c> {
             due,
             unbuffered,
             watches,
+            coded: 0,
             opens_session,
         }
     }
@@ -194,6 +198,11 @@ impl<'c> Relay<'c> {
         {
             return Poll::Ready(result.map_or_else(Turn::Lost, |()| Turn::Frame));
         }
+        if self.flush_coded()
+            && let Poll::Ready(gone) = self.poll_out(cx)
+        {
+            return Poll::Ready(gone);
+        }
         if let Poll::Ready(turn) = self.poll_upload(cx, lease) {
             return Poll::Ready(turn);
         }
@@ -258,6 +267,19 @@ impl<'c> Relay<'c> {
         }
     }
 
+    /// Nothing more is there from the app now: what it has said already must not wait in an encoder for what
+    /// it says next. While there is more, the encoder has it together, which makes less of it.
+    fn flush_coded(&mut self) -> bool {
+        let connection = &mut *self.connection;
+        let sending = self.sending.as_mut();
+        let Some(sending) = sending.filter(|sending| sending.holds() && connection.out.has_room())
+        else {
+            return false;
+        };
+        connection.row.sent += sending.flush(connection.out.bytes()) as u64;
+        true
+    }
+
     fn may_take_more(&self) -> bool {
         let edge = &self.connection.edge;
         self.connection.out.has_room() || (!self.unbuffered && edge.spool.has_room())
@@ -286,9 +308,9 @@ impl<'c> Relay<'c> {
         let begun = self.sending.is_some();
         match (frame.head.kind, begun) {
             (Kind::RespInfo, false) => self.info(frame.payload),
-            (Kind::RespHead, false) => self.head(frame.payload, ends),
+            (Kind::RespHead, false) => self.response(frame.payload, ends).await,
             (Kind::RespBody, true) => {
-                self.body(frame.payload);
+                self.body(frame.payload).await;
                 self.settled(ends)
             }
             (Kind::RespFile, true) => {
@@ -339,16 +361,33 @@ impl<'c> Relay<'c> {
         }
     }
 
-    fn head(&mut self, payload: &[u8], ends: bool) -> Option<Relayed> {
-        let bad = |reason| Some(Relayed::Failed(Failure::BadResponse(reason)));
+    async fn response(&mut self, payload: &[u8], ends: bool) -> Option<Relayed> {
         let Ok(head) = ResponseHead::decode(payload) else {
-            return bad(Reason::BadResponse);
+            return Some(Relayed::Failed(Failure::BadResponse(Reason::BadResponse)));
         };
-        let context = self
-            .connection
-            .response_context(ends.then_some(head.inline.len() as u64));
+        let mut coded = self.connection.prepare(&head, ends);
+        if let Some(relayed) = self.head(&head, &mut coded, ends) {
+            return Some(relayed);
+        }
+        self.body(coded.whole.as_deref().unwrap_or(head.inline))
+            .await;
+        self.settled(ends)
+    }
+
+    /// Writes the head; `Some` when that ends the exchange.
+    fn head(
+        &mut self,
+        head: &ResponseHead<'_>,
+        coded: &mut Prepared,
+        ends: bool,
+    ) -> Option<Relayed> {
+        let bad = |reason| Some(Relayed::Failed(Failure::BadResponse(reason)));
+        let context = response::ResponseContext {
+            recode: coded.recode,
+            ..self.connection.response_context(coded.body_len(head, ends))
+        };
         let mark = self.connection.out.bytes().len();
-        let encoded = match response::encode(&head, &context, self.connection.out.bytes()) {
+        let encoded = match response::encode(head, &context, self.connection.out.bytes()) {
             Ok(encoded) => encoded,
             Err(reason) => {
                 self.connection.out.bytes().truncate(mark);
@@ -362,27 +401,40 @@ impl<'c> Relay<'c> {
         if encoded.private.internal() {
             self.connection.out.bytes().truncate(mark);
             let mut private = encoded.private;
-            response::keep_fields(&head, &mut private);
+            response::keep_fields(head, &mut private);
             return Some(Relayed::Internal(private));
         }
         if ends && head.inline.is_empty() && self.connection.shows_page(head.status) {
             self.connection.out.bytes().truncate(mark);
             let mut private = encoded.private;
             private.page = true;
-            response::keep_fields(&head, &mut private);
+            response::keep_fields(head, &mut private);
             return Some(Relayed::Internal(private));
         }
         self.connection.note_head(mark);
         self.connection.row.status = head.status;
         self.unbuffered |= encoded.private.unbuffered;
-        self.sending = Some(Sending::new(&encoded));
+        self.sending = Some(Sending::new(&encoded, coded.encoder.take()));
         self.connection.row.head_came();
-        self.body(head.inline);
-        self.settled(ends)
+        None
     }
 
-    /// Appends body bytes in the client's framing.
-    fn body(&mut self, bytes: &[u8]) {
+    /// Appends body bytes in the client's coding and framing. Coding takes its time: others have their turn between.
+    async fn body(&mut self, bytes: &[u8]) {
+        if !self.sending.as_ref().is_some_and(Sending::is_coded) {
+            return self.append(bytes);
+        }
+        for slice in bytes.chunks(SLICE) {
+            self.append(slice);
+            self.coded += slice.len();
+            if self.coded >= SLICE {
+                self.coded = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
         if let Some(sending) = &mut self.sending {
             let sent = sending.append(bytes, self.connection.out.bytes());
             self.connection.row.sent += sent as u64;
@@ -409,7 +461,7 @@ impl<'c> Relay<'c> {
             let Ok(piece) = piece else {
                 return Some(Relayed::Broken(Reason::BadResponse));
             };
-            self.body(&piece);
+            self.body(&piece).await;
             if self.connection.flush().await.is_err() {
                 return Some(Relayed::Broken(Reason::ClientGone));
             }
@@ -419,6 +471,8 @@ impl<'c> Relay<'c> {
 
     fn trailers(&mut self, payload: &[u8]) {
         if let (Ok(trailers), Some(sending)) = (ResponseHead::decode(payload), &mut self.sending) {
+            let last = sending.finish(self.connection.out.bytes());
+            self.connection.row.sent += last as u64;
             let mark = self.connection.out.bytes().len();
             sending.trailers(&trailers, self.connection.out.bytes());
             self.connection.trailers(mark);
@@ -429,6 +483,9 @@ impl<'c> Relay<'c> {
     fn settled(&mut self, ends: bool) -> Option<Relayed> {
         let out = &mut self.connection.out;
         let sending = self.sending.as_mut()?;
+        if ends {
+            self.connection.row.sent += sending.finish(out.bytes()) as u64;
+        }
         let end = ends.then(|| sending.end(out.bytes()));
         if (!self.unbuffered || ends) && out.settle(&self.connection.edge.spool).is_err() {
             return Some(Relayed::Broken(Reason::SpoolFull));

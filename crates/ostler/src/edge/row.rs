@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::micros_since;
 use super::reason::Reason;
+use super::trace::Trace;
 use crate::auth::jwt::Bearer;
 
 /// One request so far.
@@ -23,6 +24,8 @@ pub struct Row {
     pub bearer: Option<Arc<Bearer>>,
     /// Fields that the app gets from who let it in. Boxed: each idle connection has a row.
     pub granted: Option<Box<Granted>>,
+    /// The trace that it belongs to, as its app was told. Boxed: an idle connection has none.
+    pub trace: Option<Box<Trace>>,
     /// Lines with their CRLF that its response has because of what it is.
     pub lines: Vec<u8>,
     /// Status sent; 0 while none was.
@@ -57,6 +60,7 @@ impl Default for Row {
             user: None,
             bearer: None,
             granted: None,
+            trace: None,
             lines: Vec::new(),
             status: 0,
             sent: 0,

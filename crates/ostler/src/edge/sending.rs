@@ -1,8 +1,9 @@
-//! A response body on its way out, in the framing that the client was told: what may still come and
-//! what its end means for the connection. Knows no worker and no socket.
+//! A response body on its way out, in the coding and the framing that the client was told: what may still
+//! come and what its end means for the connection. Knows no worker and no socket.
 
 use std::io::Write as _;
 
+use super::compress::Encoder;
 use super::h1::response::{self, BodyFraming, Encoded};
 use super::reason::Reason;
 use ostler_wire::ResponseHead;
@@ -24,24 +25,30 @@ pub enum After {
 #[derive(Debug)]
 pub struct Sending {
     framing: BodyFraming,
-    /// Bytes of a body with a length that are still to come.
-    left: u64,
+    /// Bytes that are still to come of a body whose length the app has said.
+    left: Option<u64>,
+    /// Codes the body on its way.
+    encoder: Option<Encoder>,
+    /// The encoder has failed: what was sent ends here.
+    failed: bool,
     close: bool,
     /// The last chunk was written.
     ended: bool,
 }
 
 impl Sending {
-    pub fn new(encoded: &Encoded) -> Self {
+    pub fn new(encoded: &Encoded, encoder: Option<Encoder>) -> Self {
         Self {
             framing: encoded.framing,
             left: match encoded.framing {
-                BodyFraming::Length(length) => length,
-                BodyFraming::None
-                | BodyFraming::Chunked
-                | BodyFraming::UntilClose
-                | BodyFraming::UntilEnd => 0,
+                BodyFraming::None => None,
+                BodyFraming::Length(length) => Some(length),
+                BodyFraming::Chunked | BodyFraming::UntilClose | BodyFraming::UntilEnd => {
+                    encoded.promised
+                }
             },
+            encoder,
+            failed: false,
             close: encoded.close,
             ended: false,
         }
@@ -52,35 +59,80 @@ impl Sending {
         self.framing == BodyFraming::None
     }
 
-    /// Appends body bytes in the client's framing; gives how many of them the client gets.
+    /// Bytes take time here.
+    pub fn is_coded(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    /// Some of what was appended would wait here for what follows.
+    pub fn holds(&self) -> bool {
+        self.encoder.as_ref().is_some_and(Encoder::holds)
+    }
+
+    /// Appends body bytes in the client's coding and framing; gives how many the client gets of it.
     pub fn append(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> usize {
-        match self.framing {
-            BodyFraming::None => 0,
-            BodyFraming::UntilClose | BodyFraming::UntilEnd => {
-                out.extend_from_slice(bytes);
-                bytes.len()
-            }
-            BodyFraming::Length(_) => {
-                let room = usize::try_from(self.left).unwrap_or(usize::MAX);
-                let take = bytes.len().min(room);
-                if take < bytes.len() {
-                    tracing::warn!(
-                        extra = bytes.len() - take,
-                        "the app sent more than its Content-Length; the rest is dropped"
-                    );
-                }
-                out.extend_from_slice(&bytes[..take]);
-                self.left -= take as u64;
-                take
-            }
-            BodyFraming::Chunked if bytes.is_empty() => 0,
-            BodyFraming::Chunked => {
-                let _ = write!(out, "{:x}\r\n", bytes.len());
-                out.extend_from_slice(bytes);
-                out.extend_from_slice(b"\r\n");
-                bytes.len()
+        let bytes = self.within_length(bytes);
+        self.coded(out, |encoder| match encoder {
+            Some(encoder) => encoder.write(bytes).ok(),
+            None => Some(bytes),
+        })
+    }
+
+    /// Appends what waits here.
+    pub fn flush(&mut self, out: &mut Vec<u8>) -> usize {
+        self.coded(out, |encoder| match encoder {
+            Some(encoder) => encoder.flush().ok(),
+            None => Some(b""),
+        })
+    }
+
+    /// Appends the last bytes of the body: nothing is appended after it. To be called before [`Sending::trailers`].
+    pub fn finish(&mut self, out: &mut Vec<u8>) -> usize {
+        // What is short has no good end.
+        if self.left.is_some_and(|left| left > 0) {
+            return 0;
+        }
+        let last = self.coded(out, |encoder| match encoder {
+            Some(encoder) => encoder.finish().ok(),
+            None => Some(b""),
+        });
+        self.encoder = None;
+        last
+    }
+
+    /// Frames what `work` gives, which is nothing when the encoder fails.
+    fn coded<'b>(
+        &'b mut self,
+        out: &mut Vec<u8>,
+        work: impl FnOnce(Option<&'b mut Encoder>) -> Option<&'b [u8]>,
+    ) -> usize {
+        if self.failed {
+            return 0;
+        }
+        match work(self.encoder.as_mut()) {
+            Some(bytes) => frame(self.framing, bytes, out),
+            None => {
+                self.failed = true;
+                0
             }
         }
+    }
+
+    /// What of `bytes` the app's own length has room for.
+    fn within_length<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let Some(left) = &mut self.left else {
+            return bytes;
+        };
+        let room = usize::try_from(*left).unwrap_or(usize::MAX);
+        let take = bytes.len().min(room);
+        if take < bytes.len() {
+            tracing::warn!(
+                extra = bytes.len() - take,
+                "the app sent more than its Content-Length; the rest is dropped"
+            );
+        }
+        *left -= take as u64;
+        &bytes[..take]
     }
 
     /// Ends a chunked body with trailers; for a stream they are lines at the end of `out`. Any other
@@ -102,16 +154,20 @@ impl Sending {
     /// # Errors
     /// Bytes are missing: the client must not take the body for whole.
     pub fn end(&mut self, out: &mut Vec<u8>) -> Result<After, Reason> {
-        if self.framing == BodyFraming::Chunked && !self.ended {
-            out.extend_from_slice(b"0\r\n\r\n");
-            self.ended = true;
+        self.finish(out);
+        if self.failed {
+            return Err(Reason::Internal);
         }
-        if self.left > 0 {
+        if let Some(missing @ 1..) = self.left {
             tracing::error!(
-                missing = self.left,
+                missing,
                 "the app sent less than its Content-Length; the connection is closed uncleanly"
             );
             return Err(Reason::ResponseShort);
+        }
+        if self.framing == BodyFraming::Chunked && !self.ended {
+            out.extend_from_slice(b"0\r\n\r\n");
+            self.ended = true;
         }
         let close = self.close || self.framing == BodyFraming::UntilClose;
         Ok(if close {
@@ -122,6 +178,23 @@ impl Sending {
     }
 }
 
+/// Appends bytes in a framing; gives how many of them the client gets.
+fn frame(framing: BodyFraming, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    match framing {
+        BodyFraming::None => return 0,
+        BodyFraming::Length(_) | BodyFraming::UntilClose | BodyFraming::UntilEnd => {
+            out.extend_from_slice(bytes);
+        }
+        BodyFraming::Chunked if bytes.is_empty() => {}
+        BodyFraming::Chunked => {
+            let _ = write!(out, "{:x}\r\n", bytes.len());
+            out.extend_from_slice(bytes);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    bytes.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,11 +202,15 @@ mod tests {
     use ostler_wire::{Kind, ResponseEncoder, frame};
 
     fn sending(framing: BodyFraming) -> Sending {
-        Sending::new(&Encoded {
-            framing,
-            close: false,
-            private: Private::default(),
-        })
+        Sending::new(
+            &Encoded {
+                framing,
+                promised: None,
+                close: false,
+                private: Private::default(),
+            },
+            None,
+        )
     }
 
     fn check(framing: BodyFraming, pieces: &[&str], wire: &str, end: Result<After, Reason>) {

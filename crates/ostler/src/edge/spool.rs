@@ -128,7 +128,7 @@ impl Drop for SpoolFile {
 
 /// A file without a name in `folder`: `O_TMPFILE`, or created and unlinked where the file system
 /// does not know that flag.
-fn unnamed(folder: &Path) -> io::Result<File> {
+pub fn unnamed(folder: &Path) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     match rustix::fs::open(folder, flags | OFlags::TMPFILE, mode) {

@@ -112,7 +112,7 @@ pub struct Policy {
 }
 
 /// The policy of hosts whose clients need no certificate, and of connections without TLS.
-pub const OPEN: u32 = 0;
+pub use super::peer::OPEN;
 
 /// What handshakes are made with.
 #[derive(Debug)]

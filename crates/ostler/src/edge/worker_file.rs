@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use ostler_wire::FileHead;
 
+use super::compress::SLICE;
 use super::connection::Connection;
 use super::disk::{self, Disk, Reach};
 use super::patience::Patience;
@@ -87,13 +88,24 @@ impl Connection {
                 let Ok(piece) = piece else {
                     return self.cut(Reason::ResponseShort).await;
                 };
-                self.row.sent += sending.append(&piece, self.out.bytes()) as u64;
+                let most = if sending.is_coded() {
+                    SLICE
+                } else {
+                    usize::MAX
+                };
+                for slice in piece.chunks(most) {
+                    self.row.sent += sending.append(slice, self.out.bytes()) as u64;
+                    if sending.is_coded() {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 if self.flush_part(&mut patience).await.is_err() {
                     self.row.reason = Some(Reason::ClientGone);
                     return After::Abort;
                 }
             }
         }
+        self.row.sent += sending.finish(self.out.bytes()) as u64;
         match sending.end(self.out.bytes()) {
             Ok(after) => after,
             Err(reason) => self.cut(reason).await,

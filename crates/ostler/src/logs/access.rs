@@ -54,6 +54,8 @@ pub struct Row<'a> {
     pub worker: Option<u32>,
     /// The request's number.
     pub id: u64,
+    /// The id of the trace that it belongs to.
+    pub trace: Option<&'a [u8]>,
     /// Why ostler itself answered or gave up.
     pub reason: Option<&'a str>,
     /// The value of a request header; names are lower-case.
@@ -88,6 +90,7 @@ impl<'a> Row<'a> {
             write: None,
             worker: None,
             id: 0,
+            trace: None,
             reason: None,
             request_header: none,
             response_header: none,
@@ -367,6 +370,7 @@ mod tests {
             write: None,
             worker: Some(4711),
             id: 0xfeed,
+            trace: None,
             reason: None,
             request_header: &|name| find(REQUEST, name),
             response_header: &|name| find(RESPONSE, name),

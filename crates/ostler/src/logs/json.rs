@@ -39,6 +39,7 @@ pub fn row(out: &mut Vec<u8>, row: &Row<'_>, clock: &mut Clock) {
     if let Some(worker) = row.worker {
         number(out, "worker", u64::from(worker));
     }
+    optional(out, "trace", row.trace);
     optional(out, "reason", row.reason.map(str::as_bytes));
     optional(out, "referer", (row.request_header)(b"referer"));
     optional(out, "user_agent", (row.request_header)(b"user-agent"));

@@ -228,15 +228,19 @@ impl Shared {
     ) -> anyhow::Result<Self> {
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
-        let folder = settings.http.tmp_upload_dir.clone();
-        let folder = folder.unwrap_or_else(std::env::temp_dir);
         Ok(Self {
             peers: Peers::new(connections_per_address(settings)),
-            spool: Arc::new(edge::Budget::new(folder, SPOOL)),
+            spool: Arc::new(edge::Budget::new(spool_folder(settings), SPOOL)),
             phase,
             next_id: Arc::new(AtomicU64::new(u64::from_le_bytes(seed))),
         })
     }
+}
+
+/// Where files without a name are made.
+pub(super) fn spool_folder(settings: &Settings) -> PathBuf {
+    let folder = settings.http.tmp_upload_dir.clone();
+    folder.unwrap_or_else(std::env::temp_dir)
 }
 
 /// What connections are served by from now on.

@@ -1,6 +1,7 @@
 //! The rules of a configuration → what the edge judges requests by. What several sites use is made once.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use crate::auth::jwt::Tokens;
 use crate::auth::{self, Keys, SlowLine, Users};
 use crate::client;
 use crate::config::serve::{KeySource, Rules, TokenKeys, TokenSource};
-use crate::edge::{Authority, Behind, Doors, Policy, Rates};
+use crate::edge::{Authority, Behind, Doors, Policy, Press, Rates};
 use crate::upstream::{Caretaker, Group};
 
 /// Users with the hashes of their passwords, and what the password is for.
@@ -20,6 +21,8 @@ type Listed = (Vec<(String, String)>, String);
 pub(super) struct Policies {
     line: Arc<SlowLine>,
     rates: Arc<Rates>,
+    /// Copies of files outlive reloads.
+    press: Arc<Press>,
     /// Keys that are in use. Guards the map alone: it is only touched when sites are made.
     keys: Mutex<HashMap<KeySource, Weak<Keys>>>,
     /// The same of users, whose passwords are known once they were shown.
@@ -32,13 +35,16 @@ pub(super) struct Policies {
 }
 
 impl Policies {
+    /// Copies of files are made in `folder`.
+    ///
     /// # Errors
     /// There is no randomness.
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(super) fn new(folder: PathBuf) -> anyhow::Result<Self> {
         let upstreams = Caretaker::new().map_err(|_| anyhow::anyhow!("no randomness"))?;
         Ok(Self {
             line: Arc::default(),
             rates: Arc::default(),
+            press: Arc::new(Press::new(folder)),
             keys: Mutex::default(),
             users: Mutex::default(),
             tokens: Mutex::default(),
@@ -114,9 +120,12 @@ impl Policies {
             tokens: tokens.transpose()?,
             authority: authority.transpose()?,
         };
-        Policy::new(rules, doors, &self.rates, project, number).map_err(|(path, error)| {
+        let policy = Policy::new(rules, doors, &self.rates, project, number);
+        let mut policy = policy.map_err(|(path, error)| {
             anyhow::anyhow!("{about}the page {} cannot be read: {error}", path.display())
-        })
+        })?;
+        policy.press = rules.compress.then(|| Arc::clone(&self.press));
+        Ok(policy)
     }
 
     /// The same list is kept over a reload, with who has shown a good password.

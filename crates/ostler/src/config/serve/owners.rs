@@ -215,7 +215,7 @@ fn foreign(project: &str, key: &str, entry: &Entry) -> Problem {
             return Problem::new(
                 entry.key,
                 what,
-                "a repository's file has web, static, fallback, redirects, headers, errors and cors",
+                "a repository's file has web, static, fallback, compress, redirects, headers, errors and cors",
             );
         }
     };

@@ -155,7 +155,14 @@ impl Section {
 
     /// Whether a key of a project or a route says what holds beside its app.
     pub fn is_rule(key: &Key) -> bool {
-        let others = ["redirects", "maintenance", "fallback", "upstreams"];
+        let others = [
+            "redirects",
+            "maintenance",
+            "fallback",
+            "compress",
+            "trace_context",
+            "upstreams",
+        ];
         others.contains(&key.name) || Self::RULES.iter().any(|(name, _)| *name == key.name)
     }
 
@@ -212,10 +219,11 @@ const fn key(name: &'static str, form: Form, preset: Preset, help: &'static str)
 }
 
 /// The keys of a project that its repository may set.
-pub const REPOSITORY: [&str; 7] = [
+pub const REPOSITORY: [&str; 8] = [
     "web",
     "static",
     "fallback",
+    "compress",
     "redirects",
     "headers",
     "errors",
@@ -231,6 +239,7 @@ const TOP: &[Key] = &[
     key("web", Form::Table, Unset, "The app of the folder that this file is in"),
     key("static", Form::Folders, Unset, "The static files of the folder that this file is in"),
     key("fallback", Form::Plain(Text), Unset, "As [projects.NAME] has it, for the folder that this file is in"),
+    key("compress", Form::Plain(Switch), Yes, "The same"),
     key("redirects", Form::Sections, Unset, "The same"),
     key("headers", Form::Table, Unset, "The same"),
     key("errors", Form::Table, Unset, "The same"),
@@ -290,6 +299,7 @@ const PROJECT: &[Key] = &[
     key("web", Form::Table, Unset, "The app and its workers"),
     key("static", Form::Folders, Unset, "Folders whose files are served, by the prefix of their paths; relative to the source"),
     key("fallback", Form::Plain(Text), Unset, FALLBACK),
+    key("compress", Form::Plain(Switch), Yes, COMPRESS),
     key("redirects", Form::Sections, Unset, "Requests that are sent somewhere else, the first that fits"),
     key("headers", Form::Table, Unset, "Fields of responses, and of requests on their way to the app"),
     key("errors", Form::Table, Unset, "Own pages in the place of errors"),
@@ -299,9 +309,12 @@ const PROJECT: &[Key] = &[
     key("upstreams", Form::Upstreams, Unset, UPSTREAMS),
     key("proxy", Form::Table, Unset, "How requests go on to the upstreams"),
     key("maintenance", Form::Plain(Switch), No, MAINTENANCE),
+    key("trace_context", Form::Plain(Switch), Yes, TRACE),
 ];
 
+const TRACE: &str = "The app is told the W3C trace of each request (traceparent, tracestate): the client's with a parent id of ours, or a new one that is marked as sampled. Off: what the client says passes as it is";
 const FALLBACK: &str = "A file of the static folder, as index.html, for pages that it does not have: who asks for text/html gets it, other requests go to the app";
+const COMPRESS: &str = "Text in answers and files goes out as zstd, gzip or br to clients that take it. Switch it off where a page shows a secret beside what a stranger sent: its size then tells of the secret (BREACH)";
 const MAINTENANCE: &str = "Everyone gets 503 and the page of `errors`; the app is asked nothing";
 const UPSTREAMS: &str = "Other HTTP servers that requests go on to, in the place of an app: http://host:port, https://host:port or unix:/path, or sections with address and weight";
 
@@ -311,6 +324,7 @@ const ROUTE: &[Key] = &[
     key("strip", Form::Plain(Switch), Yes, "Take the prefix off the path and give it as SCRIPT_NAME (WSGI), root_path (ASGI)"),
     key("hosts", Form::Hosts, Unset, "Only at these of the project's hosts [default: all of them]"),
     key("fallback", Form::Plain(Text), Unset, "For this route; so are the next ones, and what they do not set is the project's"),
+    key("compress", Form::Plain(Switch), Unset, "For this route"),
     key("redirects", Form::Sections, Unset, "All of them: the project's do not count here then"),
     key("headers", Form::Table, Unset, "Key by key"),
     key("errors", Form::Table, Unset, "Key by key"),

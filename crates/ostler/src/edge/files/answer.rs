@@ -4,22 +4,33 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::cache::Found;
 use super::conditions::Outcome;
 use super::range::{self, Ranges, Slice};
 use super::representation::{Content, Representation};
-use super::{FileReply, FileRequest, Part, Refusal, encoding, path};
+use super::{FileReply, FileRequest, Part, Refusal, path};
+use crate::edge::h1::coding::choose;
 
-/// The reply to a visitor's GET or HEAD.
-pub fn answer(found: &Found, request: &FileRequest<'_>) -> FileReply {
-    let plain = match found {
-        Found::File { plain, .. } => plain,
+/// The reply to a visitor's GET or HEAD as of `now`. What lies beside the file goes before copies of ours: somebody has
+/// made it on purpose.
+pub fn answer(found: &mut Found, request: &FileRequest<'_>, now: Instant) -> FileReply {
+    let coding = choose(request.accept_encoding, found.available());
+    if let Some(coded) = coding.and_then(|coding| found.representation(Some(coding))) {
+        return send(coded, request, 200);
+    }
+    let (plain, copies) = match found {
+        Found::File { plain, copies, .. } => (plain, copies),
         Found::Directory => return to_slash_form(request),
         Found::Nothing(refusal) => return FileReply::Refused(*refusal),
     };
-    let coding = encoding::choose(request.accept_encoding, found.available());
-    send(found.representation(coding).unwrap_or(plain), request, 200)
+    let press = request.press;
+    let copy = press.and_then(|press| press.copy_of(plain, copies, request.accept_encoding, now));
+    match copy {
+        Some(copy) => send(&copy.representation, request, 200),
+        None => send(plain, request, 200),
+    }
 }
 
 /// The reply with one representation. `status` other than 200 stands, and rules conditions and ranges out; so

@@ -3,11 +3,13 @@
 //! Not shared, so it needs no lock. It must not know how a path is found or what a reply looks like.
 
 use std::collections::HashMap;
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use super::Refusal;
-use super::encoding::Coding;
 use super::representation::Representation;
+use crate::edge::compress::Kept;
+use crate::edge::h1::coding::Coding;
 
 /// What a path turned out to be.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub enum Found {
     File {
         plain: Representation,
         coded: [Option<Box<Representation>>; 3],
+        /// Copies of ours, which are kept elsewhere.
+        copies: [Weak<Kept>; 3],
     },
     /// A directory with an index, asked for without its final slash.
     Directory,
@@ -25,11 +29,9 @@ pub enum Found {
 
 impl Found {
     /// The neighbours that are there.
-    pub fn available(&self) -> [bool; 3] {
-        match self {
-            Found::File { coded, .. } => [0, 1, 2].map(|index| coded[index].is_some()),
-            Found::Directory | Found::Nothing(_) => [false; 3],
-        }
+    pub fn available(&self) -> impl Iterator<Item = Coding> {
+        let there = |coding: &Coding| self.representation(Some(*coding)).is_some();
+        Coding::ALL.into_iter().filter(there)
     }
 
     /// The representation for a coding.
@@ -97,13 +99,13 @@ impl FileCache {
         &mut self,
         path: &[u8],
         now: Instant,
-        answer: impl FnOnce(&Found) -> R,
+        answer: impl FnOnce(&mut Found) -> R,
     ) -> Option<R> {
-        if let Some(entry) = self.young.entries.get(path) {
-            return entry.is_fresh(now).then(|| answer(&entry.found));
+        if let Some(entry) = self.young.entries.get_mut(path) {
+            return entry.is_fresh(now).then(|| answer(&mut entry.found));
         }
-        let (key, entry) = self.old.remove(path)?;
-        let answer = entry.is_fresh(now).then(|| answer(&entry.found));
+        let (key, mut entry) = self.old.remove(path)?;
+        let answer = entry.is_fresh(now).then(|| answer(&mut entry.found));
         self.put(key, entry);
         answer
     }

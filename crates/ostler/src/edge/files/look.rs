@@ -11,10 +11,10 @@ use rustix::io::Errno;
 use super::Refusal;
 use super::beneath::{self, Root};
 use super::cache::Found;
-use super::encoding::Coding;
 use super::path;
 use super::representation::{Given, Identity, Presentation, Representation};
 use crate::edge::disk::Reach;
+use crate::edge::h1::coding::Coding;
 
 /// Why a look has nothing to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ impl Miss {
 pub struct Look<'r> {
     pub root: &'r Root,
     pub reach: Reach,
+    /// Copies in a coding are made of what is found.
+    pub presses: bool,
 }
 
 /// What lies somewhere.
@@ -144,6 +146,7 @@ impl Look<'_> {
         let how = Presentation {
             name: below,
             varies,
+            may_be_copied: self.presses,
             ..Presentation::default()
         };
         let plain = self.load((plain, identity), how)?;
@@ -156,7 +159,12 @@ impl Look<'_> {
             };
             coded[coding.index()] = there(self.load(neighbour, how))?.map(Box::new);
         }
-        Ok(Found::File { plain, coded })
+        let copies = Default::default();
+        Ok(Found::File {
+            plain,
+            coded,
+            copies,
+        })
     }
 
     /// A precompressed copy that is not older than the file.

@@ -12,10 +12,11 @@ mod answer;
 mod beneath;
 mod cache;
 mod conditions;
-mod encoding;
 mod look;
 mod path;
 mod range;
+#[cfg(test)]
+pub mod range_invariants;
 mod representation;
 mod types;
 
@@ -30,6 +31,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::compress::Press;
 use super::disk::{Reach, Stored};
 use super::reply::{Answer, Field};
 
@@ -40,7 +42,9 @@ pub use self::cache::{FileCache, Found, TOTAL_BYTES};
 pub use self::conditions::Conditions;
 use self::look::Look;
 pub use self::look::Miss;
-pub use self::representation::{Given, Representation};
+#[cfg(test)]
+pub use self::representation::Presentation;
+pub use self::representation::{Content, Given, Identity, Representation, SMALL};
 
 /// One directory that files may come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +110,8 @@ pub struct FileRequest<'a> {
     pub accept_encoding: Option<&'a [u8]>,
     pub range: Option<&'a [u8]>,
     pub conditions: Conditions<'a>,
+    /// Makes copies in a coding.
+    pub press: Option<&'a Arc<Press>>,
 }
 
 /// What to do for a request whose path lies below a prefix.
@@ -122,6 +128,7 @@ pub struct Lookup {
     root: Arc<Root>,
     rest: Vec<u8>,
     known: Option<Found>,
+    presses: bool,
 }
 
 impl Lookup {
@@ -130,6 +137,7 @@ impl Lookup {
         let look = Look {
             root: &self.root,
             reach: Reach::Disk,
+            presses: self.presses,
         };
         let found = look.find(&self.rest, &mut self.known);
         found.unwrap_or_else(|miss| Found::Nothing(miss.refusal()))
@@ -147,7 +155,13 @@ impl Named {
     /// Looks for it.
     pub fn find(&self, given: Given<'_>, reach: Reach) -> Result<Representation, Miss> {
         let root = &self.root;
-        Look { root, reach }.find_named(&self.below, given)
+        let presses = false;
+        let look = Look {
+            root,
+            reach,
+            presses,
+        };
+        look.find_named(&self.below, given)
     }
 }
 
@@ -410,13 +424,15 @@ impl Mounted {
         if path::has_encoded_separator(request.raw_path) {
             return Plan::Send(FileReply::Refused(Refusal::NotFound));
         }
-        if let Some(reply) = cache.fresh(request.path, now, |found| answer(found, request)) {
+        let fresh = cache.fresh(request.path, now, |found| answer(found, request, now));
+        if let Some(reply) = fresh {
             return Plan::Send(reply);
         }
         let mut known = cache.take(request.path);
         let look = Look {
             root: &self.root,
             reach: Reach::Memory,
+            presses: request.press.is_some(),
         };
         match look.find(rest, &mut known) {
             Ok(found) => Plan::Send(reply(cache, request, found, now)),
@@ -424,6 +440,7 @@ impl Mounted {
                 root: Arc::clone(&self.root),
                 rest: rest.to_vec(),
                 known,
+                presses: look.presses,
             }),
         }
     }
@@ -449,10 +466,10 @@ impl Mounted {
 pub fn reply(
     cache: &mut FileCache,
     request: &FileRequest<'_>,
-    found: Found,
+    mut found: Found,
     now: Instant,
 ) -> FileReply {
-    let reply = answer(&found, request);
+    let reply = answer(&mut found, request, now);
     cache.remember(request.path, found, now);
     reply
 }

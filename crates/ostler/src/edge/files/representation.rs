@@ -11,12 +11,13 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::conditions::Validators;
-use super::encoding::Coding;
 use super::types;
+use crate::edge::compress::Press;
 use crate::edge::disk::{self, Reach, Stored};
+use crate::edge::h1::coding::Coding;
 
 /// What tells two states of a path apart. `ctime` is in it because a tool may set `mtime` back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     device: u64,
     inode: u64,
@@ -54,19 +55,31 @@ impl Identity {
     /// A strong entity tag with its quotes. Inode, size and time are hashed: two files swapped by a rename
     /// differ even with equal times, and nobody learns an inode number. The same on every restart.
     fn etag(&self) -> String {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325; // FNV-1a, 64 bit
-        for part in [
+        format!("\"{:016x}\"", self.hash())
+    }
+
+    /// The tag of a copy in a coding: also of its bytes, which another version of an encoder makes otherwise.
+    fn etag_of_copy(&self, coding: Coding, bytes: &[u8]) -> String {
+        let copy = fnv(bytes.iter().copied());
+        format!("\"{:016x}-{}-{copy:016x}\"", self.hash(), coding.token())
+    }
+
+    fn hash(&self) -> u64 {
+        let parts = [
             self.inode,
             self.size,
             self.modified.0.cast_unsigned(),
             self.modified.1.cast_unsigned(),
-        ] {
-            for byte in part.to_le_bytes() {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-            }
-        }
-        format!("\"{hash:016x}\"")
+        ];
+        fnv(parts.into_iter().flat_map(u64::to_le_bytes))
     }
+}
+
+/// FNV-1a, 64 bit.
+fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// Where the bytes are.
@@ -118,6 +131,8 @@ pub struct Presentation<'a> {
     pub coding: Option<Coding>,
     /// Another coding of it can be had.
     pub varies: bool,
+    /// Copies of it are made, if it is of a kind that they are made of.
+    pub may_be_copied: bool,
     pub given: Given<'a>,
 }
 
@@ -136,16 +151,57 @@ impl Representation {
             Content::Memory(bytes) => bytes.len() as u64,
             Content::File(_) => identity.size,
         };
+        let how = Presentation {
+            varies: how.varies
+                || (how.may_be_copied && Press::takes(types::content_type(how.name), size)),
+            ..how
+        };
+        let kind = types::content_type(how.name);
+        Ok(Self::new(
+            identity,
+            size,
+            content,
+            kind,
+            how,
+            identity.etag(),
+        ))
+    }
+
+    /// A copy in a coding of the file at `identity`: `bytes` are what `content` holds.
+    pub fn copy(
+        identity: Identity,
+        content_type: &str,
+        coding: Coding,
+        content: Content,
+        bytes: &[u8],
+    ) -> Representation {
+        let how = Presentation {
+            coding: Some(coding),
+            varies: true,
+            ..Presentation::default()
+        };
+        let etag = identity.etag_of_copy(coding, bytes);
+        let size = bytes.len() as u64;
+        Self::new(identity, size, content, content_type, how, etag)
+    }
+
+    fn new(
+        identity: Identity,
+        size: u64,
+        content: Content,
+        kind: &str,
+        how: Presentation<'_>,
+        own_etag: String,
+    ) -> Representation {
         let given = how.given;
         let own_type = given.content_type.is_none_or(<[u8]>::is_empty);
         let content_type = match given.content_type {
             Some(kind) if !own_type => String::from_utf8_lossy(kind).into_owned(),
-            _ => types::content_type(how.name).to_owned(),
+            _ => kind.to_owned(),
         };
         let seconds = u64::try_from(identity.modified.0).unwrap_or(0);
         let last_modified = crate::edge::h1::date::imf_fixdate(seconds);
         let last_modified = std::str::from_utf8(&last_modified).expect("a date is ASCII");
-        let own_etag = identity.etag();
 
         let mut head = String::with_capacity(256);
         let _ = write!(head, "Content-Length: {size}\r\n");
@@ -171,7 +227,7 @@ impl Representation {
         if let Some(coding) = how.coding {
             let _ = write!(head, "Content-Encoding: {}\r\n", coding.token());
         }
-        Ok(Representation {
+        Representation {
             identity,
             size,
             content,
@@ -189,7 +245,12 @@ impl Representation {
                 .and_then(crate::edge::h1::date::parse)
                 .unwrap_or(identity.modified.0),
             settled: identity.modified.0 + SETTLED_AFTER <= seconds_now(),
-        })
+        }
+    }
+
+    /// Whether its bytes are surely those of its identity: see [`Representation::is_still`].
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// What conditional requests are compared with.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::io::AsyncWrite as _;
 
 use crate::edge::body::{Body, BodyReader};
+use crate::edge::compress::SLICE;
 use crate::edge::connection::{Connection, Sign, poll_sign};
 use crate::edge::deadline::Elapsed;
 use crate::edge::h1::chunked::Decoder;
@@ -90,6 +91,8 @@ pub struct Exchange<'c, 'b> {
     keep_alive: bool,
     interim: u32,
     sending: Option<Sending>,
+    /// Bytes that were coded since others had their turn.
+    coded: usize,
     patience: Patience,
     /// When something last went either way.
     moved: Instant,
@@ -163,6 +166,7 @@ impl<'c, 'b> Exchange<'c, 'b> {
             keep_alive: false,
             interim: 0,
             sending: None,
+            coded: 0,
             patience: Patience::default(),
             moved: Instant::now(),
             unbuffered,
@@ -212,6 +216,15 @@ impl<'c, 'b> Exchange<'c, 'b> {
             if let Some(forwarded) = step {
                 return Poll::Ready(forwarded);
             }
+            if self.coded >= SLICE {
+                // Coding takes its time: others have their turn.
+                self.coded = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        if self.flush_coded() && self.poll_out(cx).is_ready() {
+            return Poll::Ready(self.failed(Failure::ClientGone, Reason::ClientGone));
         }
         if self.watches
             && self.request.ended
@@ -227,6 +240,18 @@ impl<'c, 'b> Exchange<'c, 'b> {
             None => Forwarded::Failed(failure),
             Some(_) => Forwarded::Broken(broken),
         }
+    }
+
+    /// Nothing more is there now: what came must not wait in an encoder for what comes next.
+    fn flush_coded(&mut self) -> bool {
+        let connection = &mut *self.connection;
+        let sending = self.sending.as_mut();
+        let Some(sending) = sending.filter(|sending| sending.holds() && connection.out.has_room())
+        else {
+            return false;
+        };
+        connection.row.sent += sending.flush(connection.out.bytes()) as u64;
+        true
     }
 
     fn may_take_more(&self) -> bool {
@@ -362,7 +387,11 @@ impl<'c, 'b> Exchange<'c, 'b> {
         };
         let connection = &mut *self.connection;
         let none = matches!(head.framing, Framing::None | Framing::Length(0));
-        let context = connection.response_context(None);
+        let coded = connection.prepare(&said, false);
+        let context = response::ResponseContext {
+            recode: coded.recode,
+            ..connection.response_context(None)
+        };
         let mark = connection.out.bytes().len();
         let encoded = response::encode(&said, &context, connection.out.bytes());
         let encoded = match encoded {
@@ -386,7 +415,7 @@ impl<'c, 'b> Exchange<'c, 'b> {
         connection.row.status = head.status;
         connection.row.head_came();
         self.unbuffered |= encoded.private.unbuffered;
-        self.sending = Some(Sending::new(&encoded));
+        self.sending = Some(Sending::new(&encoded, coded.encoder));
         self.answer = match head.framing {
             Framing::None => Answer::Length(0),
             Framing::Length(length) => Answer::Length(length),
@@ -418,6 +447,9 @@ impl<'c, 'b> Exchange<'c, 'b> {
                 (sending.append(piece, out), decoded.consumed, decoded.done)
             }
         };
+        if sending.is_coded() {
+            self.coded += used;
+        }
         self.connection.row.sent += sent as u64;
         self.at += used;
         if self.at == self.input.len() {
@@ -444,6 +476,7 @@ impl<'c, 'b> Exchange<'c, 'b> {
         let Some(sending) = &mut self.sending else {
             return Forwarded::Broken(Reason::Internal);
         };
+        connection.row.sent += sending.finish(connection.out.bytes()) as u64;
         let end = sending.end(connection.out.bytes());
         if connection.out.settle(&connection.edge.spool).is_err() {
             return Forwarded::Broken(Reason::SpoolFull);

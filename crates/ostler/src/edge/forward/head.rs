@@ -64,6 +64,7 @@ impl Connection {
                 out,
             );
         }
+        self.tell_trace(|name, value| line(name, value, out));
         self.tell_claims(|name, value| line(name, value, out));
         if let Some(user) = &self.row.user {
             line(b"x-ostler-user", user.as_bytes(), out);

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::chunked::Decoder;
 use super::head::{Framing, Head, Limits, Progress, parse};
-use super::invariants::{check_chunked, check_head};
+use crate::edge::files::range_invariants::check_range;
+use crate::edge::proxy_invariants::check_proxy;
+
+use super::invariants::{check_chunked, check_head, check_host};
 use crate::edge::reason::Reason;
 
 /// One message and what it must come to: `None` is accepted, else the status and the reason's code.
@@ -150,7 +153,13 @@ fn every_message_keeps_the_invariants() {
 /// What fuzzing has found is looked at in every test run.
 #[test]
 fn kept_inputs_keep_the_invariants() {
-    let check = |target: &str, check: fn(&[u8], u64) -> bool| {
+    for (target, check) in [
+        ("head", check_head as fn(&[u8], u64) -> bool),
+        ("chunked", check_chunked),
+        ("host", check_host),
+        ("proxy", check_proxy),
+        ("range", |input, _| check_range(input)),
+    ] {
         let folder = top().join("fuzz/corpus").join(target);
         let inputs = std::fs::read_dir(&folder).expect("a corpus").map(|entry| {
             let path = entry.expect("an entry").path();
@@ -163,7 +172,5 @@ fn kept_inputs_keep_the_invariants() {
             accepted > 0 && accepted < inputs.len(),
             "{target}: {accepted} accepted"
         );
-    };
-    check("head", check_head);
-    check("chunked", check_chunked);
+    }
 }

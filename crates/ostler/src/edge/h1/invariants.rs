@@ -3,6 +3,7 @@
 
 use crate::edge::h1::chunked::Decoder;
 use crate::edge::h1::head::{Framing, Head, Limits, Progress, parse};
+use crate::edge::h1::host::Authority;
 use crate::edge::reason::Reason;
 
 /// What the bytes of one head came to.
@@ -100,6 +101,28 @@ fn check_accepted(head: &[u8]) {
         !text.contains("\r\n ") && !text.contains("\r\n\t"),
         "a fold"
     );
+}
+
+/// A host and port are a part of what was written, and said again they are the same.
+pub fn check_host(input: &[u8], _seed: u64) -> bool {
+    let Some(authority) = Authority::parse(input) else {
+        return false;
+    };
+    let host = authority.host;
+    assert!(!host.is_empty() && host.len() <= 255 && input.starts_with(host));
+    // A dot, a colon and five digits.
+    assert!(input.len() <= host.len() + 7, "{input:?}");
+    assert!(host.iter().all(|byte| (b'!'..=b'~').contains(byte)));
+    assert!(!host.iter().any(|byte| b",@/?#%\\\"<>".contains(byte)));
+    let again = match authority.port {
+        Some(port) => [host, format!(":{port}").as_bytes()].concat(),
+        None => host.to_vec(),
+    };
+    assert_eq!(Authority::parse(&again), Some(authority), "{again:?}");
+    let upper = again.to_ascii_uppercase();
+    let upper = Authority::parse(&upper).expect("letters of another case");
+    assert!(upper.matches(&authority, 80));
+    true
 }
 
 /// What a chunked body came to: its bytes and how many bytes of the input it took.

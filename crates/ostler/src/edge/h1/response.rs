@@ -6,6 +6,7 @@ use ostler_wire::ResponseHead;
 
 use super::bytes::{decimal, is_token, push_decimal, trim};
 use super::left_out::Names;
+use super::recode::{Lines, Recode};
 use crate::edge::reason::Reason;
 
 /// What the encoder must know of the request and of us.
@@ -21,7 +22,9 @@ pub struct ResponseContext {
     pub lines: Option<Arc<[u8]>>,
     /// Fields of the app that the site leaves out.
     pub drops: Option<Arc<Names>>,
-    /// Bytes of the whole body when it came with the head.
+    /// What a content coding changes.
+    pub recode: Recode,
+    /// Bytes of the whole body when it came with the head, in its coding.
     pub body_len: Option<u64>,
 }
 
@@ -68,6 +71,8 @@ impl Private {
 #[derive(Debug)]
 pub struct Encoded {
     pub framing: BodyFraming,
+    /// Bytes of the body that the app has promised, when those of the client are others.
+    pub promised: Option<u64>,
     /// The connection ends after this response.
     pub close: bool,
     pub private: Private,
@@ -90,6 +95,7 @@ pub fn encode(
         ..Private::default()
     };
     let (mut length, mut close, mut dated) = (None, !context.keep_alive, false);
+    let mut lines = Lines::new(context.recode);
     status_line(head.status, head.reason, out)?;
     for (name, value) in head.fields() {
         check(name, value)?;
@@ -97,6 +103,7 @@ pub fn encode(
         match known(name) {
             Known::Other if left_out() => {}
             Known::Noted if left_out() => note(name, value, &mut private),
+            Known::Other if lines.change(name, value, out) => {}
             Known::Other => line(name, value, out),
             Known::Length => {
                 let value = decimal(trim(value)).ok_or(Reason::BadResponse)?;
@@ -114,16 +121,20 @@ pub fn encode(
             Known::Private => note(name, value, &mut private),
             Known::Noted => {
                 note(name, value, &mut private);
-                line(name, value, out);
+                if !lines.change(name, value, out) {
+                    line(name, value, out);
+                }
             }
         }
     }
+    lines.finish(out);
     if !dated {
         line(b"Date", &context.date, out);
     }
     if let Some(lines) = &context.lines {
         out.extend_from_slice(lines);
     }
+    let promised = length.take_if(|_| context.recode.is_coded());
     let framing = frame(head.status, length, context, out);
     close |= framing == BodyFraming::UntilClose;
     // RFC 9113 section 8.2.2: a stream has no such field.
@@ -136,6 +147,7 @@ pub fn encode(
     out.extend_from_slice(b"\r\n");
     Ok(Encoded {
         framing,
+        promised,
         close,
         private,
     })
@@ -409,6 +421,7 @@ mod tests {
             date: super::super::date::imf_fixdate(0),
             lines: None,
             drops: None,
+            recode: Recode::Off,
             body_len: None,
         }
     }

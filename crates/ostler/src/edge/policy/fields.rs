@@ -19,8 +19,8 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// `others` are fields that the edge writes itself for this site.
-    pub fn new(headers: &Headers, others: &[&str]) -> Self {
+    /// `others` and `request_others` are fields that the edge writes itself for this site.
+    pub fn new(headers: &Headers, others: &[&str], request_others: &[&str]) -> Self {
         let mut lines = Vec::new();
         for (name, value) in headers.set.iter().chain(&headers.add) {
             lines.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
@@ -35,7 +35,7 @@ impl Fields {
         Self {
             lines,
             drops: (!drops.is_empty()).then(|| Arc::new(drops)),
-            request_drops: Names::new(set.chain(removed)),
+            request_drops: Names::new(set.chain(removed).chain(request_others.iter().copied())),
             request_set: request_set
                 .map(|(name, value)| (lower(name), value.clone().into_bytes()))
                 .collect(),
@@ -70,7 +70,8 @@ mod tests {
             remove: vec!["Server".to_owned()],
             ..Headers::default()
         };
-        let fields = Fields::new(&headers, &["vary"]);
+        let fields = Fields::new(&headers, &["vary"], &["traceparent"]);
+        assert!(fields.request_drops.has(b"traceparent"));
         assert_eq!(fields.lines, b"X-A: 1\r\nX-B: 2\r\n");
         let drops = fields.drops.expect("some");
         let mut kept = Vec::new();
@@ -79,6 +80,6 @@ mod tests {
             &mut kept,
         );
         assert_eq!(kept, b"X-B: 8\r\nX-Ab: 7\r\n");
-        assert!(Fields::new(&Headers::default(), &[]).drops.is_none());
+        assert!(Fields::new(&Headers::default(), &[], &[]).drops.is_none());
     }
 }

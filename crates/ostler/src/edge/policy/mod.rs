@@ -21,6 +21,8 @@ use crate::auth::jwt::Tokens;
 use crate::auth::{Keys, Users};
 use crate::config::serve::{By, Rate, Redirect, Rules};
 use crate::config::{Network, Trust};
+use crate::edge::compress::Press;
+use crate::edge::trace::FIELDS;
 
 pub use caller::Asked;
 pub use cors::Cors;
@@ -55,6 +57,10 @@ pub struct Policy {
     pub pages: Pages,
     /// The file of a static folder for pages that it does not have.
     pub fallback: Option<String>,
+    /// The app is told the trace of each request.
+    pub traces: bool,
+    /// Makes the coded copies of its files; `None` where nothing is to be coded.
+    pub press: Option<Arc<Press>>,
     /// Bytes a request body may have, on top of what the app says.
     pub body: Option<u64>,
 }
@@ -95,7 +101,8 @@ impl Policy {
         };
         let cors = rules.cors.as_ref().map(Cors::new);
         let ours: &[&str] = if cors.is_some() { &cors::OURS } else { &[] };
-        let mut fields = Fields::new(&rules.headers, ours);
+        let traced: &[&str] = if rules.trace_context { &FIELDS } else { &[] };
+        let mut fields = Fields::new(&rules.headers, ours, traced);
         if let Some(authority) = &doors.authority {
             fields.yield_to(authority.names());
         }
@@ -114,8 +121,10 @@ impl Policy {
             redirects: rules.redirects.clone(),
             cors,
             fields,
+            traces: rules.trace_context,
             pages: Pages::read(&rules.errors)?,
             fallback: rules.fallback.clone(),
+            press: None,
             body: rules.limits.body,
         })
     }

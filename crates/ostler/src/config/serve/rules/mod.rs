@@ -43,6 +43,10 @@ pub struct Rules {
     pub maintenance: bool,
     /// The file of a static folder that answers for pages it does not have.
     pub fallback: Option<String>,
+    /// Answers and files are compressed for clients that take that.
+    pub compress: bool,
+    /// The app is told the W3C trace of each request.
+    pub trace_context: bool,
 }
 
 /// Who is let in.
@@ -172,6 +176,8 @@ impl Rules {
             upstreams: Upstreams::of(draft, source),
             maintenance: draft.is("", "maintenance"),
             fallback: draft.text("", "fallback").map(str::to_owned),
+            compress: draft.get("", "compress").and_then(Json::as_bool) != Some(false),
+            trace_context: draft.get("", "trace_context").and_then(Json::as_bool) != Some(false),
         }
     }
 }

@@ -17,6 +17,7 @@ impl Rules {
     /// What holds where nothing is said.
     fn default_of_a_route() -> Self {
         let mut rules = Self::default();
+        (rules.compress, rules.trace_context) = (true, true);
         rules.access.realm = super::rules::REALM.to_owned();
         rules
     }

@@ -679,7 +679,7 @@ error: unknown key `wbe`
 5 | wbe = 1
   | ^^^
   |
-  = hint: a repository's file has web, static, fallback, redirects, headers, errors and cors
+  = hint: a repository's file has web, static, fallback, compress, redirects, headers, errors and cors
 
 error: `chdir` leads out of the checkout
   --> shop/ostler.toml:12:9
@@ -802,7 +802,7 @@ error: unknown key ` [31m� ` at the top of the file
 1 | "\u001b[31m\u202e\n" = 1
   | ^^^^^^^^^^^^^^^^^^^^
   |
-  = hint: there are include, server, acme, projects, web, static, fallback, redirects, headers, errors, cors
+  = hint: there are include, server, acme, projects, web, static, fallback, compress, redirects, headers, errors, cors
 "#,
     );
     check(

@@ -29,6 +29,8 @@ fn a_route_has_the_rules_of_its_project_but_for_its_own() {
     let both = rules(
         r#"
 maintenance = true
+compress = false
+trace_context = false
 access = { allow = ["10.0.0.0/8"], keys = true, users = { ada = "${HASH}" } }
 limits = { body = "1KiB", rate = ["2/m", "9/h per key burst 3"] }
 headers.set = { X-A = "1" }
@@ -38,6 +40,7 @@ errors.pages = { 404 = "p.html" }
 [[projects.shop.routes]]
 prefix = "/api"
 maintenance = false
+compress = true
 access = { allow = "*", keys = false }
 limits.rate = []
 headers.add = { X-B = "2" }
@@ -64,6 +67,8 @@ errors = { pages = { 5xx = "q.html" }, app = true }
         (Some(1024), &[][..])
     );
     assert!(project.maintenance && !api.maintenance);
+    assert!(!project.compress && api.compress);
+    assert!(!project.trace_context && !api.trace_context);
     assert!(project.access.keys.is_some() && api.access.keys.is_none());
     assert_eq!(project.access.users, [("ada".to_owned(), HASH.to_owned())]);
     assert_eq!(api.access.users, project.access.users);
