@@ -90,7 +90,7 @@ impl Connection {
             worker: row.worker.and_then(|pid| u32::try_from(pid).ok()),
             id: row.id,
             reason: row.reason.map(|reason| reason.code()).or(row.refusal),
-            trace: row.trace.as_deref().map(Trace::id),
+            trace: row.trace().map(Trace::id),
             request_header: &header,
             response_header: &sent,
             variable: &none,

@@ -391,13 +391,14 @@ impl Connection {
     fn begin_trace(&mut self) {
         if self.site.policy.traces {
             let said = self.head.fields_named(b"traceparent");
-            self.row.trace = Some(Box::new(Trace::of(said, &self.thread.ids)));
+            let trace = Trace::of(said, &self.thread.ids);
+            self.row.told.get_or_insert_default().trace = Some(trace);
         }
     }
 
     /// What an app or upstream is told of the trace.
     pub(super) fn tell_trace(&self, mut field: impl FnMut(&[u8], &[u8])) {
-        let Some(trace) = &self.row.trace else {
+        let Some(trace) = self.row.trace() else {
             return;
         };
         field(b"traceparent", trace.text());
@@ -414,7 +415,7 @@ impl Connection {
             let name = format!("x-ostler-claim-{name}");
             field(name.as_bytes(), value.as_bytes());
         }
-        for (name, value) in self.row.granted.iter().flat_map(|granted| &granted.0) {
+        for (name, value) in self.row.told.iter().flat_map(|told| &told.granted) {
             field(name.as_bytes(), value);
         }
     }

@@ -22,10 +22,8 @@ pub struct Row {
     pub user: Option<Arc<str>>,
     /// The token it came with.
     pub bearer: Option<Arc<Bearer>>,
-    /// Fields that the app gets from who let it in. Boxed: each idle connection has a row.
-    pub granted: Option<Box<Granted>>,
-    /// The trace that it belongs to, as its app was told. Boxed: an idle connection has none.
-    pub trace: Option<Box<Trace>>,
+    /// What its app is told that the client did not say. Boxed: each idle connection has a row.
+    pub told: Option<Box<Told>>,
     /// Lines with their CRLF that its response has because of what it is.
     pub lines: Vec<u8>,
     /// Status sent; 0 while none was.
@@ -46,9 +44,20 @@ pub struct Row {
     pub refusal: Option<&'static str>,
 }
 
-/// Names in lower case, and values.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Granted(pub Vec<(Arc<str>, Vec<u8>)>);
+/// Fields for an app or upstream that few requests have.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// From who let it in: names in lower case, and values.
+    pub granted: Vec<(Arc<str>, Vec<u8>)>,
+    /// The trace that it belongs to.
+    pub trace: Option<Trace>,
+}
+
+impl Row {
+    pub fn trace(&self) -> Option<&Trace> {
+        self.told.as_ref()?.trace.as_ref()
+    }
+}
 
 impl Default for Row {
     fn default() -> Self {
@@ -59,8 +68,7 @@ impl Default for Row {
             remote: None,
             user: None,
             bearer: None,
-            granted: None,
-            trace: None,
+            told: None,
             lines: Vec::new(),
             status: 0,
             sent: 0,

@@ -29,7 +29,6 @@ use crate::edge::connection::Connection;
 use crate::edge::forwarded::{Sender, says_who};
 use crate::edge::lock;
 use crate::edge::reason::Reason;
-use crate::edge::row::Granted;
 use crate::edge::sending::After;
 
 /// Requests about which one authority is asked at once: each may have a connection of its own. One that is slow must
@@ -352,7 +351,9 @@ impl Connection {
         let asked = authority.ask(self.thread.index, request).await;
         match asked.map_err(|trouble| trouble.reason())? {
             Verdict::In { user, granted } => {
-                self.row.granted = (!granted.is_empty()).then(|| Box::new(Granted(granted)));
+                if !granted.is_empty() {
+                    self.row.told.get_or_insert_default().granted = granted;
+                }
                 match user {
                     Some(user) => self.let_in(user),
                     None => Ok(Asked::In(Caller::Anyone)),
