@@ -22,7 +22,7 @@ ADVISORIES := https://github.com/rustsec/advisory-db
 
 # Debian packages of the tests, as command:package.
 TEST_PACKAGES := redis-server:redis-server sshd:openssh-server nginx:nginx slowhttptest:slowhttptest wrk:wrk ab:apache2-utils \
-	h2load:nghttp2-client openssl:openssl readelf:binutils g++:g++ pebble:pebble systemd-analyze:systemd
+	h2load:nghttp2-client openssl:openssl testssl:testssl.sh readelf:binutils g++:g++ pebble:pebble systemd-analyze:systemd
 
 .PHONY: help run test check soak bench wheel clean
 .PHONY: needs test-needs release debug lint tidy deny unit e2e wheel-test

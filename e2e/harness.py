@@ -173,6 +173,9 @@ class Log:
                 self.lines.append(line.decode("utf-8", "replace").rstrip("\n"))
                 self._changed.notify_all()
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         return "\n".join(self.lines[-200:])
 

@@ -317,7 +317,7 @@ def test_signals_as_gunicorn_takes_them(host, tmp_path):
     running.kill(signal.SIGHUP)
     eventually(lambda: running.workers() and old not in {w.pid for w in running.workers()}, 20)
     running.kill(signal.SIGUSR2)
-    said("USR2")
+    said("upgrade complete")
     assert running.get("/").body == b"hello"
     assert running.stop(signal.SIGINT) == 0
 

@@ -522,6 +522,8 @@ ELSEWHERE = {
     "daemon", "proc_name", "default_proc_name", "reload", "config", "check_config", "print_config",
     # test_static.py, test_socketio.py, test_websocket.py, test_run.py (TLS)
     "static_files", "websocket_threads", "websocket_max_message_size", "certfile", "keyfile", "ca_certs", "cert_reqs",
+    # test_perf.py
+    "perf", "perf_dir", "perf_keep", "perf_size",
     # Says what is so already.
     "proxy_headers",
 }

@@ -18,7 +18,7 @@ GRAVE = {"MEDIUM", "HIGH", "CRITICAL"}
 
 OURS = {
     # The certificate of this test is signed by nobody, and names no place to ask whether it was revoked.
-    "cert_chain_of_trust", "cert_revocation", "cert_expirationStatus",
+    "cert_chain_of_trust", "cert_revocation", "cert_expirationStatus", "cert_notAfter",
     # Fields of an answer are the app's, or `headers` of its project.
     "security_headers",
 }

@@ -1,5 +1,6 @@
 """Other HTTP servers behind `ostler serve`: what goes on to them, what comes back, and what happens when they fail."""
 
+import re
 import hashlib
 import base64
 import json
@@ -230,7 +231,7 @@ def test_a_request_goes_on_and_its_answer_comes_back(proxy, upstream):
     request = one.wait(1)
     assert request.line == "POST /a%20b/c%2Fd?x=1&y=%20 HTTP/1.1" and request.body == b"body"
     fields = dict(request.fields)
-    assert fields.pop("x-request-id")
+    assert fields.pop("x-request-id") and re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", fields.pop("traceparent"))
     assert fields == {
         "host": "shop.test", "x-kept": "yes", "content-length": "4", "x-forwarded-for": "127.0.0.1",
         "x-real-ip": "127.0.0.1", "x-forwarded-proto": "http", "x-forwarded-host": "shop.test",
