@@ -73,6 +73,20 @@ def test_what_is_sent_to_the_app_is_not_sent_to_the_authority(shop, authority):
     assert (fields["x-forwarded-uri"], fields["x-forwarded-method"]) == ("/up", "POST")
 
 
+@pytest.mark.parametrize("target, told", [
+    ("/public/../admin?x=/..", "/admin?x=/.."),
+    ("/public/%2e%2e/admin", "/admin"),
+    ("/public/..%2fadmin", "/admin"),
+    ("http://shop.test/public", "/public"),
+    ("/public%20x", "/public%20x"),
+])
+def test_the_authority_is_told_the_path_that_is_served(shop, authority, target, told):
+    with shop.host.raw() as raw:
+        raw.send(f"GET {target} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n".encode())
+        raw.answer()
+    assert authority.fields()["x-forwarded-uri"] == told
+
+
 def test_any_other_answer_is_the_clients(shop, authority):
     answer = shop.ask("/x")
     assert (answer.status, answer.text, answer.header("Location")) == (302, "<p>log in", "https://login.test/?a=b")

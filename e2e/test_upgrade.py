@@ -14,7 +14,8 @@ import pytest
 from websockets.sync.client import connect
 
 import harness
-from test_serve import TWO, Machine, seen
+from conftest import certificate
+from test_serve import APP, TWO, Machine, seen
 from test_status import ostler, status
 
 
@@ -226,19 +227,79 @@ def test_an_app_that_never_served_stands_in_nobodys_way(host, tmp_path, program)
 
 def test_a_server_that_dies_beside_the_other_gives_the_process_back(machine, program):
     host, before, file = machine.host, servers(machine.host), program.stat().st_ino
-    app = machine.file.parent / "shop" / "app.py"
-    gate = app.parent / "gate"
-    app.write_text(f"import time, os\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)\n" + app.read_text())
-    put(program)
-    upgrade = threading.Thread(target=lambda: done.append(ostler(machine, "upgrade")))
-    done = []
-    upgrade.start()
-    (new,) = harness.eventually(lambda: servers(host) - before, 20)
-    psutil.Process(new).kill()
-    upgrade.join(30)
-    assert done[0].returncode == 1 and "the new server ended: SIGKILL" in done[0].stderr, done[0]
-    gate.write_text("")
+    upgrade = Gated(machine, program)
+    psutil.Process(upgrade.new).kill()
+    host.log.wait("everything stays as it was")
+    done = upgrade.open()
+    assert done.returncode == 1 and "the new server ended: SIGKILL" in done.stderr, done
     stay(machine, before, file)
+
+
+class Gated:
+    """An upgrade whose new server waits for its app."""
+
+    def __init__(self, machine, program):
+        self.machine, self.done = machine, []
+        app = machine.file.parent / "shop" / "app.py"
+        self.gate, self.good = app.parent / "gate", app.read_text()
+        app.write_text(f"import time, os\nwhile not os.path.exists({str(self.gate)!r}): time.sleep(0.05)\n" + self.good)
+        before = servers(machine.host)
+        put(program)
+        self.thread = threading.Thread(target=lambda: self.done.append(ostler(machine, "upgrade")))
+        self.thread.start()
+        (self.new,) = harness.eventually(lambda: servers(machine.host) - before, 20)
+
+    def open(self):
+        self.gate.write_text("")
+        self.thread.join(40)
+        return self.done[0]
+
+
+def test_the_server_that_serves_may_die_meanwhile(machine, program):
+    host, (before,), file = machine.host, servers(machine.host), program.stat().st_ino
+    upgrade = Gated(machine, program)
+    psutil.Process(before).kill()
+    # The program before starts another server, which starts the same app.
+    host.log.wait("everything stays as it was")
+    upgrade.open()
+    harness.eventually(lambda: host.get("/x", {"Host": "shop.test"}).status == 200, 30)
+    assert running_file(host) == file and len(servers(host)) == 1
+
+
+def test_maintenance_waits_for_the_end_of_an_upgrade(machine, program):
+    upgrade = Gated(machine, program)
+    refused = ostler(machine, "maintenance", "on", "shop")
+    assert refused.returncode == 1 and "an upgrade is under way" in refused.stderr, refused
+    assert upgrade.open().returncode == 0
+    # What the kernel had accepted is still served by the one before.
+    harness.eventually(lambda: len(servers(machine.host)) == 1, 20)
+    assert ostler(machine, "maintenance", "on", "shop").returncode == 0
+    assert machine.host.get("/x", {"Host": "shop.test"}).status == 503
+    # The next one is told.
+    assert ostler(machine, "upgrade").returncode == 0
+    harness.eventually(lambda: len(servers(machine.host)) == 1, 20)
+    assert machine.host.get("/x", {"Host": "shop.test"}).status == 503
+
+
+def test_after_a_failed_upgrade_a_stop_closes_the_door(machine, program):
+    machine.write(TWO.replace("hosts = [", "hots = ["))
+    assert ostler(machine, "upgrade").returncode == 1
+    app = machine.file.parent / "shop" / "app.py"
+    machine.write(TWO)
+    app.write_text("raise KeyError('by the new one')")
+    assert ostler(machine, "upgrade").returncode == 1
+    with machine.host.raw() as held:
+        held.send(b"POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 2\r\n\r\na")
+        machine.host.kill(signal.SIGTERM)
+        machine.host.log.wait("no new connections")
+
+        def refused():
+            with socket.socket() as knocking:
+                return knocking.connect_ex(("127.0.0.1", machine.port)) == errno.ECONNREFUSED
+
+        harness.eventually(refused)
+        held.send(b"b")
+    assert machine.host.wait_exit() == 0
 
 
 def test_signals_that_come_meanwhile_are_not_lost(machine, program):
@@ -248,6 +309,39 @@ def test_signals_that_come_meanwhile_are_not_lost(machine, program):
         host.kill(signal.SIGUSR2)
     host.kill(signal.SIGTERM)
     assert host.wait_exit() == 0
+
+
+def test_a_certificate_that_changes_meanwhile_is_served_afterwards(host, tmp_path, program, tls):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "app.py").write_text(APP)
+    port = harness.free_port()
+    (tmp_path / "ostler.toml").write_text(f"""
+[server]
+listen = ["127.0.0.1:{port}"]
+listen_tls = ["127.0.0.1:{harness.free_port()}"]
+state = "state"
+[projects.shop]
+source = "shop"
+hosts = ["shop.test"]
+https = "optional"
+certfile = "{tls[0]}"
+keyfile = "{tls[1]}"
+[projects.shop.web]
+app = "app:app"
+python = "{sys.executable}"
+""")
+    machine = type("One", (), {})()
+    machine.file, machine.port = tmp_path / "ostler.toml", port
+    machine.host = host.serve(port=port, ready="shop: ready", program=program)
+    upgrade = Gated(machine, program)
+    certificate(tls[0].parent)
+    client = harness.Client(machine.host, name="shop.test")
+    # A look at the files takes place within this.
+    upgrade.thread.join(6)
+    assert upgrade.open().returncode == 0
+    assert client.finish().failures == []
+    machine.host.log.wait("certificate files have changed")
 
 
 def test_new_addresses_are_bound_and_old_ones_closed(machine, program):

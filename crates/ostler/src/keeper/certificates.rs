@@ -51,6 +51,11 @@ struct Stamp {
 }
 
 impl Files {
+    /// What is there is another one than what was read.
+    pub fn look_again(&mut self) {
+        self.seen.iter_mut().for_each(|(_, seen)| *seen = None);
+    }
+
     /// Waits until one of them is another than it was. Nothing is lost when it is not waited for to the end.
     pub async fn changed(&mut self) {
         loop {

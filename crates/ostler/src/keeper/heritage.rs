@@ -29,7 +29,7 @@ pub struct Heritage {
     pub program: PathBuf,
     /// The program that leaves this, open for being executed again.
     pub before: i32,
-    /// The first accepts connections; the others end.
+    /// One accepts connections, unless it has just ended; the others end.
     pub servers: Vec<LeftServer>,
     pub zygotes: Vec<LeftZygote>,
     /// A hook process may be there, which becomes nobody's child but ours.
@@ -55,6 +55,10 @@ pub struct LeftServer {
     pub pid: u32,
     pub pidfd: i32,
     pub channel: i32,
+    /// It accepts connections.
+    pub current: bool,
+    /// It has said that it writes no more to the state folder.
+    pub drains: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -281,8 +281,9 @@ async fn succeed_with(mut plan: Plan, inheritance: Inheritance, mut signals: Sig
 async fn go_on(inheritance: Inheritance, signals: Signals) -> Ended {
     let own: Own = serde_json::from_value(inheritance.said.own.clone()).map_err(io::Error::from)?;
     let mut plan = own.plan;
-    // As they were read is what is served; they are watched for what comes.
-    let files = read_files(&mut plan.clone()).unwrap_or_default();
+    // As they were read is what is served; what has changed meanwhile is seen at the first look.
+    let mut files = read_files(&mut plan.clone()).unwrap_or_default();
+    files.look_again();
     if let Plan::Serve(plan) = &mut plan {
         plan.warnings.clear();
     }
@@ -301,6 +302,8 @@ async fn go_on(inheritance: Inheritance, signals: Signals) -> Ended {
     let servers = keeper.inherit(&inheritance)?;
     keeper.serving = keeper.numbers_of(&inheritance.said.serving);
     keeper.tell_failed(&inheritance, &servers).await;
+    // With it the sockets are let go that a stop has to close.
+    drop(inheritance);
     keeper.keep_and_end(servers, None, signals).await
 }
 
@@ -355,9 +358,9 @@ impl Keeper {
         let mut servers = Servers::default();
         for left in &said.servers {
             let server = Server::inherited(left, inheritance)?;
-            match servers.current {
-                None => servers.current = Some(server),
-                Some(_) => servers.leaving.push(server),
+            match left.current {
+                true => servers.current = Some(server),
+                false => servers.leaving.push(server),
             }
         }
         for left in &said.zygotes {
@@ -412,12 +415,10 @@ impl Keeper {
             if let Some(code) = self.meant_to_end(exit) {
                 return Ok(code);
             }
-            if servers.coming.is_some() {
-                tracing::error!(
-                    "the server ended unexpectedly: {exit}; the new one takes its place"
-                );
-                self.take_over(servers).await;
-                continue;
+            if self.way_back.is_some() {
+                // The program before starts another one; ours has not shown that it can serve.
+                let why = format!("error: the server that served ended meanwhile: {exit}\n");
+                self.go_back(why, servers).await;
             }
             if lived > LAST_RESTART {
                 self.restart = FIRST_RESTART;
@@ -478,7 +479,12 @@ impl Keeper {
             if let Some(end) = self.reap(servers).await? {
                 return Ok(end);
             }
-            self.become_successor(servers).await;
+            if self.may_become_successor()
+                && let Some(order) = self.become_successor(servers, signals).await
+            {
+                self.take(order, servers).await;
+                continue;
+            }
             let killed = self.stop.as_ref().map(|stop| stop.deadline);
             let unanswered = self.asking.as_ref().map(Asking::deadline);
             let late = self.way_back.as_ref().map(WayBack::deadline);
@@ -486,7 +492,10 @@ impl Keeper {
                 order = signals.next() => self.take(order, servers).await,
                 (from, said) = servers.hear() => self.obey(from, said, servers).await,
                 started = self.zygotes.started() => self.hand_over(started, servers).await,
-                () = self.files.changed() => self.read_certificates(servers).await,
+                // A server that is ending takes no plan that was made for the next one.
+                () = self.files.changed(), if self.way_back.is_none() => {
+                    self.read_certificates(servers).await;
+                }
                 () = until(unanswered) => self.asked_in_vain(servers).await,
                 () = until(late) => {
                     let why = "error: the apps of the new server did not come up in time\n";

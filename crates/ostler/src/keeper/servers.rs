@@ -23,6 +23,8 @@ pub struct Server {
     channel: Channel,
     /// It has not closed its socket yet.
     open: bool,
+    /// It has said that it writes no more to the state folder.
+    pub drains: bool,
     started: Instant,
 }
 
@@ -34,22 +36,29 @@ impl Server {
             child,
             channel: Channel::new(channel)?,
             open: true,
+            drains: false,
             started: Instant::now(),
         })
     }
 
     /// One that the program before us has started.
     pub fn inherited(left: &LeftServer, from: &Inheritance) -> io::Result<Self> {
-        Self::new(from.child(left.pid, left.pidfd)?, from.fd(left.channel)?)
+        let server = Self::new(from.child(left.pid, left.pidfd)?, from.fd(left.channel)?)?;
+        Ok(Self {
+            drains: left.drains,
+            ..server
+        })
     }
 
     /// For the program that comes after us, with the descriptors that it names.
-    pub fn left(&self) -> (LeftServer, [BorrowedFd<'_>; 2]) {
+    pub fn left(&self, current: bool) -> (LeftServer, [BorrowedFd<'_>; 2]) {
         let fds = [self.child.pidfd.as_fd(), self.channel.as_fd()];
         let left = LeftServer {
             pid: self.child.pid,
             pidfd: fds[0].as_raw_fd(),
             channel: fds[1].as_raw_fd(),
+            current,
+            drains: self.drains,
         };
         (left, fds)
     }
@@ -113,6 +122,19 @@ pub enum Role {
 impl Servers {
     pub fn all(&self) -> impl Iterator<Item = &Server> {
         self.current.iter().chain(&self.coming).chain(&self.leaving)
+    }
+
+    /// As [`Server::left`], of all.
+    pub fn left(&self) -> impl Iterator<Item = (LeftServer, [BorrowedFd<'_>; 2])> {
+        let current = self.current.iter().map(|server| server.left(true));
+        current.chain(self.leaving.iter().map(|server| server.left(false)))
+    }
+
+    /// Tells the one that accepts connections when no other one writes to the state folder any more.
+    pub async fn put_in_charge(&self) {
+        if self.leaving.iter().all(|server| server.drains) {
+            self.tell(&FromKeeper::InCharge, &[]).await;
+        }
     }
 
     pub fn find(&self, pid: u32) -> Option<&Server> {

@@ -144,8 +144,9 @@ impl Keeper {
                 self.notify.stopping();
             }
         }
-        // It accepts nothing yet.
+        // It accepts nothing yet; and what was left to us is let go, the listening sockets too.
         servers.coming.iter().for_each(Server::kill);
+        self.way_back = None;
         servers.tell_all(&FromKeeper::Stop { graceful }).await;
         for listening in &mut self.listening {
             listening.fd = None;
@@ -167,7 +168,11 @@ impl Keeper {
             }
             (_, ToKeeper::Serves { project }) => drop(self.serving.insert(project)),
             (Role::Leaving, ToKeeper::Drains) => {
-                servers.tell(&FromKeeper::InCharge, &[]).await;
+                let mut leaving = servers.leaving.iter_mut();
+                if let Some(server) = leaving.find(|server| server.child.pid == from) {
+                    server.drains = true;
+                }
+                servers.put_in_charge().await;
             }
             (Role::Current, ToKeeper::Reload { ticket }) => {
                 self.reload(servers, Some(ticket)).await;
@@ -183,7 +188,13 @@ impl Keeper {
                     on,
                 },
             ) => {
-                let kept = self.maintenance.switch(&project, on);
+                let kept = match &self.way_back {
+                    None => self.maintenance.switch(&project, on),
+                    // The server that is coming has been told how it was.
+                    Some(_) => {
+                        Err("an upgrade is under way; hint: try again when it is done".to_owned())
+                    }
+                };
                 let message = FromKeeper::Maintained { ticket, kept };
                 servers.tell(&message, &[]).await;
             }

@@ -1,7 +1,7 @@
 //! The signals the keeper listens to, and what each means.
 
 use std::io;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -78,6 +78,17 @@ impl Signals {
             Poll::Pending
         })
         .await
+    }
+
+    /// A signal that is there already.
+    pub fn now(&mut self) -> Option<Order> {
+        let mut cx = Context::from_waker(Waker::noop());
+        for (order, stream) in &mut self.streams {
+            if stream.poll_recv(&mut cx).is_ready() {
+                return Some(*order);
+            }
+        }
+        None
     }
 
     /// Does something unless it is interrupted by TERM, INT or QUIT: then `None`. Other signals

@@ -19,6 +19,7 @@ use super::heritage::{Heritage, Inheritance, QUESTION, YES};
 use super::protocol::{FromKeeper, Machine, ProjectId};
 use super::servers::Servers;
 use super::serving::{TEXT_MAX, refuse};
+use super::signals::{Order, Signals};
 use super::{Keeper, Plan};
 
 /// A program says within this whether it can take over: it reads its configuration.
@@ -190,24 +191,38 @@ impl Keeper {
         self.no_upgrade(servers, asking.ticket, why).await;
     }
 
-    /// Executes the program that has said yes, once nothing is under way that would be lost.
-    pub(super) async fn become_successor(&mut self, servers: &Servers) {
+    /// The program has said yes, and nothing is under way that would be lost.
+    pub(super) fn may_become_successor(&self) -> bool {
         let said_yes = self
             .asking
             .as_ref()
             .is_some_and(|asking| asking.yes.is_some());
-        if !said_yes || !self.zygotes.all_told() || !self.told.is_empty() {
-            return;
+        said_yes && self.zygotes.all_told() && self.told.is_empty() && self.stop.is_none()
+    }
+
+    /// Executes the program that has said yes; or gives a signal that has come before.
+    pub(super) async fn become_successor(
+        &mut self,
+        servers: &Servers,
+        signals: &mut Signals,
+    ) -> Option<Order> {
+        // From here on they wait in the kernel, for who comes after us. What the runtime has taken is seen once it has
+        // looked at its pipe.
+        let _blocked = sys::signal::block_all();
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
         }
-        let Some(Asking { ticket, yes, .. }) = self.asking.take() else {
-            return;
-        };
+        if let Some(order) = signals.now() {
+            return Some(order);
+        }
+        let Asking { ticket, yes, .. } = self.asking.take()?;
         let version = yes.unwrap_or_default();
         tracing::info!("upgrade: this process becomes ostler {version}");
         let failed = self.execute(servers, ticket);
         let Err(error) = failed;
         let why = format!("{}: {error}", self.program.display());
         self.no_upgrade(servers, ticket, &why).await;
+        None
     }
 
     fn execute(
@@ -220,9 +235,7 @@ impl Keeper {
         heritage.ticket = ticket;
         let file = heritage.to_file()?;
         let mut kept = vec![before.as_fd()];
-        for server in servers.all() {
-            kept.extend(server.left().1);
-        }
+        kept.extend(servers.left().flat_map(|(_, fds)| fds));
         kept.extend(self.zygotes.left().map(|(_, fd)| fd));
         kept.extend(
             self.sockets()
@@ -245,7 +258,7 @@ impl Keeper {
             requests: self.requests.clone(),
         })?;
         Ok(Heritage {
-            servers: servers.all().map(|server| server.left().0).collect(),
+            servers: servers.left().map(|(left, _)| left).collect(),
             zygotes: self.zygotes.left().map(|(left, _)| left).collect(),
             with_hooks: self.zygotes.with_hooks,
             listening: self.listening.iter().filter_map(Listening::left).collect(),
@@ -301,15 +314,15 @@ impl Keeper {
         self.notify.ready();
         match servers.current.replace(coming) {
             Some(before) => {
+                let message = FromKeeper::Drain { within: drain };
+                before.tell(&message, &[]).await;
                 if let Some(ticket) = inheritance.said.ticket {
-                    before
-                        .tell(&FromKeeper::Upgraded { ticket, what }, &[])
-                        .await;
+                    let message = FromKeeper::Upgraded { ticket, what };
+                    before.tell(&message, &[]).await;
                 }
-                before.tell(&FromKeeper::Drain { within: drain }, &[]).await;
                 servers.leaving.push(before);
             }
-            None => servers.tell(&FromKeeper::InCharge, &[]).await,
+            None => servers.put_in_charge().await,
         }
         unused.iter().for_each(Listening::remove);
     }
@@ -327,7 +340,7 @@ impl Keeper {
         self.zygotes.kill_of(pid);
         tracing::info!("the server before an upgrade (pid {pid}) has ended: {exit}");
         // It may not have come to say that it writes no more.
-        servers.tell(&FromKeeper::InCharge, &[]).await;
+        servers.put_in_charge().await;
     }
 
     /// The program before us takes this process back, and with it everything it had.
@@ -339,6 +352,7 @@ impl Keeper {
             self.zygotes.kill_of(coming.child.pid);
             coming.kill();
         }
+        self.sockets().for_each(Listening::undo);
         for line in why.lines() {
             tracing::error!("{line}");
         }

@@ -89,7 +89,7 @@ impl Runs {
         let (workers, mut foreign) = numbered(&folder, ".log")?;
         let mut about = About::default();
         if let Ok(file) = regular(&folder, ABOUT) {
-            foreign -= 1;
+            foreign = foreign.saturating_sub(1);
             let mut text = Vec::new();
             if file.take(MOST_ABOUT).read_to_end(&mut text).is_ok() {
                 about = serde_json::from_slice(&text).unwrap_or_default();

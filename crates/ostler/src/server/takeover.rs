@@ -92,12 +92,15 @@ impl Server {
     pub(super) async fn begin_drain(&mut self, within: Duration) {
         self.listeners.clear();
         self.doors.drain(..).for_each(|door| door.abort());
+        let stops = *self.phase.borrow() != Phase::Serving;
+        if !stops {
+            self.phase.send_replace(Phase::Draining);
+        }
         self.certs.end().await;
         self.tell_keeper(ToKeeper::Drains).await;
-        if *self.phase.borrow() != Phase::Serving {
+        if stops {
             return;
         }
-        self.phase.send_replace(Phase::Draining);
         for thread in &self.threads {
             thread.thread.draining.notify_waiters();
         }

@@ -77,13 +77,13 @@ pub fn unblock_all() {
 
 /// Blocks every signal until the guard is dropped: no handler runs between a fork and the moment
 /// the child has put the default handlers back.
-pub(super) fn block_all() -> Blocked {
+pub fn block_all() -> Blocked {
     Blocked {
         before: set_mask(Mask::All),
     }
 }
 
-pub(super) struct Blocked {
+pub struct Blocked {
     before: io::Result<libc::sigset_t>,
 }
 

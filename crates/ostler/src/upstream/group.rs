@@ -88,6 +88,8 @@ impl Group {
             }
             if place.is_none() {
                 place = Some(Place::last(self).ok_or(Refused::LineFull)?);
+                // Who ended before the place was there has told nobody.
+                continue;
             }
             freed.await;
         }
@@ -151,7 +153,7 @@ impl Group {
     }
 
     fn has_room(&self, one: &One) -> bool {
-        one.in_flight.load(Ordering::Relaxed) < self.said.most
+        one.in_flight.load(Ordering::SeqCst) < self.said.most
     }
 
     /// A request is here that may be sent.
@@ -198,7 +200,8 @@ struct Place<'g>(&'g Group);
 impl<'g> Place<'g> {
     /// `None` when the line is full.
     fn last(group: &'g Group) -> Option<Self> {
-        let waiting = group.waiting.fetch_add(1, Ordering::Relaxed);
+        // What follows looks at `in_flight`, and who ends looks here afterwards: one of the two must see the other.
+        let waiting = group.waiting.fetch_add(1, Ordering::SeqCst);
         let place = Self(group);
         (waiting < group.said.line_length).then_some(place)
     }
@@ -256,11 +259,11 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        self.one.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.one.in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.trial {
             self.one.end_trial();
         }
-        if self.group.waiting.load(Ordering::Relaxed) > 0 {
+        if self.group.waiting.load(Ordering::SeqCst) > 0 {
             match self.group.said.sticky {
                 None => self.group.freed.notify_one(),
                 // One of them may wait for this upstream and no other.

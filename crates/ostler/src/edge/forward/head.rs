@@ -22,7 +22,7 @@ impl Connection {
         let head = &self.head;
         out.extend_from_slice(head.method());
         out.push(b' ');
-        self.forward_target(out);
+        target(head, self.site.mount.as_bytes(), out);
         out.extend_from_slice(b" HTTP/1.1\r\n");
         let https = sender.https(self.io.is_tls());
         let fields = &self.site.policy.fields;
@@ -83,28 +83,28 @@ impl Connection {
         }
         out.extend_from_slice(b"\r\n");
     }
+}
 
-    /// The path as it was sent, without what is taken off here, so that escapes stay what they are. But a path that leads
-    /// through `.` or `..` is sent as it was understood: our rules were asked about that one (threats E-17).
-    fn forward_target(&self, out: &mut Vec<u8>) {
-        let (raw, path) = (self.head.raw_path(), self.head.path());
-        let mount = self.site.mount.as_bytes();
-        match below(raw, mount).filter(|_| means(raw, path)) {
-            _ if path == b"*" => out.push(b'*'),
-            Some(b"") => out.push(b'/'),
-            Some(rest) => out.extend_from_slice(rest),
-            None => {
-                let rest = below(path, mount).unwrap_or(path);
-                if !rest.starts_with(b"/") {
-                    out.push(b'/');
-                }
-                escape(rest, out);
+/// The target of a request as others are told it, without `mount`: the path as it was sent, so that escapes stay what
+/// they are. But a path that leads through `.` or `..` is told as it was understood: our rules were asked about that one
+/// (threats E-17).
+pub fn target(head: &Head, mount: &[u8], out: &mut Vec<u8>) {
+    let (raw, path) = (head.raw_path(), head.path());
+    match below(raw, mount).filter(|_| means(raw, path)) {
+        _ if path == b"*" => out.push(b'*'),
+        Some(b"") => out.push(b'/'),
+        Some(rest) => out.extend_from_slice(rest),
+        None => {
+            let rest = below(path, mount).unwrap_or(path);
+            if !rest.starts_with(b"/") {
+                out.push(b'/');
             }
+            escape(rest, out);
         }
-        if !self.head.query().is_empty() {
-            out.push(b'?');
-            out.extend_from_slice(self.head.query());
-        }
+    }
+    if !head.query().is_empty() {
+        out.push(b'?');
+        out.extend_from_slice(head.query());
     }
 }
 

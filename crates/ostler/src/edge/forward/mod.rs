@@ -5,6 +5,8 @@ mod answer_head;
 mod exchange;
 mod head;
 
+pub use head::target;
+
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::pin::pin;

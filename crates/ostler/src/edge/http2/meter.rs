@@ -1,9 +1,12 @@
 //! What a client sends, by kinds of frames: the breaker of floods that cost little to send and more
-//! to receive (threats E-12). Pure: bytes and the time in, a verdict out.
+//! to receive (threats E-12), and of frames that are none. Pure: bytes and the time in, a verdict out.
 //!
-//! `h2` limits what one kind may take of memory; nobody there counts work that leaves nothing behind.
+//! `h2` limits what one kind may take of memory; nobody there counts work that leaves nothing behind. It ends a
+//! connection over a frame of a wrong length as well, but with PROTOCOL_ERROR, whatever the standard names.
 
 use std::time::{Duration, Instant};
+
+use h2::Reason;
 
 /// RFC 9113 section 3.4.
 const PREFACE: usize = 24;
@@ -21,21 +24,55 @@ const RESETS: u32 = 200;
 /// Frames within [`WINDOW`] that carry nothing: a hundred a second is more than any client has.
 const IDLE_FRAMES: u32 = 1000;
 
-/// Which limit a client has passed.
+/// The largest window (RFC 9113 section 6.9.1).
+const MOST_WINDOW: u32 = i32::MAX as u32;
+
+/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
+const INITIAL_WINDOW: u16 = 4;
+
+/// Identifier and value of one setting.
+const SETTING: usize = 6;
+
+/// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flood {
+pub enum Breach {
     Resets,
     IdleFrames,
+    /// A frame has another length than its kind (RFC 9113 section 4.2).
+    FrameSize,
+    /// A window larger than there is (section 6.5.2).
+    Window,
+    /// Only servers push (section 8.4).
+    Push,
 }
 
-impl Flood {
-    /// What there was too much of.
-    pub fn name(self) -> &'static str {
+impl Breach {
+    /// What there was too much of, when it was that.
+    pub fn flood(self) -> Option<&'static str> {
         match self {
-            Self::Resets => "resets",
-            Self::IdleFrames => "frames without a request",
+            Self::Resets => Some("resets"),
+            Self::IdleFrames => Some("frames without a request"),
+            Self::FrameSize | Self::Window | Self::Push => None,
         }
     }
+
+    /// What the client is told.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Resets | Self::IdleFrames => Reason::ENHANCE_YOUR_CALM,
+            Self::FrameSize => Reason::FRAME_SIZE_ERROR,
+            Self::Window => Reason::FLOW_CONTROL_ERROR,
+            Self::Push => Reason::PROTOCOL_ERROR,
+        }
+    }
+}
+
+/// What a meter says of bytes that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    pub breach: Option<Breach>,
+    /// So many of them may be looked at by others.
+    pub good: usize,
 }
 
 /// Counts the frames of one connection.
@@ -54,6 +91,8 @@ pub struct Meter {
     head_since: Option<Instant>,
     /// The present frame ends the block.
     ends_head: bool,
+    /// Of the present frame, when it is SETTINGS: a setting, as far as it came.
+    setting: Option<([u8; SETTING], usize)>,
 }
 
 impl Meter {
@@ -69,6 +108,7 @@ impl Meter {
             idle: 0,
             head_since: None,
             ends_head: false,
+            setting: None,
         }
     }
 
@@ -77,31 +117,80 @@ impl Meter {
         self.head_since
     }
 
-    /// Counts what came; `Some` once it is too much.
-    pub fn take(&mut self, mut bytes: &[u8], now: Instant) -> Option<Flood> {
+    /// Counts what came, up to what ends the connection.
+    pub fn take(&mut self, bytes: &[u8], now: Instant) -> Taken {
         if now.duration_since(self.since) >= WINDOW {
             (self.since, self.resets, self.idle) = (now, 0, 0);
         }
-        let mut flood = None;
-        while !bytes.is_empty() {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
             if self.skip > 0 {
-                let count = self.skip.min(bytes.len());
+                let count = self.skip.min(rest.len());
+                if !self.settings_are_good(&rest[..count]) {
+                    // The frame's last byte never comes.
+                    let breach = Some(Breach::Window);
+                    return Taken { breach, good: at };
+                }
                 self.skip -= count;
-                bytes = &bytes[count..];
+                at += count;
                 self.end_head();
                 continue;
             }
-            let count = (HEAD - self.filled).min(bytes.len());
-            self.head[self.filled..self.filled + count].copy_from_slice(&bytes[..count]);
+            let count = (HEAD - self.filled).min(rest.len());
+            self.head[self.filled..self.filled + count].copy_from_slice(&rest[..count]);
             self.filled += count;
-            bytes = &bytes[count..];
             if self.filled == HEAD {
                 self.filled = 0;
-                flood = flood.or(self.count());
+                if let breach @ Some(_) = self.flaw().or_else(|| self.count()) {
+                    return Taken { breach, good: at };
+                }
                 self.note_head(now);
             }
+            at += count;
         }
-        flood
+        Taken {
+            breach: None,
+            good: at,
+        }
+    }
+
+    /// What is wrong with the frame whose head is there.
+    fn flaw(&self) -> Option<Breach> {
+        const ACK: u8 = 1;
+        let [_, _, _, kind, flags, ..] = self.head;
+        let length = self.length();
+        let good = match kind {
+            // PRIORITY, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE
+            2 => length == 5,
+            3 | 8 => length == 4,
+            4 if flags & ACK != 0 => length == 0,
+            4 => length.is_multiple_of(SETTING),
+            // PUSH_PROMISE
+            5 => return Some(Breach::Push),
+            6 => length == 8,
+            _ => true,
+        };
+        (!good).then_some(Breach::FrameSize)
+    }
+
+    fn length(&self) -> usize {
+        let [a, b, c, ..] = self.head;
+        usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
+    }
+
+    /// Looks through a piece of the present frame's payload, if that is SETTINGS.
+    fn settings_are_good(&mut self, piece: &[u8]) -> bool {
+        let Some((setting, filled)) = &mut self.setting else {
+            return true;
+        };
+        piece.iter().all(|&byte| {
+            setting[*filled] = byte;
+            *filled = (*filled + 1) % SETTING;
+            let [a, b, value @ ..] = *setting;
+            let is_window = *filled == 0 && u16::from_be_bytes([a, b]) == INITIAL_WINDOW;
+            !is_window || u32::from_be_bytes(value) <= MOST_WINDOW
+        })
     }
 
     fn note_head(&mut self, now: Instant) {
@@ -121,10 +210,11 @@ impl Meter {
     }
 
     /// Counts the frame whose head is there.
-    fn count(&mut self) -> Option<Flood> {
+    fn count(&mut self) -> Option<Breach> {
         const END_STREAM: u8 = 1;
-        let [a, b, c, kind, flags, ..] = self.head;
-        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        let [_, _, _, kind, flags, ..] = self.head;
+        self.skip = self.length();
+        self.setting = (kind == 4).then_some(([0; SETTING], 0));
         match kind {
             // DATA; an empty one may say that a body ends.
             0 if self.skip == 0 && flags & END_STREAM == 0 => self.idle += 1,
@@ -138,9 +228,9 @@ impl Meter {
             _ => self.idle += 1,
         }
         if self.resets > RESETS * self.clients {
-            Some(Flood::Resets)
+            Some(Breach::Resets)
         } else if self.idle > IDLE_FRAMES * self.clients {
-            Some(Flood::IdleFrames)
+            Some(Breach::IdleFrames)
         } else {
             None
         }
@@ -172,12 +262,12 @@ mod tests {
         let seen = [1, 7, 4096].map(|cut| {
             let now = Instant::now();
             let mut meter = Meter::new(now, 1);
-            assert_eq!(meter.take(&[b'x'; PREFACE], now), None);
+            assert_eq!(meter.take(&[b'x'; PREFACE], now).breach, None);
             (0..20_000).find(|_| {
                 let frame = frame(kind, flags, payload);
                 frame
                     .chunks(cut)
-                    .any(|piece| meter.take(piece, now).is_some())
+                    .any(|piece| meter.take(piece, now).breach.is_some())
             })
         });
         assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
@@ -205,7 +295,7 @@ mod tests {
         let now = Instant::now();
         let mut meter = Meter::new(now, 1);
         let mut sees = |bytes: &[u8]| {
-            assert_eq!(meter.take(bytes, now), None);
+            assert_eq!(meter.take(bytes, now).breach, None);
             meter.head_since().is_some()
         };
         assert!(!sees(&[b'x'; PREFACE]));
@@ -222,8 +312,8 @@ mod tests {
     fn a_proxy_may_do_what_its_clients_may() {
         let now = Instant::now();
         let mut meter = Meter::new(now, 10);
-        assert_eq!(meter.take(&[b'x'; PREFACE], now), None);
-        let taken = (0..9999).find(|_| meter.take(&frame(3, 0, 4), now).is_some());
+        assert_eq!(meter.take(&[b'x'; PREFACE], now).breach, None);
+        let taken = (0..9999).find(|_| meter.take(&frame(3, 0, 4), now).breach.is_some());
         assert_eq!(taken, Some(10 * RESETS as usize));
     }
 
@@ -231,12 +321,66 @@ mod tests {
     fn what_was_long_ago_does_not_count() {
         let start = Instant::now();
         let mut meter = Meter::new(start, 1);
-        assert_eq!(meter.take(&[b'x'; PREFACE], start), None);
+        assert_eq!(meter.take(&[b'x'; PREFACE], start).breach, None);
         for second in 0..100 {
             for _ in 0..20 {
                 let now = start + Duration::from_secs(second);
-                assert_eq!(meter.take(&frame(3, 0, 4), now), None, "{second}");
+                assert_eq!(meter.take(&frame(3, 0, 4), now).breach, None, "{second}");
             }
         }
+    }
+
+    /// What is said of a frame behind a good one, however they are cut, and how much of both is good at least.
+    fn said(frame: &[u8]) -> Option<Breach> {
+        let all = [&super::tests::frame(6, 0, 8)[..], frame].concat();
+        let seen = [1, 5, 4096].map(|cut| {
+            let now = Instant::now();
+            let mut meter = Meter::new(now, 1);
+            assert_eq!(meter.take(&[b'x'; PREFACE], now).breach, None);
+            let mut good = 0;
+            for piece in all.chunks(cut) {
+                let taken = meter.take(piece, now);
+                good += taken.good;
+                if taken.breach.is_some() {
+                    assert!((HEAD + 8..all.len()).contains(&good), "{good}");
+                    return taken.breach;
+                }
+            }
+            assert_eq!(good, all.len());
+            None
+        });
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
+        seen[0]
+    }
+
+    #[test]
+    fn a_frame_has_the_length_of_its_kind() {
+        for (kind, flags, good, bad) in [
+            (2, 0, 5, 4),
+            (3, 0, 4, 5),
+            (4, 0, 12, 11),
+            (4, 1, 0, 6),
+            (6, 0, 8, 7),
+            (8, 0, 4, 3),
+        ] {
+            assert_eq!(said(&frame(kind, flags, good)), None, "{kind}");
+            let breach = said(&frame(kind, flags, bad));
+            assert_eq!(breach, Some(Breach::FrameSize), "{kind}");
+        }
+        assert_eq!(said(&frame(5, 4, 10)), Some(Breach::Push));
+        assert_eq!(said(&frame(99, 0, 3)), None);
+    }
+
+    #[test]
+    fn no_window_is_larger_than_there_is() {
+        let settings = |window: u32| {
+            let mut all = frame(4, 0, 12);
+            all[HEAD + 1] = 3;
+            all[HEAD + 6 + 1] = 4;
+            all[HEAD + 6 + 2..].copy_from_slice(&window.to_be_bytes());
+            all
+        };
+        assert_eq!(said(&settings(0x7fff_ffff)), None);
+        assert_eq!(said(&settings(0x8000_0000)), Some(Breach::Window));
     }
 }

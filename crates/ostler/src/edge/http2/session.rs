@@ -20,7 +20,7 @@ use crate::edge::peers::Place;
 use crate::edge::{Edge, Phase, Thread, lock};
 
 use super::head;
-use super::meter::Flood;
+use super::meter::Breach;
 use super::stream::{PIECE, Stream};
 use super::wire::Wire;
 
@@ -50,7 +50,7 @@ pub struct Shared {
     open: AtomicUsize,
     /// Bytes the kernel got rid of while it held the connection up.
     drained: AtomicU64,
-    flood: OnceLock<Flood>,
+    breach: OnceLock<Breach>,
     /// Guards the session's waker, for when a stream ends.
     session: Mutex<Option<Waker>>,
 }
@@ -64,12 +64,12 @@ impl Shared {
         self.drained.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub fn flood(&self) -> Option<Flood> {
-        self.flood.get().copied()
+    pub fn breach(&self) -> Option<Breach> {
+        self.breach.get().copied()
     }
 
-    pub fn set_flood(&self, flood: Flood) {
-        let _ = self.flood.set(flood);
+    pub fn set_breach(&self, breach: Breach) {
+        let _ = self.breach.set(breach);
     }
 
     fn open(&self) -> usize {
@@ -206,8 +206,8 @@ impl Session {
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => match self.shared.flood() {
-                    Some(flood) if !self.is_broken => self.break_off(flood),
+                Poll::Pending => match self.shared.breach() {
+                    Some(breach) if !self.is_broken => self.break_off(breach),
                     _ => break,
                 },
             }
@@ -305,11 +305,13 @@ impl Session {
         self.connection.graceful_shutdown();
     }
 
-    /// Ends the connection of a client that wears us out (RFC 9113 section 10.5).
-    fn break_off(&mut self, flood: Flood) {
+    /// Ends the connection of a client that wears us out (RFC 9113 section 10.5), or that sends what is no HTTP/2.
+    fn break_off(&mut self, breach: Breach) {
         (self.is_leaving, self.is_broken) = (true, true);
-        self.penalise(flood.name());
-        self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        if let Some(flood) = breach.flood() {
+            self.penalise(flood);
+        }
+        self.connection.abrupt_shutdown(breach.reason());
     }
 
     /// Its address gets few connections for a while, unless it is one that speaks for many.

@@ -149,15 +149,20 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let line = &mut *lock(&self.0);
-        if line.shared.flood().is_some() {
+        if line.shared.breach().is_some() {
             // Nothing more of it is looked at; the session ends it at once.
             return Poll::Pending;
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut line.io).poll_read(cx, buf))?;
-        let came = &buf.filled()[before..];
-        if let Some(flood) = line.meter.take(came, Instant::now()) {
-            line.shared.set_flood(flood);
+        let taken = line.meter.take(&buf.filled()[before..], Instant::now());
+        if let Some(breach) = taken.breach {
+            line.shared.set_breach(breach);
+            buf.set_filled(before + taken.good);
+            if taken.good == 0 {
+                // As above; nothing read would mean the end.
+                return Poll::Pending;
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -26,6 +26,7 @@ use crate::auth::Caller;
 use crate::client::{self, BoxedError, Target};
 use crate::config::serve;
 use crate::edge::connection::Connection;
+use crate::edge::forward;
 use crate::edge::forwarded::{Sender, says_who};
 use crate::edge::lock;
 use crate::edge::reason::Reason;
@@ -311,11 +312,13 @@ impl Authority {
         }
         let head = &about.connection.head;
         let scheme: &[u8] = if about.https { b"https" } else { b"http" };
+        let mut uri = Vec::new();
+        forward::target(head, b"", &mut uri);
         for (name, value) in [
             ("x-forwarded-method", head.method()),
             ("x-forwarded-proto", scheme),
             ("x-forwarded-host", head.authority().unwrap_or_default()),
-            ("x-forwarded-uri", head.target()),
+            ("x-forwarded-uri", &uri),
             ("x-forwarded-for", about.sender.address()),
         ] {
             if !value.is_empty() {
