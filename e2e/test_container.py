@@ -134,7 +134,7 @@ def test_a_root_that_cannot_be_written_to_is_enough(container):
     assert running.request("POST", "/", body=b"x" * 1000).status == 200
     large = running.request("POST", "/", body=b"x" * 1_000_000)
     assert (large.status, large.header("Retry-After") is not None) == (503, True) and "reason: spool_full" in large.text
-    assert running.log.matches("hint: give a folder that is writable")
+    running.log.wait("hint: give a folder that is writable")
     os.kill(running.workers()[0].pid, signal.SIGKILL)
     eventually(lambda: running.get("/").status == 200 and len(running.workers()) == 2, 20)
     running.kill(signal.SIGHUP)
