@@ -1,13 +1,13 @@
 //! `ostler check`: reads `ostler.toml` and all that belongs to it, and says what is wrong. Starts nothing.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::run::Surroundings;
-use super::{USAGE, operator, refuse};
+use super::{USAGE, operator, output, refuse};
 use crate::config::ConfigError;
 use crate::config::serve::{self, Checked, Host, Problems, Serve};
 
@@ -109,8 +109,7 @@ pub fn found(directory: &Path) -> Option<PathBuf> {
 /// Says all that is wrong.
 pub fn tell(problems: &Problems) -> ExitCode {
     let mut out = std::io::stderr().lock();
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    let text = problems.render(out.is_terminal() && !plain);
+    let text = problems.render(output::colours(&out));
     // Nobody can be told when standard error is closed.
     drop(out.write_all(text.as_bytes()));
     ExitCode::from(USAGE)

@@ -1,14 +1,14 @@
 //! `ostler doctor`: says what keeps this machine from serving as its configuration says.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::runtime::Builder;
 
 use super::run::Surroundings;
-use super::{check, operator, refuse, serve};
+use super::{check, operator, output, refuse, serve};
 use crate::admin::api::{NameLook, Status};
 use crate::admin::client;
 use crate::admin::screen::visible;
@@ -110,8 +110,7 @@ fn asked<T: serde::de::DeserializeOwned>(
 }
 
 fn text(found: &[Finding]) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    let colours = std::io::stdout().is_terminal() && !plain;
+    let colours = output::colours(&std::io::stdout());
     let mut out = String::new();
     for finding in found {
         let (word, colour) = match finding.grade {

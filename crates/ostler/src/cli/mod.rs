@@ -6,6 +6,7 @@ mod doctor;
 mod maintenance;
 mod operator;
 mod options;
+mod output;
 mod perf;
 mod python;
 mod reload;

@@ -1,12 +1,12 @@
 //! What the commands have in common that speak to a running server: where it is, and `--on user@server`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::{USAGE, check, refuse};
+use super::{USAGE, check, output, refuse};
 use crate::admin::api::Status;
 use crate::admin::client::{self, Answer};
 use crate::config::ConfigError;
@@ -145,10 +145,7 @@ pub fn show_status(
     let mut out = std::io::stdout().lock();
     let text = serde_json::from_slice(&answer.body).and_then(|status| match json {
         true => as_json(&status).map(|text| text + "\n"),
-        false => {
-            let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-            Ok(as_text(&status, out.is_terminal() && !plain))
-        }
+        false => Ok(as_text(&status, output::colours(&out))),
     });
     let written = text
         .map_err(|error| {

@@ -1,6 +1,6 @@
 //! `ostler perf`: reads what workers have written about the time of their calls. Asks no server.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
+use super::output::{colours, written};
 use super::{check, operator, refuse};
 use crate::admin::screen;
 use crate::config::ConfigError;
@@ -156,7 +157,7 @@ impl Desk {
             .collect();
         bar.clear();
         if !self.json {
-            let text = screen::list_of_runs(&rows, colours());
+            let text = screen::list_of_runs(&rows, colours(&std::io::stdout()));
             return written(match text.is_empty() {
                 true => "there are no runs yet\n",
                 false => &text,
@@ -188,7 +189,7 @@ impl Desk {
             &summary,
             &calls,
             left,
-            colours(),
+            colours(&std::io::stdout()),
         ))
     }
 
@@ -209,7 +210,7 @@ impl Desk {
             (first, second),
             &all,
             left,
-            colours(),
+            colours(&std::io::stdout()),
         ))
     }
 
@@ -298,17 +299,6 @@ fn text_of(lines: impl Iterator<Item = Value>) -> String {
     lines
         .map(|line| screen::escaped(&line.to_string()) + "\n")
         .collect()
-}
-
-fn colours() -> bool {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    std::io::stdout().is_terminal() && !plain
-}
-
-fn written(text: &str) -> Result<(), ExitCode> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|_| ExitCode::FAILURE)
 }
 
 /// How far reading is, for a person who waits.

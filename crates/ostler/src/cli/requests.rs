@@ -1,12 +1,12 @@
 //! `ostler requests`: questions to the request log of a running server.
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde::de::DeserializeOwned;
 
+use super::output::{colours, written};
 use super::{operator, refuse};
 use crate::admin::screen;
 use crate::config::{ConfigError, units};
@@ -203,14 +203,14 @@ fn percentiles(matches: &ArgMatches, query: &[(&str, String)]) -> Result<(), Exi
     let all: Vec<Percentiles> = ask(matches, "/v1/requests/percentiles", query)?;
     match matches.get_flag("json") {
         true => written(&lines(&all)),
-        false => written(&screen::percentiles(&all, colours())),
+        false => written(&screen::percentiles(&all, colours(&std::io::stdout()))),
     }
 }
 
 fn show(matches: &ArgMatches, rows: &[Request]) -> Result<(), ExitCode> {
     match matches.get_flag("json") {
         true => written(&lines(rows)),
-        false => written(&screen::requests(rows, colours())),
+        false => written(&screen::requests(rows, colours(&std::io::stdout()))),
     }
 }
 
@@ -218,17 +218,6 @@ fn lines(all: &[impl serde::Serialize]) -> String {
     // What we have just read can be written.
     let lines = all.iter().filter_map(|one| serde_json::to_string(one).ok());
     lines.map(|line| screen::escaped(&line) + "\n").collect()
-}
-
-fn colours() -> bool {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    std::io::stdout().is_terminal() && !plain
-}
-
-fn written(text: &str) -> Result<(), ExitCode> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|_| ExitCode::FAILURE)
 }
 
 #[cfg(test)]
