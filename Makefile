@@ -18,6 +18,10 @@ MARKET := examples/market
 DENY_VERSION := 0.20.2
 DENY := $(shell command -v cargo-deny || echo target/tools/bin/cargo-deny)
 
+# The cases for servers of HTTP/2 in e2e/test_suites.py.
+HTTPWG_VERSION := 0.2.5
+HTTPWG := $(shell command -v httpwg || echo target/tools/bin/httpwg)
+
 ADVISORIES := https://github.com/rustsec/advisory-db
 
 # Debian packages of the tests, as command:package.
@@ -40,7 +44,7 @@ check: needs test-needs ## the inner loop: lint, unit tests and a few end-to-end
 	@$(MAKE) --no-print-directory lint unit debug
 	$(PYTEST) -n $(JOBS) -m smoke e2e
 
-soak: needs test-needs release ## the long forms: hours of fuzzing, 100 reloads, 200 kills, 1,000 slow clients
+soak: needs test-needs release ## the long forms: hours of fuzzing, 100 reloads, 200 kills, 1,000 slow clients, changes and upgrades under load, every abuse at once
 	OSTLER_BIN=target/release/ostler $(PYTEST) -m soak --timeout 7200 e2e
 	OSTLER_SOAK=1 cargo test --locked --quiet -p ostler certs::
 	cargo xtask fuzz --planted
@@ -100,10 +104,13 @@ deny: $(DENY)
 $(DENY):
 	cargo install cargo-deny --version $(DENY_VERSION) --locked --debug --quiet --root target/tools
 
+$(HTTPWG):
+	cargo install httpwg-cli --version $(HTTPWG_VERSION) --locked --debug --quiet --root target/tools
+
 unit:
 	cargo test --locked --quiet
 
-e2e: debug $(E2E)/ready
+e2e: debug $(E2E)/ready $(HTTPWG)
 	$(PYTEST) -n $(JOBS) $(MARKET)/tests
 	cargo build --locked -p ostler-worker
 	for part in $(wildcard e2e/asgi e2e/worker e2e/zygote); do \

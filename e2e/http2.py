@@ -12,6 +12,7 @@ from hyperframe.frame import (
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ENHANCE_YOUR_CALM, PROTOCOL_ERROR, NO_ERROR, REFUSED_STREAM, CANCEL = 0xB, 1, 0, 7, 8
+STREAM_CLOSED, COMPRESSION_ERROR = 5, 9
 
 
 class Stream:

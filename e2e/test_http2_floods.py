@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import hpack
 import pytest
-from hyperframe.frame import (
-    ContinuationFrame, DataFrame, HeadersFrame, PingFrame, PriorityFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame,
-)
+from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame
 
-from http2 import ENHANCE_YOUR_CALM, PREFACE, PROTOCOL_ERROR, Http2
+import attackers
+from attackers import FLOODS, request
+from http2 import ENHANCE_YOUR_CALM, PREFACE, PROTOCOL_ERROR, STREAM_CLOSED, Http2
 
 APP = """
 import os, time
@@ -50,12 +50,6 @@ def good(served):
             assert another.get("/new").body == b"ok"
 
 
-def request(client, path="/slow", end=True, **more):
-    stream, fields = client.take_stream(), [(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", path)]
-    flags = ["END_HEADERS", *(["END_STREAM"] if end else [])]
-    return stream, HeadersFrame(stream, client.encoder.encode(fields), flags=flags, **more).serialize()
-
-
 def flood(client, make, most=20_000, at_once=50):
     """Sends until the server does not take more; the code of its GOAWAY."""
     for _ in range(most // at_once):
@@ -77,43 +71,19 @@ def attacker(served, **more):
 
 
 def test_rapid_reset(served, good):
-    """CVE-2023-44487."""
-
-    def make():
-        stream, head = request(client)
-        return head + RstStreamFrame(stream, 8).serialize()
-
     with attacker(served) as client:
-        assert flood(client, make) == ENHANCE_YOUR_CALM
+        assert flood(client, attackers.rapid_reset(client)) == ENHANCE_YOUR_CALM
     assert served.calls.read_text().count("/slow") <= 250
 
 
-@pytest.mark.parametrize("how", ["window", "zero increment", "data behind the end", "headers behind the end", "dependency"])
+@pytest.mark.parametrize("how", attackers.OFFENCES)
 def test_made_you_reset(served, good, how):
-    """CVE-2025-8671: the client's offence makes the server reset the stream."""
-
-    def make():
-        stream, head = request(client, end=how not in ("window", "zero increment"))
-        return head + {
-            "window": lambda: WindowUpdateFrame(stream, 2**31 - 1).serialize(),
-            "zero increment": lambda: b"\0\0\4\x08\0" + stream.to_bytes(4) + b"\0\0\0\0",
-            "data behind the end": lambda: DataFrame(stream, b"x").serialize(),
-            "headers behind the end": lambda: HeadersFrame(stream, client.encoder.encode([("a", "b")]), flags=["END_HEADERS"]).serialize(),
-            "dependency": lambda: PriorityFrame(stream, depends_on=stream, stream_weight=1).serialize(),
-        }[how]()
-
     before = served.calls.read_text().count("/slow") if served.calls.exists() else 0
+    # What it sends behind its own end is the end of its connection.
+    codes = (STREAM_CLOSED,) if "behind" in how else (ENHANCE_YOUR_CALM, PROTOCOL_ERROR)
     with attacker(served) as client:
-        assert flood(client, make) in (ENHANCE_YOUR_CALM, PROTOCOL_ERROR)
+        assert flood(client, attackers.made_you_reset(client, how)) in codes
     assert served.calls.read_text().count("/slow") - before <= 400
-
-
-FLOODS = {
-    "ping": lambda: PingFrame(0, b"12345678").serialize(),
-    "settings": lambda: SettingsFrame(0, settings={4: 65535}).serialize(),
-    "priority": lambda: PriorityFrame(3, depends_on=1, stream_weight=5).serialize(),
-    "unknown": lambda: b"\0\0\4\x99\0\0\0\0\0" + b"1234",
-}
 
 
 @pytest.mark.parametrize("kind", FLOODS)
@@ -122,49 +92,33 @@ def test_frames_without_a_request(served, good, kind):
         assert flood(client, FLOODS[kind]) == ENHANCE_YOUR_CALM
 
 
-@pytest.mark.parametrize("size", [0, 1])
-def test_empty_and_tiny_data(served, good, size):
-    """RUSTSEC-2026-0258: frames that bring a body no further."""
+def test_empty_data(served, good):
+    with attacker(served) as client:
+        assert flood(client, attackers.empty_data(client), 60_000) == ENHANCE_YOUR_CALM
+
+
+def test_tiny_data(served, good):
     with attacker(served) as client:
         stream, head = request(client, "/body", end=False)
         client.write(head)
-        if size == 0:
-            assert flood(client, lambda: DataFrame(stream, b"").serialize(), 60_000) == ENHANCE_YOUR_CALM
-        else:
-            for _ in range(1000):
-                client.write(DataFrame(stream, b"x").serialize() * 20)
-                client.poll(0)
-            assert client.closed or client.data(stream, end=True) and client.answer(stream).status == 200
+        for _ in range(1000):
+            client.write(DataFrame(stream, b"x").serialize() * 20)
+            client.poll(0)
+        assert client.closed or client.data(stream, end=True) and client.answer(stream).status == 200
 
 
-def test_continuation_flood(served, good):
-    """RUSTSEC-2024-0332."""
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_continuation_flood(served, good, is_empty):
     with attacker(served) as client:
-        _, head = request(client, end=True)
-        stream = client.take_stream()
-        client.write(HeadersFrame(stream, client.encoder.encode([(":method", "GET")]), flags=["END_STREAM"]).serialize())
-        block = client.encoder.encode([("x", "y" * 100)])
-        assert flood(client, lambda: ContinuationFrame(stream, block).serialize()) in (ENHANCE_YOUR_CALM, PROTOCOL_ERROR)
-
-
-def test_empty_continuation_flood(served, good):
-    with attacker(served) as client:
-        stream = client.take_stream()
-        client.write(HeadersFrame(stream, client.encoder.encode([(":method", "GET")]), flags=["END_STREAM"]).serialize())
-        assert flood(client, lambda: ContinuationFrame(stream, b"").serialize()) in (ENHANCE_YOUR_CALM, PROTOCOL_ERROR)
+        assert flood(client, attackers.continuation(client, is_empty)) in (ENHANCE_YOUR_CALM, PROTOCOL_ERROR)
 
 
 def test_hpack_bomb(served, good):
-    """One large entry of the dynamic table, named again and again: small on the wire, large in memory."""
     memory = served.host.server().memory_info().rss
     with attacker(served) as client:
-        base = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/bomb"), ("x", "y" * 3900)]
-        client.encoder.huffman = False
+        make = attackers.hpack_bomb(client)
         for _ in range(100):
-            stream = client.take_stream()
-            block = client.encoder.encode(base) + b"\xbe" * 16_000
-            frames = [HeadersFrame(stream, block[:16384], flags=["END_STREAM"]), ContinuationFrame(stream, block[16384:], flags=["END_HEADERS"])]
-            if not client.send(*frames):
+            if not client.write(make()):
                 break
             client.poll(0)
         assert not any(s.status == 200 for s in client.streams.values())

@@ -12,6 +12,7 @@ import pytest
 
 import harness
 from harness import Client
+from test_metrics import Metered
 from test_serve import TWO, Machine, seen
 from test_status import ostler, status
 
@@ -136,3 +137,22 @@ def test_questions_that_make_no_sense_are_said(machine):
     ]:
         done = ostler(machine, "requests", *args)
         assert done.returncode == 2 and words in done.stderr, args
+
+
+def test_rows_that_cannot_be_written_are_counted_and_no_request_waits_for_them(host, tmp_path):
+    (tmp_path / "tree").mkdir()
+    machine = Metered(host, tmp_path)
+    file = machine.file.parent / "state" / "requests" / "requests.db"
+    lost = lambda: machine.scrape()["ostler_request_log_lost_total", ""]
+    assert lost() == 0
+    with sqlite3.connect(file, isolation_level=None) as other:
+        # Longer than the writer waits for a lock.
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(7):
+            assert seen(machine.host, "shop.test", f"/{number}")[0] == "shop.test"
+        harness.eventually(lambda: lost() == 7, what="seven rows lost")
+        other.execute("ROLLBACK")
+    assert seen(machine.host, "shop.test", "/after")[0] == "shop.test"
+    (row,) = all_rows(machine, 1)
+    assert row["path"] == "/after" and lost() == 7
+    machine.host.log.wait("the request log: . rows are missing")

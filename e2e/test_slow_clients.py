@@ -11,6 +11,7 @@ import time
 import pytest
 
 import harness
+from attackers import CROWDS, Crowd
 from harness import eventually
 
 SLOW = "127.0.0.7"
@@ -32,45 +33,6 @@ def latencies(host, seconds):
 
 def p99(values):
     return statistics.quantiles(values, n=100)[98]
-
-
-class Crowd:
-    """Many slow connections from addresses of their own, each doing as `act(socket)` says now and then."""
-
-    def __init__(self, host, count, first, act):
-        self.sockets = []
-        for n in range(count):
-            source = f"127.0.{10 + n // 200}.{1 + n % 200}"
-            one = socket.create_connection(("127.0.0.1", host.port), 10, (source, 0))
-            one.sendall(first)
-            self.sockets.append(one)
-        self.act, self.over = act, threading.Event()
-        self.thread = threading.Thread(target=self.run, daemon=True)
-        self.thread.start()
-
-    def run(self):
-        while not self.over.wait(0.5):
-            for one in self.sockets:
-                try:
-                    self.act(one)
-                except OSError:
-                    pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        self.thread.join()
-        for one in self.sockets:
-            one.close()
-
-
-CROWDS = {
-    "heads": (b"GET / HTTP/1.1\r\nHost: a\r\n", lambda s: s.sendall(b"X: y\r\n")),
-    "bodies": (b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n", lambda s: s.sendall(b"x")),
-    "readers": (b"GET /large/2000000 HTTP/1.1\r\nHost: a\r\n\r\n", lambda s: s.recv(32, socket.MSG_DONTWAIT)),
-}
 
 
 def good_client_is_fine(host, count, kind, seconds):

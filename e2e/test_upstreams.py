@@ -25,6 +25,8 @@ CONFIG = """
 listen = ["127.0.0.1:{port}"]
 state = "state"
 trusted_proxies = []
+# Each thread keeps connections of its own.
+edge_threads = 1
 
 [projects.shop]
 hosts = ["*"]

@@ -74,8 +74,13 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let requests = handover
         .requests
         .map(|folder| (folder, parts::bounds(&machine.said)));
-    let (threads, log) =
-        parts::edge_threads(&machine.said.settings, logs.access.as_ref(), requests)?;
+    let workers = projects.iter().any(|project| project.has_app);
+    let (threads, log) = parts::edge_threads(
+        &machine.said.settings,
+        workers,
+        logs.access.as_ref(),
+        requests,
+    )?;
     let (phase, phases) = watch::channel(Phase::Serving);
     let shared = Shared::new(&machine.said.settings, phases)?;
     let (requests, mut asked) = mpsc::unbounded_channel();

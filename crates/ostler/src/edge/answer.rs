@@ -286,17 +286,24 @@ impl Connection {
 
     /// Answers a head that was refused. Nothing in it can be believed, so the connection ends.
     pub async fn refuse_head(&mut self, reason: Reason) -> After {
-        self.row = super::row::Row {
-            id: self.edge.request_id(),
-            ..Default::default()
-        };
-        self.head = Default::default();
-        self.site = Arc::clone(self.edge.routes.nowhere());
+        self.note_refusal(reason);
         self.answer(reason).await;
         self.out.finish(&mut self.io);
         let _ = self.flush().await;
         self.log();
         After::Close
+    }
+
+    /// Begins the row of a head that was refused.
+    pub fn note_refusal(&mut self, reason: Reason) {
+        self.row = super::row::Row {
+            id: self.edge.request_id(),
+            status: reason.status(),
+            reason: Some(reason),
+            ..Default::default()
+        };
+        self.head = Default::default();
+        self.site = Arc::clone(self.edge.routes.nowhere());
     }
 
     /// Some of the request's body has not been read.

@@ -13,6 +13,7 @@ use super::h1::chunked;
 use super::h1::head::Framing;
 use super::io::Io;
 use super::reason::Reason;
+use super::share::Share;
 use super::spool::{Budget, SpoolError, SpoolFile};
 
 /// Bytes of a request body that are kept in memory; a longer one is spooled.
@@ -192,14 +193,16 @@ pub struct Collector {
     memory: Vec<u8>,
     file: Option<SpoolFile>,
     budget: Arc<Budget>,
+    share: Share,
 }
 
 impl Collector {
-    pub fn new(budget: &Arc<Budget>) -> Self {
+    pub fn new(budget: &Arc<Budget>, share: Share) -> Self {
         Self {
             memory: Vec::new(),
             file: None,
             budget: Arc::clone(budget),
+            share,
         }
     }
 
@@ -210,7 +213,8 @@ impl Collector {
 
     /// Moves what no longer fits in memory to the spool file.
     pub fn settle(&mut self) -> Result<(), Reason> {
-        if self.memory.len() <= IN_MEMORY {
+        let held = self.memory.len() as u64;
+        if held <= IN_MEMORY as u64 && self.share.hold_of_half(held) {
             return Ok(());
         }
         self.spill()
@@ -219,7 +223,9 @@ impl Collector {
     fn spill(&mut self) -> Result<(), Reason> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(SpoolFile::create(&self.budget).map_err(spool_refused)?),
+            none => none.insert(
+                SpoolFile::create(&self.budget, self.share.of_disk()).map_err(spool_refused)?,
+            ),
         };
         file.append(&self.memory).map_err(spool_refused)?;
         self.memory.clear();
@@ -242,6 +248,7 @@ impl Collector {
 fn spool_refused(error: SpoolError) -> Reason {
     match error {
         SpoolError::Full => Reason::SpoolFull,
+        SpoolError::Crowded => Reason::AddressFull,
         SpoolError::Io(error) => match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => {
                 tracing::error!(%error, "cannot spool a request body; hint: raise the descriptor limit (ulimit -n)");

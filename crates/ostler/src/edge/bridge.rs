@@ -103,8 +103,8 @@ impl Connection {
         let early = self.take_early();
         self.become_socket();
         let settings = app.websocket.clone();
-        let max_message = settings.max_message;
-        let session = Session::new(&mut self.io, early, handshake, settings);
+        let (max_message, share) = (settings.max_message, self.place.share());
+        let session = Session::new(&mut self.io, early, handshake, settings, share);
         let (to_app, from_client) = mpsc::channel(1);
         let (to_client, from_app) = mpsc::channel(1);
         let farewell = lease.worker().farewell();

@@ -154,7 +154,7 @@ impl Connection {
             self.body_read = true;
             return Ok(Body::None);
         }
-        let mut collector = Collector::new(&self.edge.spool);
+        let mut collector = Collector::new(&self.edge.spool, self.place.share());
         while !reader.is_done() {
             self.deadline.set(reader.deadline(&self.edge.times));
             let (io, buffer) = (&mut self.io, &mut self.buffer);

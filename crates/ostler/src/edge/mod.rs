@@ -39,6 +39,7 @@ mod relay;
 pub mod reply;
 mod row;
 mod sending;
+mod share;
 mod site;
 mod spool;
 pub mod tls;
@@ -209,6 +210,8 @@ pub struct Thread {
     ids: trace::Ids,
     /// Codes its responses.
     spare: Arc<compress::Spare>,
+    /// Where what upstreams send is read to.
+    memory: forward::Memory,
     /// Wakes idle connections when the server stops.
     pub stopping: Notify,
     /// Wakes connections of HTTP/2, which can tell their clients, when another server takes its place.
@@ -235,6 +238,7 @@ impl Thread {
             disk: disk::Disk::default(),
             ids: trace::Ids::seeded(),
             spare: Arc::default(),
+            memory: forward::Memory::default(),
             stopping: Notify::new(),
             draining: Notify::new(),
             freed: Notify::new(),

@@ -8,6 +8,7 @@ use tokio::io::AsyncWrite;
 
 use super::http2::{FRAME, Stream};
 use super::io::Io;
+use super::share::{STEP, Share};
 use super::spool::{Budget, SpoolError, SpoolFile};
 
 /// Bytes of a response that wait in memory; more goes to a file or waits at the worker.
@@ -28,11 +29,20 @@ pub struct Outgoing {
     /// Where the part of `bytes` ends that is older than the file; only while there is a file.
     boundary: usize,
     file: Option<SpoolFile>,
+    /// Of the memory that the client's address may take.
+    share: Share,
     /// Everything in memory is written, but TLS may hold some of it.
     needs_flush: bool,
 }
 
 impl Outgoing {
+    pub fn new(share: Share) -> Self {
+        Self {
+            share,
+            ..Self::default()
+        }
+    }
+
     /// Where the next bytes for the client are appended; [`Outgoing::settle`] follows.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
@@ -48,21 +58,47 @@ impl Outgoing {
         self.file.is_none() && self.bytes.len() - self.sent < IN_MEMORY
     }
 
+    /// Notes what is held; false when the client's address holds too much.
+    pub fn note_held(&mut self) -> bool {
+        self.share.hold(self.bytes.len() as u64)
+    }
+
+    /// The client's address holds as much as it may, most of it here.
+    pub fn should_wait(&self) -> bool {
+        self.file.as_ref().is_some_and(SpoolFile::should_wait)
+    }
+
     /// Moves what memory may not hold to the spool file.
     pub fn settle(&mut self, budget: &Arc<Budget>) -> Result<(), SpoolError> {
         if self.file.is_none() {
-            if self.bytes.len() - self.sent <= IN_MEMORY {
+            let keep = self.may_keep();
+            if self.bytes.len() - self.sent <= keep {
                 return Ok(());
             }
-            self.file = Some(SpoolFile::create(budget)?);
-            self.boundary = self.sent + IN_MEMORY;
+            self.file = Some(SpoolFile::create(budget, self.share.of_disk())?);
+            self.boundary = self.sent + keep;
         }
         let Some(file) = &mut self.file else {
             return Ok(());
         };
         file.append(&self.bytes[self.boundary..])?;
         self.bytes.truncate(self.boundary);
+        // A frame has up to 1 MiB; where little may be kept of it, its room is not kept either.
+        if self.bytes.capacity() > 2 * self.boundary.max(KEEP) {
+            self.bytes.shrink_to(self.boundary);
+        }
         Ok(())
+    }
+
+    /// Bytes that may wait in memory, which are noted as held.
+    fn may_keep(&mut self) -> usize {
+        match self
+            .share
+            .hold_of_half(self.bytes.len().min(IN_MEMORY) as u64)
+        {
+            true => IN_MEMORY,
+            false => STEP as usize - 1,
+        }
     }
 
     /// Hands what is in memory to the kernel together with what follows next.
@@ -134,9 +170,15 @@ impl Outgoing {
         self.bytes.clear();
         (self.sent, self.boundary) = (0, 0);
         let Some(file) = &mut self.file else {
+            self.share.hold(0);
             return Ok(());
         };
-        file.read_into(&mut self.bytes, IN_MEMORY)
+        let most = match self.share.hold_of_half(file.unread().min(IN_MEMORY as u64)) {
+            true => IN_MEMORY,
+            false => STEP as usize - 1,
+        };
+        self.bytes.shrink_to(most);
+        file.read_into(&mut self.bytes, most)
             .map_err(|_| ClientGone)?;
         self.boundary = self.bytes.len();
         if file.unread() == 0 {
@@ -148,7 +190,8 @@ impl Outgoing {
     /// Gives the memory back; only when nothing waits.
     pub fn release(&mut self) {
         if self.is_empty() {
-            *self = Self::default();
+            self.share.hold(0);
+            *self = Self::new(std::mem::take(&mut self.share));
         }
     }
 

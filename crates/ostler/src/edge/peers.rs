@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::penalties::Penalties;
+use super::share::{Account, STREAM, Share};
 
 /// Open connections by address. Shared by all edge threads.
 #[derive(Debug)]
@@ -25,8 +26,15 @@ pub struct Peers {
     /// One of the sums became equal to the other, or fell to zero.
     emptied: Notify,
     /// Guards the connections of each address.
-    open: Mutex<HashMap<IpAddr, Vec<Arc<Seat>>>>,
+    open: Mutex<HashMap<IpAddr, Address>>,
     penalties: Penalties,
+}
+
+/// Who is connected from one address, and what that makes us hold.
+#[derive(Debug)]
+struct Address {
+    seats: Vec<Arc<Seat>>,
+    account: Arc<Account>,
 }
 
 /// What the rest of the server may know of one open connection.
@@ -40,6 +48,9 @@ pub struct Seat {
 
 const BUSY: u64 = u64::MAX;
 
+/// Connections of one address that get all the room that a connection of HTTP/2 may use.
+const FEW: usize = 4;
+
 impl Seat {
     /// Asks an idle connection to close; resolves in the connection that was asked.
     pub async fn asked_to_leave(&self) {
@@ -51,9 +62,13 @@ impl Seat {
 #[derive(Debug)]
 pub struct Place {
     peers: Arc<Peers>,
-    /// `None` for an address that is not counted.
-    address: Option<IpAddr>,
     pub seat: Arc<Seat>,
+    /// What is held for its address; `None` for one that is not counted.
+    account: Option<Arc<Account>>,
+    /// What a stream holds as long as it is open; a connection has a seat instead.
+    held: Option<Box<Share>>,
+    /// Its address has more than [`FEW`] connections.
+    pub is_one_of_many: bool,
     kind: Kind,
 }
 
@@ -84,7 +99,7 @@ impl Peers {
         self.cap.store(cap, Ordering::Relaxed);
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<Arc<Seat>>>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Address>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -154,9 +169,14 @@ impl Peers {
         if counted.is_some_and(|address| self.penalties.keeps_off(address, Instant::now())) {
             return None;
         }
+        let (mut account, mut is_one_of_many) = (None, false);
         if let Some(address) = address {
             let mut open = self.open();
-            let seats = open.entry(address).or_default();
+            let known = open.entry(address).or_insert_with(|| Address {
+                seats: Vec::new(),
+                account: Arc::new(Account::new(address)),
+            });
+            let seats = &mut known.seats;
             if seats.len() >= cap {
                 let oldest = (0..seats.len())
                     .min_by_key(|&index| seats[index].idle_since.load(Ordering::Relaxed))
@@ -165,18 +185,40 @@ impl Peers {
                 seats.swap_remove(oldest).leave.notify_one();
             }
             seats.push(Arc::clone(&seat));
+            is_one_of_many = seats.len() > FEW;
+            account = Some(Arc::clone(&known.account));
         }
         self.total.fetch_add(1, Ordering::AcqRel);
         Some(Place {
             peers: Arc::clone(self),
-            address,
             seat,
+            account,
+            held: None,
+            is_one_of_many,
             kind: Kind::Requests,
         })
     }
 }
 
 impl Place {
+    /// The place of a stream of this connection, which is counted as the connection is; `None` when its address holds
+    /// too much.
+    pub fn for_stream(&self) -> Option<Self> {
+        let mut held = self.share();
+        if !held.hold(STREAM) {
+            return None;
+        }
+        let mut stream = self.peers.seat(None)?;
+        stream.account.clone_from(&self.account);
+        stream.held = Some(Box::new(held));
+        Some(stream)
+    }
+
+    /// Of the memory that its address may take.
+    pub fn share(&self) -> Share {
+        Share::of_memory(self.account.clone())
+    }
+
     /// Marks the connection as waiting for a request.
     pub fn idle(&self) {
         self.seat
@@ -217,11 +259,14 @@ impl Drop for Place {
         }
         self.peers.total.fetch_sub(1, Ordering::AcqRel);
         self.peers.tell_if_quiet();
-        let Some(address) = self.address else { return };
+        let counted = self.account.as_ref().filter(|_| self.held.is_none());
+        let Some(address) = counted.map(|account| account.address) else {
+            return;
+        };
         let mut open = self.peers.open();
-        if let Some(seats) = open.get_mut(&address) {
-            seats.retain(|seat| !Arc::ptr_eq(seat, &self.seat));
-            if seats.is_empty() {
+        if let Some(known) = open.get_mut(&address) {
+            known.seats.retain(|seat| !Arc::ptr_eq(seat, &self.seat));
+            if known.seats.is_empty() {
                 open.remove(&address);
             }
         }

@@ -193,12 +193,12 @@ impl<'c> Relay<'c> {
         if let Poll::Ready(gone) = self.poll_out(cx) {
             return Poll::Ready(gone);
         }
-        if self.may_take_more()
+        if self.connection.may_take_more(self.unbuffered)
             && let Poll::Ready(result) = lease.grant().poll_frame(cx)
         {
             return Poll::Ready(result.map_or_else(Turn::Lost, |()| Turn::Frame));
         }
-        if self.flush_coded()
+        if self.connection.flush_coded(self.sending.as_mut())
             && let Poll::Ready(gone) = self.poll_out(cx)
         {
             return Poll::Ready(gone);
@@ -265,24 +265,6 @@ impl<'c> Relay<'c> {
             Sign::More => Poll::Pending,
             Sign::Gone => Poll::Ready(Turn::ClientGone),
         }
-    }
-
-    /// Nothing more is there from the app now: what it has said already must not wait in an encoder for what
-    /// it says next. While there is more, the encoder has it together, which makes less of it.
-    fn flush_coded(&mut self) -> bool {
-        let connection = &mut *self.connection;
-        let sending = self.sending.as_mut();
-        let Some(sending) = sending.filter(|sending| sending.holds() && connection.out.has_room())
-        else {
-            return false;
-        };
-        connection.row.sent += sending.flush(connection.out.bytes()) as u64;
-        true
-    }
-
-    fn may_take_more(&self) -> bool {
-        let edge = &self.connection.edge;
-        self.connection.out.has_room() || (!self.unbuffered && edge.spool.has_room())
     }
 
     /// Moves the request body on; ready only when that fails.

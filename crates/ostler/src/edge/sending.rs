@@ -1,9 +1,10 @@
 //! A response body on its way out, in the coding and the framing that the client was told: what may still
-//! come and what its end means for the connection. Knows no worker and no socket.
+//! come and what its end means for the connection. Knows no worker and no upstream.
 
 use std::io::Write as _;
 
 use super::compress::Encoder;
+use super::connection::Connection;
 use super::h1::response::{self, BodyFraming, Encoded};
 use super::reason::Reason;
 use ostler_wire::ResponseHead;
@@ -175,6 +176,27 @@ impl Sending {
         } else {
             After::KeepAlive
         })
+    }
+}
+
+impl Connection {
+    /// Whether more of an answer may be read: what the client has not taken is kept in memory, and in a file when the
+    /// answer may wait there.
+    pub fn may_take_more(&mut self, unbuffered: bool) -> bool {
+        match self.out.has_room() {
+            true => !unbuffered || self.out.note_held(),
+            false => !unbuffered && self.edge.spool.has_room() && !self.out.should_wait(),
+        }
+    }
+
+    /// Nothing more of an answer is there now: what was said already must not wait in an encoder for what is said next.
+    /// While there is more, the encoder has it together, which makes less of it. True when there is more to send.
+    pub fn flush_coded(&mut self, sending: Option<&mut Sending>) -> bool {
+        let Some(sending) = sending.filter(|sending| sending.holds() && self.out.has_room()) else {
+            return false;
+        };
+        self.row.sent += sending.flush(self.out.bytes()) as u64;
+        true
     }
 }
 

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::share::Share;
+
 /// Disk that all spool files of the server may take together, and where they are made.
 #[derive(Debug)]
 pub struct Budget {
@@ -52,6 +54,8 @@ impl Budget {
 pub enum SpoolError {
     /// The budget of all spool files is used up.
     Full,
+    /// What one address may have of it is.
+    Crowded,
     /// The disk refused.
     Io(io::Error),
 }
@@ -61,17 +65,19 @@ pub enum SpoolError {
 pub struct SpoolFile {
     file: File,
     budget: Arc<Budget>,
+    share: Share,
     len: u64,
     read: u64,
 }
 
 impl SpoolFile {
-    /// Makes an empty file without a name.
-    pub fn create(budget: &Arc<Budget>) -> Result<Self, SpoolError> {
+    /// Makes an empty file without a name, for which `share` is held.
+    pub fn create(budget: &Arc<Budget>, share: Share) -> Result<Self, SpoolError> {
         let file = unnamed(&budget.folder).map_err(SpoolError::Io)?;
         Ok(Self {
             file,
             budget: Arc::clone(budget),
+            share,
             len: 0,
             read: 0,
         })
@@ -79,6 +85,9 @@ impl SpoolFile {
 
     /// Appends; the bytes are counted against the budget.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        if !self.share.hold(self.len + bytes.len() as u64) {
+            return Err(SpoolError::Crowded);
+        }
         if !self.budget.take(bytes.len() as u64) {
             return Err(SpoolError::Full);
         }
@@ -91,6 +100,11 @@ impl SpoolFile {
     /// Bytes that were appended and not read.
     pub fn unread(&self) -> u64 {
         self.len - self.read
+    }
+
+    /// Whether no more should be appended for the moment.
+    pub fn should_wait(&self) -> bool {
+        self.share.should_wait()
     }
 
     /// Total bytes appended.
@@ -156,7 +170,7 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out_in_order() {
         let budget = budget(100);
-        let mut file = SpoolFile::create(&budget).expect("a file");
+        let mut file = SpoolFile::create(&budget, Share::default()).expect("a file");
         file.append(b"hello ").expect("room");
         file.append(b"world").expect("room");
         let mut out = Vec::new();
@@ -169,8 +183,8 @@ mod tests {
     #[test]
     fn the_budget_is_one_for_all_and_comes_back() {
         let budget = budget(10);
-        let mut first = SpoolFile::create(&budget).expect("a file");
-        let mut second = SpoolFile::create(&budget).expect("a file");
+        let mut first = SpoolFile::create(&budget, Share::default()).expect("a file");
+        let mut second = SpoolFile::create(&budget, Share::default()).expect("a file");
         first.append(b"12345678").expect("room");
         assert!(matches!(second.append(b"123"), Err(SpoolError::Full)));
         drop(first);
@@ -180,7 +194,7 @@ mod tests {
     #[test]
     fn a_worker_cannot_write_to_what_it_is_given() {
         let budget = budget(10);
-        let mut file = SpoolFile::create(&budget).expect("a file");
+        let mut file = SpoolFile::create(&budget, Share::default()).expect("a file");
         file.append(b"body").expect("room");
         let given = File::from(file.read_only().expect("a descriptor"));
         assert!(given.write_at(b"x", 0).is_err());

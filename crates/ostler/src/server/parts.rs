@@ -80,17 +80,19 @@ impl Logs {
     }
 }
 
-/// The edge threads: one for each four cores, so that workers have the rest; one at least.
+/// The edge threads: one for each four cores, so that workers have the rest; one at least. Where there are no `workers`,
+/// one for each core.
 pub(super) fn edge_threads(
     settings: &Settings,
+    workers: bool,
     access: Option<&AccessLog>,
     requests: Option<(PathBuf, store::Bounds)>,
 ) -> anyhow::Result<(Vec<EdgeThread>, Option<Arc<store::Log>>)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let count = settings
-        .listening
-        .edge_threads
-        .map_or((cores / 4).max(1), |count| count as usize);
+    let count = settings.listening.edge_threads.map_or_else(
+        || if workers { (cores / 4).max(1) } else { cores },
+        |count| count as usize,
+    );
     let requests = requests.and_then(|(folder, bounds)| {
         let path = folder.join("requests.db");
         store::Log::open(&path, bounds, count)

@@ -1,5 +1,7 @@
 //! One app of the server: its supervisor, its pool, and what requests for it are served by.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -407,22 +409,19 @@ fn sites(
         routes
     };
     let mut sites: Vec<(Route, Arc<Site>)> = Vec::with_capacity(routes.len());
+    // Hosts with the same path share a site, and the files that it has in memory.
+    let mut known: HashMap<_, Arc<Site>> = HashMap::new();
     for route in routes {
-        // Hosts with the same path share a site, and the files that it has in memory.
-        let same = |known: &&(Route, Arc<Site>)| {
-            let (one, other) = (&known.0, route);
-            one.prefix == other.prefix && one.strip == other.strip && one.rules == other.rules
-        };
-        let site = match sites.iter().find(same) {
-            Some((_, site)) => Arc::clone(site),
-            None => {
+        let site = match known.entry((&*route.prefix, route.strip, route.rules)) {
+            Entry::Occupied(same) => Arc::clone(same.get()),
+            Entry::Vacant(new) => {
                 let Made { policy, behind } = made.get(route.rules).cloned().unwrap_or_default();
                 let behind = behind.unwrap_or_else(|| Behind::App(Arc::clone(&app)));
                 let (entrance, clients) = (&found.entrance, found.clients);
                 let site =
                     parts::site(settings, route, entrance, clients, behind, policy, threads)?;
                 let meters = Some(Arc::clone(meters));
-                Arc::new(Site { meters, ..site })
+                Arc::clone(new.insert(Arc::new(Site { meters, ..site })))
             }
         };
         sites.push((route.clone(), site));

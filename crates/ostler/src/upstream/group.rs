@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -67,8 +67,15 @@ impl Group {
         }
     }
 
-    /// Leases an upstream, or waits for one as long as the caller does. `mark` is what the client's cookie says; those
-    /// that were `tried` come last.
+    /// Leases an upstream when one has room now. `mark` is what the client's cookie says; those that were `tried` come last.
+    pub fn lease_now(&self, mark: Option<&[u8]>, tried: &[Arc<One>]) -> Option<Lease<'_>> {
+        match self.choose(mark, tried) {
+            Chosen::One(one, trial) => Some(self.take(one, trial)),
+            Chosen::None | Chosen::Unwell | Chosen::Full => None,
+        }
+    }
+
+    /// As [`Group::lease_now`], but waits for one as long as the caller does.
     pub async fn lease(
         &self,
         mark: Option<&[u8]>,
@@ -222,12 +229,13 @@ impl Lease<'_> {
         &self.one
     }
 
-    /// An idle connection, else a new one. `fresh`: only a new one will do; `surely`: the request cannot be sent twice.
-    pub async fn connect(&self, thread: usize, fresh: bool, surely: bool) -> Result<Link, Trouble> {
+    /// An idle connection, if there is one `now`. `surely`: the request cannot be sent twice.
+    pub fn idle(&self, thread: usize, now: Instant, surely: bool) -> Option<Link> {
         let age = self.group.said.keepalive_time;
-        if !fresh && let Some(link) = self.one.reuse(thread, age, surely).await {
-            return Ok(link);
-        }
+        self.one.reuse(thread, age, now, surely)
+    }
+
+    pub async fn connect(&self) -> Result<Link, Trouble> {
         self.one.connect().await
     }
 

@@ -141,17 +141,17 @@ impl One {
         }
     }
 
-    /// An idle connection of this edge thread that is not older than `age`, if there is one. `surely`: the request
+    /// An idle connection of this edge thread that is not older than `age` `now`, if there is one. `surely`: the request
     /// cannot be sent twice, so the kernel is asked whether it is still open.
-    pub async fn reuse(&self, thread: usize, age: Duration, surely: bool) -> Option<Link> {
+    pub fn reuse(&self, thread: usize, age: Duration, now: Instant, surely: bool) -> Option<Link> {
         loop {
             let Idle { mut stream, since } = lock(self.idle.get(thread)?).pop()?;
-            if since.elapsed() > age {
+            if now.saturating_duration_since(since) > age {
                 // Those before it are older still.
                 lock(&self.idle[thread]).clear();
                 return None;
             }
-            if (!surely || stream.is_surely_quiet()) && stream.is_quiet().await {
+            if (!surely || stream.is_surely_quiet()) && stream.is_quiet() {
                 return Some(Link {
                     stream,
                     reused: true,

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::net::RecvFlags;
 use rustls::ClientConfig;
@@ -69,13 +69,12 @@ impl Stream {
     }
 
     /// Nothing has come on an idle connection, not even its end, as far as this thread has heard.
-    pub async fn is_quiet(&mut self) -> bool {
-        std::future::poll_fn(|cx| {
-            let mut byte = [0];
-            let read = Pin::new(&mut *self).poll_read(cx, &mut ReadBuf::new(&mut byte));
-            Poll::Ready(read.is_pending())
-        })
-        .await
+    pub fn is_quiet(&mut self) -> bool {
+        // Nobody waits for what comes.
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut byte = [0];
+        let read = Pin::new(self).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
+        read.is_pending()
     }
 
     /// The same, as the kernel knows it now: costs a system call.
@@ -93,23 +92,15 @@ impl Stream {
         buffer: &mut Vec<u8>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            match self {
-                Self::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
-                Self::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
-                Self::Tls(_) => {}
-            }
-            buffer.reserve(room);
-            let read = match self {
-                Self::Tcp(stream) => stream.try_read_buf(buffer),
-                Self::Unix(stream) => stream.try_read_buf(buffer),
-                Self::Tls(stream) => return pin!(stream.read_buf(buffer)).poll(cx),
-            };
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read),
-            }
+        match self {
+            Self::Tcp(stream) => ready!(stream.poll_read_ready(cx))?,
+            Self::Unix(stream) => ready!(stream.poll_read_ready(cx))?,
+            Self::Tls(_) => {}
         }
+        buffer.reserve(room);
+        // Unlike `try_read_buf` this takes a read that fills less than there is room for as the last one: the next look
+        // costs no system call.
+        pin!(self.read_buf(buffer)).poll(cx)
     }
 }
 

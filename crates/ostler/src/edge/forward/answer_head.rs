@@ -14,6 +14,9 @@ pub const MOST: usize = 64 * 1024;
 /// Fields of a head.
 const FIELDS: usize = 200;
 
+/// Options of `Connection` that name no field that would go on, but for the length, which is the framing's affair.
+const STANDARD: [&[u8]; 5] = [b"close", b"keep-alive", b"upgrade", b"content-length", b""];
+
 /// Where the body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
@@ -71,6 +74,22 @@ pub fn end(bytes: &[u8], searched: usize) -> Result<Option<usize>, Wrong> {
 /// # Errors
 /// What is wrong with it.
 pub fn parse(head: &[u8], head_only: bool) -> Result<AnswerHead, Wrong> {
+    let mut named = Vec::new();
+    let read = parse_without(head, head_only, &[], &mut named)?;
+    // Hardly ever: what belongs to its connection alone does not go on (RFC 9110 section 7.6.1).
+    match named.is_empty() {
+        true => Ok(read),
+        false => parse_without(head, head_only, &named, &mut Vec::new()),
+    }
+}
+
+/// As [`parse`], without the fields that are `left_out`. Gives what is `named` as belonging to its connection.
+fn parse_without<'h>(
+    head: &'h [u8],
+    head_only: bool,
+    left_out: &[&[u8]],
+    named: &mut Vec<&'h [u8]>,
+) -> Result<AnswerHead, Wrong> {
     let mut lines = Lines(head);
     let line = lines.next().unwrap_or(Err(Wrong("it has no head")))?;
     let (version, status, phrase) = status_line(line)?;
@@ -108,6 +127,12 @@ pub fn parse(head: &[u8], head_only: bool) -> Result<AnswerHead, Wrong> {
                     close |= option.eq_ignore_ascii_case(b"close");
                     keep |= option.eq_ignore_ascii_case(b"keep-alive");
                     upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+                    if !STANDARD
+                        .iter()
+                        .any(|known| option.eq_ignore_ascii_case(known))
+                    {
+                        named.push(option);
+                    }
                 }
                 // What it says about its connection is not about ours.
                 continue;
@@ -115,6 +140,7 @@ pub fn parse(head: &[u8], head_only: bool) -> Result<AnswerHead, Wrong> {
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
                 websocket = value.eq_ignore_ascii_case(b"websocket");
             }
+            _ if left_out.iter().any(|left| name.eq_ignore_ascii_case(left)) => continue,
             _ => {}
         }
         encoder.field(name, value);
@@ -262,6 +288,23 @@ mod tests {
         }
         let head = parse(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", true).expect("good");
         assert_eq!((head.framing, head.keep_alive), (Framing::None, true));
+    }
+
+    #[test]
+    fn what_belongs_to_its_connection_does_not_go_on() {
+        let head = b"HTTP/1.1 200 OK\r\nX-Y: 1\r\nConnection: x-y, Content-Length, close\r\nX-Z: 2\r\nContent-Length: 3\r\n\r\n";
+        let head = parse(head, false).expect("good");
+        assert_eq!((head.framing, head.keep_alive), (Framing::Length(3), false));
+        let said = head.said().expect("readable");
+        let names: Vec<&[u8]> = said.fields().map(|(name, _)| name).collect();
+        assert!(
+            !names.iter().any(|name| name.eq_ignore_ascii_case(b"x-y")),
+            "{names:?}"
+        );
+        assert!(
+            names.iter().any(|name| name.eq_ignore_ascii_case(b"x-z")),
+            "{names:?}"
+        );
     }
 
     #[test]

@@ -94,8 +94,8 @@ pub struct Exchange<'c, 'b> {
     /// Bytes that were coded since others had their turn.
     coded: usize,
     patience: Patience,
-    /// When something last went either way.
-    moved: Instant,
+    /// When something last went either way; `None`: since the last wait.
+    moved: Option<Instant>,
     unbuffered: bool,
     watches: bool,
 }
@@ -168,7 +168,7 @@ impl<'c, 'b> Exchange<'c, 'b> {
             sending: None,
             coded: 0,
             patience: Patience::default(),
-            moved: Instant::now(),
+            moved: None,
             unbuffered,
             watches: true,
         }
@@ -201,14 +201,13 @@ impl<'c, 'b> Exchange<'c, 'b> {
                 };
                 return Poll::Ready(self.failed(failure, broken));
             }
-            if !self.may_take_more() {
+            if !self.connection.may_take_more(self.unbuffered) {
                 break;
             }
-            let room = if self.sending.is_some() { PIECE } else { READ };
-            let Poll::Ready(read) = self.stream.poll_fill(cx, &mut self.input, room) else {
+            let Poll::Ready(read) = self.poll_fill(cx) else {
                 break;
             };
-            self.moved = Instant::now();
+            self.moved = None;
             let step = match read {
                 Ok(1..) => self.digest(),
                 Ok(0) | Err(_) => Some(self.ended(read.is_ok())),
@@ -223,7 +222,7 @@ impl<'c, 'b> Exchange<'c, 'b> {
                 return Poll::Pending;
             }
         }
-        if self.flush_coded() && self.poll_out(cx).is_ready() {
+        if self.connection.flush_coded(self.sending.as_mut()) && self.poll_out(cx).is_ready() {
             return Poll::Ready(self.failed(Failure::ClientGone, Reason::ClientGone));
         }
         if self.watches
@@ -235,28 +234,30 @@ impl<'c, 'b> Exchange<'c, 'b> {
         self.poll_deadline(cx)
     }
 
+    /// Reads once from the upstream. Without anything that waits to be used the memory is the thread's: an exchange that
+    /// waits holds none.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = if self.sending.is_some() { PIECE } else { READ };
+        if self.input.is_empty() {
+            self.input = self.connection.thread.memory.take();
+        }
+        let read = self.stream.poll_fill(cx, &mut self.input, room);
+        if self.input.is_empty() {
+            self.give_back();
+        }
+        read
+    }
+
+    fn give_back(&mut self) {
+        let memory = std::mem::take(&mut self.input);
+        self.connection.thread.memory.give_back(memory);
+    }
+
     fn failed(&self, failure: Failure, broken: Reason) -> Forwarded {
         match self.sending {
             None => Forwarded::Failed(failure),
             Some(_) => Forwarded::Broken(broken),
         }
-    }
-
-    /// Nothing more is there now: what came must not wait in an encoder for what comes next.
-    fn flush_coded(&mut self) -> bool {
-        let connection = &mut *self.connection;
-        let sending = self.sending.as_mut();
-        let Some(sending) = sending.filter(|sending| sending.holds() && connection.out.has_room())
-        else {
-            return false;
-        };
-        connection.row.sent += sending.flush(connection.out.bytes()) as u64;
-        true
-    }
-
-    fn may_take_more(&self) -> bool {
-        let edge = &self.connection.edge;
-        self.connection.out.has_room() || (!self.unbuffered && edge.spool.has_room())
     }
 
     /// Moves what is there for the client; ready only when that fails.
@@ -284,7 +285,7 @@ impl<'c, 'b> Exchange<'c, 'b> {
                     Ok(count @ 1..) => {
                         request.sent += count;
                         (request.any, request.unflushed) = (true, true);
-                        self.moved = Instant::now();
+                        self.moved = None;
                     }
                     // What it said before that may be on its way.
                     Ok(0) | Err(_) => request.refused = true,
@@ -454,11 +455,7 @@ impl<'c, 'b> Exchange<'c, 'b> {
         self.at += used;
         if self.at == self.input.len() {
             self.at = 0;
-            // A stream that is silent holds no memory for what may come.
-            match self.unbuffered {
-                true => self.input = Vec::new(),
-                false => self.input.clear(),
-            }
+            self.give_back();
         }
         if done {
             return Some(self.finish());
@@ -527,7 +524,8 @@ impl<'c, 'b> Exchange<'c, 'b> {
             true => said.response,
             false => said.silence,
         };
-        deadline.set(self.moved + patience);
+        let moved = self.moved.get_or_insert_with(Instant::now);
+        deadline.set(*moved + patience);
         let Elapsed = ready!(deadline.poll(cx));
         Poll::Ready(self.failed(Failure::TimedOut, Reason::UpstreamTimeout))
     }

@@ -3,7 +3,7 @@
 
 use crate::edge::connection::Connection;
 use crate::edge::forwarded::Sender;
-use crate::edge::h1::bytes::{hex_digit, push_decimal};
+use crate::edge::h1::bytes::{escape, hex_digit, line, push_decimal};
 use crate::edge::h1::head::{Framing, Head};
 use crate::edge::h1::names;
 use crate::logs::request_id;
@@ -139,27 +139,6 @@ fn means(raw: &[u8], path: &[u8]) -> bool {
         }
     }
     path.next().is_none()
-}
-
-/// Percent-encodes what may not stand in a path (RFC 3986 section 3.3).
-fn escape(path: &[u8], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for &byte in path {
-        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
-            out.push(byte);
-        } else {
-            let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
-            out.push(b'%');
-            out.extend_from_slice(&digits);
-        }
-    }
-}
-
-fn line(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 mod answer_head;
 mod exchange;
 mod head;
+mod memory;
 
 pub use head::target;
+pub use memory::Memory;
 
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
@@ -20,7 +22,7 @@ use super::body::{Body, BodyReader};
 use super::connection::{Connection, Sign, poll_sign};
 use super::deadline::Elapsed;
 use super::forwarded::Sender;
-use super::h1::bytes::trim;
+use super::h1::cookie;
 use super::h1::head::Framing;
 use super::h1::response;
 use super::reason::Reason;
@@ -67,7 +69,8 @@ impl Connection {
             let body = self.collect(&mut reader).await?;
             self.forward_body(group, sender, body).await
         } else {
-            self.forward_stream(group, sender, reader).await
+            // Boxed, as everything is that few requests need: the others keep no room for it.
+            Box::pin(self.forward_stream(group, sender, reader)).await
         }
     }
 
@@ -179,8 +182,15 @@ impl Connection {
     ) -> Result<(Lease<'g>, Link), Reason> {
         loop {
             let mut lease = self.lease_upstream(tries).await?;
-            self.deadline.set(Instant::now() + lease.patience());
-            let connecting = lease.connect(self.thread.index, tries.fresh, once);
+            let now = self.row.dispatched;
+            if !tries.fresh
+                && let Some(link) = lease.idle(self.thread.index, now, once)
+            {
+                self.tell_mark(&lease);
+                return Ok((lease, link));
+            }
+            self.deadline.set(now + lease.patience());
+            let connecting = Box::pin(lease.connect());
             let why = match self.deadline.bound(connecting).await {
                 Ok(Ok(link)) => {
                     self.tell_mark(&lease);
@@ -205,6 +215,21 @@ impl Connection {
     /// Waits for an upstream.
     async fn lease_upstream<'g>(&mut self, tries: &Tries<'g>) -> Result<Lease<'g>, Reason> {
         let asked = Instant::now();
+        let group: &'g Group = tries.group;
+        match group.lease_now(self.mark(group), &tries.tried) {
+            Some(lease) => {
+                self.row.dispatched = asked;
+                Ok(lease)
+            }
+            None => Box::pin(self.wait_for_upstream(tries, asked)).await,
+        }
+    }
+
+    async fn wait_for_upstream<'g>(
+        &mut self,
+        tries: &Tries<'g>,
+        asked: Instant,
+    ) -> Result<Lease<'g>, Reason> {
         let group: &'g Group = tries.group;
         let mark = self.mark(group).map(<[u8]>::to_vec);
         self.deadline.set(asked + group.said.line_time);
@@ -232,12 +257,8 @@ impl Connection {
     /// What the client's cookie says about where it was before.
     fn mark(&self, group: &Group) -> Option<&[u8]> {
         let name = group.said.sticky.as_deref()?;
-        let cookies = self.head.fields_named(b"cookie");
-        let mut pairs = cookies.flat_map(|value| value.split(|&byte| byte == b';').map(trim));
-        pairs.find_map(|pair| {
-            let value = pair.strip_prefix(name.as_bytes())?;
-            value.strip_prefix(b"=")
-        })
+        let mut fields = self.head.fields_named(b"cookie");
+        fields.find_map(|field| cookie::value(field, name.as_bytes()))
     }
 
     /// Has a client stay with its upstream.
@@ -302,7 +323,7 @@ impl Connection {
                     return Err(Reason::UpstreamAnswer);
                 }
                 lease.succeeded(None, thread);
-                Ok(self.carry(lease, stream, &head, &input[at..]).await)
+                Ok(Box::pin(self.carry(lease, stream, &head, &input[at..])).await)
             }
             Forwarded::Broken(reason) => {
                 match reason {

@@ -1,4 +1,5 @@
-//! Byte classes of RFC 9110 section 5.6 and a quick search for bytes that a line may not hold.
+//! Byte classes of RFC 9110 section 5.6, a quick search for bytes that a line may not hold, and how lines and paths are
+//! written.
 //! It must not know what a line means.
 
 /// What a byte is when it stands in a token (RFC 9110 section 5.6.2): its lower-case form, or 0 when
@@ -34,6 +35,30 @@ const fn is_token_mark(byte: u8) -> bool {
             | b'|'
             | b'~'
     )
+}
+
+/// Appends a header field as a line.
+pub fn line(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a decoded path in the form that targets have (RFC 3986 section 3.3).
+pub fn escape(path: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in path {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(&[
+                b'%',
+                HEX[usize::from(byte >> 4)],
+                HEX[usize::from(byte & 15)],
+            ]);
+        }
+    }
 }
 
 /// Whether `text` is a token: at least one byte, and token bytes only.

@@ -8,7 +8,7 @@ use super::head::{Framing, Head, Limits, Progress, parse};
 use crate::edge::files::range_invariants::check_range;
 use crate::edge::proxy_invariants::check_proxy;
 
-use super::invariants::{check_chunked, check_head, check_host};
+use super::invariants::{check_chunked, check_cookie, check_head, check_host};
 use crate::edge::reason::Reason;
 
 /// One message and what it must come to: `None` is accepted, else the status and the reason's code.
@@ -157,6 +157,7 @@ fn kept_inputs_keep_the_invariants() {
         ("head", check_head as fn(&[u8], u64) -> bool),
         ("chunked", check_chunked),
         ("host", check_host),
+        ("cookie", check_cookie),
         ("proxy", check_proxy),
         ("range", |input, _| check_range(input)),
     ] {

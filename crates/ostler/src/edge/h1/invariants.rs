@@ -1,7 +1,9 @@
 //! What must hold for any bytes at all, as functions that the tests and the fuzz targets share. Each
 //! panics when it does not, and tells whether the input was accepted.
 
+use crate::edge::h1::bytes::is_token;
 use crate::edge::h1::chunked::Decoder;
+use crate::edge::h1::cookie;
 use crate::edge::h1::head::{Framing, Head, Limits, Progress, parse};
 use crate::edge::h1::host::Authority;
 use crate::edge::reason::Reason;
@@ -123,6 +125,34 @@ pub fn check_host(input: &[u8], _seed: u64) -> bool {
     let upper = Authority::parse(&upper).expect("letters of another case");
     assert!(upper.matches(&authority, 80));
     true
+}
+
+/// The name of a cookie up to the first `:`, then a field. What is found stands where a pair begins with that name, and
+/// ends where the pair does.
+pub fn check_cookie(input: &[u8], _seed: u64) -> bool {
+    let Some(colon) = input.iter().position(|&byte| byte == b':') else {
+        return false;
+    };
+    let (name, field) = (&input[..colon], &input[colon + 1..]);
+    if !is_token(name) {
+        return false;
+    }
+    let is_space = |byte: &u8| b" \t".contains(byte);
+    let begins = |at: usize| {
+        let before = field[..at].iter().rev().find(|byte| !is_space(byte));
+        before.is_none_or(|&byte| byte == b';')
+    };
+    let pair = [name, b"="].concat();
+    let first = (0..field.len()).find(|&at| field[at..].starts_with(&pair) && begins(at));
+    let expected = first.map(|at| {
+        let rest = &field[at + pair.len()..];
+        let end = rest.iter().position(|&byte| byte == b';');
+        let value = &rest[..end.unwrap_or(rest.len())];
+        let last = value.iter().rposition(|byte| !is_space(byte));
+        &value[..last.map_or(0, |last| last + 1)]
+    });
+    assert_eq!(cookie::value(field, name), expected, "{input:?}");
+    expected.is_some()
 }
 
 /// What a chunked body came to: its bytes and how many bytes of the input it took.

@@ -3,14 +3,15 @@
 //!
 //! In call order: [`head`] turns the bytes before the empty line into a checked [`head::Head`] (with
 //! [`target`] and [`host`] for its two addresses), [`chunked`] takes a chunked body apart, and
-//! [`response`] frames what the app answered (with [`date`]). [`names`], [`bytes`] and [`weight`]
-//! hold the header names, byte classes and weights that others share. [`coding`] says which content coding a client
+//! [`response`] frames what the app answered (with [`date`]). [`names`], [`bytes`], [`weight`]
+//! and [`cookie`] hold the header names, byte classes, weights and cookies that others share. [`coding`] says which content coding a client
 //! gets, and [`recode`] what that changes in a response head.
 
 pub mod bytes;
 pub mod chunked;
 pub mod coding;
 pub mod compressible;
+pub mod cookie;
 #[cfg(test)]
 mod corpus;
 pub mod date;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ostler_wire::ResponseHead;
 
-use super::bytes::{decimal, is_token, push_decimal, trim};
+use super::bytes::{decimal, is_token, line, push_decimal, trim};
 use super::left_out::Names;
 use super::recode::{Lines, Recode};
 use crate::edge::reason::Reason;
@@ -308,13 +308,6 @@ fn status_line(status: u16, reason: &[u8], out: &mut Vec<u8>) -> Result<(), Reas
     }
     out.extend_from_slice(b"\r\n");
     Ok(())
-}
-
-fn line(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// A name that is a token, a value that ends no line.

@@ -3,18 +3,27 @@
 use crate::edge::connection::Connection;
 use crate::edge::h1::head::Head;
 use crate::edge::io::Io;
-use crate::edge::reason::Reason;
 use crate::edge::sending::After;
+
+use super::head::Refusal;
 
 impl Connection {
     /// Serves one stream to its end. Its head was read, or there is a reason to refuse it.
-    pub async fn stream(mut self, head: Result<Head, Reason>) {
+    pub async fn stream(mut self, head: Result<Head, Refusal>) {
         let after = match head {
             Ok(head) => {
                 self.head = head;
                 self.exchange().await
             }
-            Err(reason) => self.refuse_head(reason).await,
+            Err(Refusal::Bad(reason)) => self.refuse_head(reason).await,
+            Err(Refusal::Malformed(reason)) => {
+                self.note_refusal(reason);
+                self.log();
+                if let Io::Stream(stream) = &mut self.io {
+                    stream.refuse();
+                }
+                return;
+            }
         };
         if after == After::Abort {
             self.io.end_by_reset();

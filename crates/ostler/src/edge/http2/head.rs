@@ -8,27 +8,42 @@
 use h2::ext::Protocol;
 use http::request::Parts;
 
-use crate::edge::h1::bytes::trim;
+use crate::edge::h1::bytes::{line, trim};
 use crate::edge::h1::head::{Head, Limits, from_http2};
 use crate::edge::reason::Reason;
 
 /// RFC 8441 has no key. The edge itself checks what a WSGI app makes of this one.
 const KEY: &[u8] = b"b3N0bGVyIG92ZXIgaHR0cA==";
 
+/// Why a head is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is no request of HTTP/2: a stream error (RFC 9113 section 8.1.1).
+    Malformed(Reason),
+    /// It is a bad request, which is answered.
+    Bad(Reason),
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self::Bad(reason)
+    }
+}
+
 /// Reads the head of a stream; `ends` when no body follows.
 ///
 /// # Errors
 /// The reason to refuse.
-pub fn read(parts: &Parts, ends: bool, limits: &Limits) -> Result<Head, Reason> {
+pub fn read(parts: &Parts, ends: bool, limits: &Limits) -> Result<Head, Refusal> {
     let websocket = match parts.extensions.get::<Protocol>() {
         None => false,
         Some(protocol) if protocol.as_str() == "websocket" => true,
-        Some(_) => return Err(Reason::Protocol),
+        Some(_) => return Err(Reason::Protocol.into()),
     };
     if websocket && parts.headers.contains_key(http::header::CONTENT_LENGTH) {
         // It has a body, so it is no handshake, and the answer 200 would open a tunnel that nobody serves
         // (RFC 8441 section 5).
-        return Err(Reason::UpgradeInvalid);
+        return Err(Reason::UpgradeInvalid.into());
     }
     let mut text = Vec::with_capacity(1024);
     request_line(parts, websocket, &mut text)?;
@@ -41,7 +56,7 @@ pub fn read(parts: &Parts, ends: bool, limits: &Limits) -> Result<Head, Reason> 
     let mut cookies = Vec::new();
     for (name, value) in &parts.headers {
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-        check(name, value)?;
+        check(name, value).map_err(Refusal::Malformed)?;
         match name {
             // Written already.
             b"host" => {}
@@ -60,19 +75,23 @@ pub fn read(parts: &Parts, ends: bool, limits: &Limits) -> Result<Head, Reason> 
         line(b"cookie", &cookies, &mut text);
     }
     text.extend_from_slice(b"\r\n");
-    from_http2(text, ends, limits)
+    Ok(from_http2(text, ends, limits)?)
 }
 
 /// `:method` and `:path`. The scheme is what the transport says (RFC 9113 section 8.3.1 lets a client
 /// write any).
-fn request_line(parts: &Parts, websocket: bool, text: &mut Vec<u8>) -> Result<(), Reason> {
+fn request_line(parts: &Parts, websocket: bool, text: &mut Vec<u8>) -> Result<(), Refusal> {
     let scheme = parts.uri.scheme_str().unwrap_or("https");
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     if parts.method == http::Method::CONNECT && !websocket {
-        return Err(Reason::Method);
+        // A tunnel to nowhere is none (RFC 9113 section 8.5).
+        return Err(match parts.uri.authority() {
+            Some(_) => Refusal::Bad(Reason::Method),
+            None => Refusal::Malformed(Reason::HostMissing),
+        });
     }
     if !matches!(scheme, "https" | "http") || !(path.starts_with('/') || path == "*") {
-        return Err(Reason::Target);
+        return Err(Reason::Target.into());
     }
     // What an extended CONNECT asks for is what GET asks for in HTTP/1.1 (RFC 8441 section 5).
     let method = if websocket {
@@ -88,7 +107,7 @@ fn request_line(parts: &Parts, websocket: bool, text: &mut Vec<u8>) -> Result<()
 
 /// One host: `:authority`, or the Host field of a request that a proxy has turned into HTTP/2. Where
 /// there are both they must be equal (RFC 9113 section 8.3.1).
-fn host(parts: &Parts, text: &mut Vec<u8>) -> Result<(), Reason> {
+fn host(parts: &Parts, text: &mut Vec<u8>) -> Result<(), Refusal> {
     let authority = parts
         .uri
         .authority()
@@ -96,13 +115,13 @@ fn host(parts: &Parts, text: &mut Vec<u8>) -> Result<(), Reason> {
     let mut fields = parts.headers.get_all(http::header::HOST).iter();
     let field = fields.next().map(http::HeaderValue::as_bytes);
     if fields.next().is_some() {
-        return Err(Reason::HostDuplicate);
+        return Err(Reason::HostDuplicate.into());
     }
     match (authority, field) {
         (None, None) => {}
         (Some(host), None) | (None, Some(host)) => line(b"host", host, text),
         (Some(host), Some(field)) if host.eq_ignore_ascii_case(field) => line(b"host", host, text),
-        (Some(_), Some(_)) => return Err(Reason::HostMismatch),
+        (Some(_), Some(_)) => return Err(Refusal::Malformed(Reason::HostMismatch)),
     }
     Ok(())
 }
@@ -123,13 +142,6 @@ fn check(name: &[u8], value: &[u8]) -> Result<(), Reason> {
     }
 }
 
-fn line(name: &[u8], value: &[u8], text: &mut Vec<u8>) {
-    text.extend_from_slice(name);
-    text.extend_from_slice(b": ");
-    text.extend_from_slice(value);
-    text.extend_from_slice(b"\r\n");
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -147,7 +159,7 @@ mod tests {
         request.body(()).expect("a request").into_parts().0
     }
 
-    fn head(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<Head, Reason> {
+    fn head(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<Head, Refusal> {
         read(&parts(method, uri, fields), true, &Limits::default())
     }
 
@@ -203,61 +215,7 @@ mod tests {
             (
                 "GET",
                 "https://a.test/",
-                Some(("host", "b.test")),
-                Reason::HostMismatch,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("connection", "x")),
-                Reason::ConnectionField,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("transfer-encoding", "chunked")),
-                Reason::ConnectionField,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("upgrade", "websocket")),
-                Reason::ConnectionField,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("keep-alive", "1")),
-                Reason::ConnectionField,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("proxy-connection", "1")),
-                Reason::ConnectionField,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("te", "gzip")),
-                Reason::ConnectionField,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("x", " y")),
-                Reason::FieldValue,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("x", "y\t")),
-                Reason::FieldValue,
-            ),
-            (
-                "GET",
-                "https://a.test/",
-                Some(("x", &long)),
+                Some(("x", &long[..])),
                 Reason::FieldTooLong,
             ),
             (
@@ -274,15 +232,41 @@ mod tests {
             ),
         ] {
             let refused = head(method, uri, field.as_slice()).err();
-            assert_eq!(refused, Some(reason), "{method} {uri} {field:?}");
+            assert_eq!(
+                refused,
+                Some(Refusal::Bad(reason)),
+                "{method} {uri} {field:?}"
+            );
         }
         let twice = [("host", "a.test"), ("host", "a.test")];
-        assert_eq!(head("GET", "/", &twice).err(), Some(Reason::HostDuplicate));
+        let refused = head("GET", "/", &twice).err();
+        assert_eq!(refused, Some(Refusal::Bad(Reason::HostDuplicate)));
         let lengths = [("content-length", "1"), ("content-length", "1")];
         assert_eq!(
             head("POST", "https://a.test/", &lengths).err(),
-            Some(Reason::ClDuplicate)
+            Some(Refusal::Bad(Reason::ClDuplicate))
         );
+    }
+
+    #[test]
+    fn what_is_no_http_2_is_malformed() {
+        for (name, value, reason) in [
+            ("host", "b.test", Reason::HostMismatch),
+            ("connection", "x", Reason::ConnectionField),
+            ("transfer-encoding", "chunked", Reason::ConnectionField),
+            ("upgrade", "websocket", Reason::ConnectionField),
+            ("keep-alive", "1", Reason::ConnectionField),
+            ("proxy-connection", "1", Reason::ConnectionField),
+            ("http2-settings", "x", Reason::ConnectionField),
+            ("te", "gzip", Reason::ConnectionField),
+            ("x", " y", Reason::FieldValue),
+            ("x", "y\t", Reason::FieldValue),
+        ] {
+            let refused = head("GET", "https://a.test/", &[(name, value)]).err();
+            assert_eq!(refused, Some(Refusal::Malformed(reason)), "{name}: {value}");
+        }
+        let refused = head("CONNECT", "/", &[]).err();
+        assert_eq!(refused, Some(Refusal::Malformed(Reason::HostMissing)));
     }
 
     #[test]
@@ -300,7 +284,7 @@ mod tests {
             .extensions
             .insert(Protocol::from_static("connect-udp"));
         let refused = read(&parts, false, &Limits::default()).err();
-        assert_eq!(refused, Some(Reason::Protocol));
+        assert_eq!(refused, Some(Refusal::Bad(Reason::Protocol)));
     }
 
     proptest! {

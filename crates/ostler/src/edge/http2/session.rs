@@ -21,7 +21,7 @@ use crate::edge::{Edge, Phase, Thread, lock};
 
 use super::head;
 use super::meter::Breach;
-use super::stream::{PIECE, Stream};
+use super::stream::{FRAME, PIECE, Stream};
 use super::wire::Wire;
 
 /// Streams of one connection that are open at once: what RFC 9113 section 6.5.2 names as the least that
@@ -34,6 +34,9 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 
 /// The same of a whole connection: what it may hold in memory of bodies that nobody takes.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// The same of one of many connections of an address: what each connection begins with (RFC 9113 section 6.9.2).
+const LEAST_WINDOW: u32 = 65_535;
 
 /// Errors of a client that end a stream and not the connection, in all its life. Each makes us reset a
 /// stream, which may have reached an app (CVE-2025-8671).
@@ -116,7 +119,7 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, mut
     let mut deadline = Deadline::new(now);
     deadline.set(now + edge.times.head);
     let shaken = deadline
-        .bound(settings(&edge.limits, clients).handshake(wire.clone()))
+        .bound(settings(&edge.limits, clients, place.is_one_of_many).handshake(wire.clone()))
         .await;
     let Ok(Ok(connection)) = shaken else {
         return;
@@ -156,14 +159,18 @@ pub async fn serve(io: Io, peer: Peer, edge: Arc<Edge>, thread: Arc<Thread>, mut
     next.await;
 }
 
-fn settings(limits: &Limits, clients: u32) -> server::Builder {
+fn settings(limits: &Limits, clients: u32, is_one_of_many: bool) -> server::Builder {
+    let (window, unsent) = match is_one_of_many {
+        true => (LEAST_WINDOW, FRAME),
+        false => (CONNECTION_WINDOW, PIECE),
+    };
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(STREAMS as u32)
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_header_list_size(u32::try_from(limits.total).unwrap_or(u32::MAX))
-        .max_send_buffer_size(PIECE)
+        .max_send_buffer_size(unsent)
         .max_local_error_reset_streams(Some(STREAM_ERRORS * clients as usize))
         .enable_connect_protocol();
     builder
@@ -233,19 +240,19 @@ impl Session {
     }
 
     /// Starts the exchange of a stream.
-    fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         while let Some(successor) = self.edge.successor.get() {
             self.edge = Arc::clone(successor);
         }
         self.is_idle = false;
         self.place.busy();
+        // Not one of its address's connections: that one has been counted.
+        let Some(place) = self.place.for_stream() else {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        };
         let (parts, body) = request.into_parts();
         let head = head::read(&parts, body.is_end_stream(), &self.edge.limits);
         let stream = Stream::new(body, respond, Open::new(&self.shared));
-        // Of nobody's count: its connection has been counted.
-        let Some(place) = self.edge.peers.seat(None) else {
-            return;
-        };
         let connection = Connection::new(
             Io::Stream(Box::new(stream)),
             self.peer.clone(),

@@ -124,9 +124,18 @@ impl Stream {
 
     /// Ends the stream so that the client cannot take its response for whole.
     pub fn reset(&mut self) {
+        self.reset_for(Reason::INTERNAL_ERROR);
+    }
+
+    /// Ends the stream of what is no request (RFC 9113 section 8.1.1).
+    pub fn refuse(&mut self) {
+        self.reset_for(Reason::PROTOCOL_ERROR);
+    }
+
+    fn reset_for(&mut self, reason: Reason) {
         match &mut self.answer {
-            Answer::Head(respond, _) => respond.send_reset(Reason::INTERNAL_ERROR),
-            Answer::Body(send) => send.send_reset(Reason::INTERNAL_ERROR),
+            Answer::Head(respond, _) => respond.send_reset(reason),
+            Answer::Body(send) => send.send_reset(reason),
             Answer::Ended => {}
         }
         self.answer = Answer::Ended;

@@ -1,6 +1,7 @@
 //! Where a redirect rule sends a request. Nothing that a client typed names a host.
 
 use crate::config::serve::Redirect;
+use crate::edge::h1::bytes::escape;
 
 /// The address for a path and a query below `mount`, and the status; `None` when no rule is for it. `path` is
 /// canonical, `query` as it was typed.
@@ -31,22 +32,6 @@ pub fn find(rules: &[Redirect], mount: &str, path: &[u8], query: &[u8]) -> Optio
         to.extend_from_slice(query);
     }
     Some((to, rule.status))
-}
-
-/// Appends a decoded path in the form that targets have (RFC 3986 section 3.3).
-fn escape(path: &[u8], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for &byte in path {
-        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
-            out.push(byte);
-        } else {
-            out.extend_from_slice(&[
-                b'%',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]);
-        }
-    }
 }
 
 #[cfg(test)]

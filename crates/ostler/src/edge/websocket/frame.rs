@@ -50,6 +50,7 @@ pub enum Violation {
     NotUtf8,
     BadDeflate,
     PingFlood,
+    AddressFull,
 }
 
 impl Violation {
@@ -68,6 +69,8 @@ impl Violation {
             Self::NotUtf8 | Self::BadDeflate => 1007,
             Self::PingFlood => 1008,
             Self::FrameTooBig | Self::MessageTooBig => 1009,
+            // "Try again later", in IANA's registry of close codes.
+            Self::AddressFull => 1013,
         }
     }
 }
@@ -89,6 +92,7 @@ impl fmt::Display for Violation {
             Self::NotUtf8 => "text that is not UTF-8",
             Self::BadDeflate => "bad compressed data",
             Self::PingFlood => "too many pings",
+            Self::AddressFull => "your address has too much under way",
         })
     }
 }

@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::edge::share::Share;
+use crate::sys::memory;
+
 use super::deflate::Inflate;
 use super::frame::{Head, Opcode, Violation, decode_close, unmask};
 use super::{Event, Settings};
@@ -15,6 +18,13 @@ const FLOOD_WINDOW: Duration = Duration::from_secs(10);
 /// Compressed bytes decompressed in one step. Each may become a thousand, so this is about a
 /// millisecond of one edge thread, after which others have their turn.
 const INFLATE_STEP: usize = 1024;
+
+/// A message of so many bytes gets the room for the largest at once: pages to which nothing is written take no memory,
+/// while a buffer that doubles has all of it twice, and holds an edge thread up for as long as 16 MiB are copied.
+const LARGE: usize = 1 << 20;
+
+/// Where messages may be larger than this, their buffers double all the same: it is address space.
+const AT_ONCE: usize = 64 << 20;
 
 /// What one step of reading gave.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +46,8 @@ pub struct Reader {
     may_compress: bool,
     frame: Option<Frame>,
     message: Option<Message>,
+    /// Of the memory that the client's address may take: the message's.
+    share: Share,
     flood_since: Option<Instant>,
     flood: u32,
 }
@@ -59,16 +71,28 @@ struct Message {
 }
 
 impl Reader {
-    pub fn new(settings: &Settings, may_compress: bool) -> Self {
+    pub fn new(settings: &Settings, may_compress: bool, share: Share) -> Self {
         Self {
             max_frame: settings.max_frame,
             max_message: settings.max_message,
             may_compress,
             frame: None,
             message: None,
+            share,
             flood_since: None,
             flood: 0,
         }
+    }
+
+    /// Drops a message of which nothing more is wanted. The room of a large one goes back to the system at once: the
+    /// allocator would keep it for a second, and the address may have as much again by then.
+    pub fn forget(&mut self) {
+        let message = self.message.take();
+        let is_large = message.is_some_and(|message| message.data.capacity() >= LARGE);
+        if is_large {
+            memory::give_back();
+        }
+        self.share.hold(0);
     }
 
     /// Takes bytes off the front of `input`.
@@ -138,6 +162,9 @@ impl Reader {
             frame.control.extend_from_slice(piece);
         } else if let Some(message) = &mut self.message {
             message.push(piece, self.max_message)?;
+            if !self.share.hold(message.data.len() as u64) {
+                return Err(Violation::AddressFull);
+            }
         }
         if is_whole {
             return self.end_frame(frame);
@@ -156,7 +183,10 @@ impl Reader {
             }
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {
                 match self.message.take_if(|_| frame.head.is_final) {
-                    Some(message) => Step::Event(message.finish(self.max_message)?),
+                    Some(message) => {
+                        self.share.hold(0);
+                        Step::Event(message.finish(self.max_message)?)
+                    }
                     None => Step::More,
                 }
             }
@@ -187,6 +217,9 @@ impl Message {
     }
 
     fn push(&mut self, piece: &[u8], max: usize) -> Result<(), Violation> {
+        if self.data.len() >= LARGE && max <= AT_ONCE {
+            self.data.reserve_exact(max.saturating_sub(self.data.len()));
+        }
         match &mut self.inflate {
             Some(inflate) => inflate.push(piece, &mut self.data, max)?,
             None => self.data.extend_from_slice(piece),

@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::edge::share::Share;
+
 use super::deflate::{Deflate, LEAST, MOST};
 use super::frame::{Opcode, Violation, encode, encode_close};
 use super::reader::{Input, Reader, Step};
@@ -19,6 +21,10 @@ use super::{Event, Handshake, Settings};
 
 /// Unsent bytes above which no further message of the app is taken.
 const HIGH_WATER: usize = 64 * 1024;
+
+/// Unsent bytes below which each ping is answered; above them the last one is, which is all that RFC 6455
+/// section 5.5.3 asks for. A few pings of the largest kind.
+const LOW_WATER: usize = 4 * 1024;
 
 /// RFC 6455 section 7.4.1.
 const GOING_AWAY_WITHOUT_A_WORD: u16 = 1006;
@@ -73,14 +79,23 @@ pub struct Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// `stream` is upgraded: the next byte each way is WebSocket. `early` is what the client had
     /// already sent behind its handshake.
-    pub fn new(stream: S, early: Vec<u8>, handshake: &Handshake, settings: Settings) -> Self {
+    pub fn new(
+        stream: S,
+        early: Vec<u8>,
+        handshake: &Handshake,
+        settings: Settings,
+        share: Share,
+    ) -> Self {
         let (reader, writer) = tokio::io::split(stream);
         Self {
             reader,
             writer,
             input: Input::new(early),
-            output: Output::default(),
-            decoder: Reader::new(&settings, handshake.deflate.is_some()),
+            output: Output {
+                share: share.another(),
+                ..Output::default()
+            },
+            decoder: Reader::new(&settings, handshake.deflate.is_some(), share),
             deflate: handshake.deflate,
             clock: Clock::new(&settings, Instant::now()),
             settings,
@@ -103,6 +118,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 by: By::Network,
             },
         };
+        if closed.by != By::App {
+            self.decoder.forget();
+        }
         self.linger(&closed).await;
         // The connection is gone; the app may take its time with what is left.
         drop((self.reader, self.writer));
@@ -170,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             {
                 Ok(Step::Wait) => return None,
                 Ok(Step::More) => tokio::task::coop::consume_budget().await,
-                Ok(Step::Ping(payload)) => self.output.pong = Some(payload),
+                Ok(Step::Ping(payload)) => self.output.answer(payload),
                 Ok(Step::Event(event)) => {
                     let close = match &event {
                         Event::Closed { code, .. } => Some(*code),
@@ -183,15 +201,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     let by = By::Client;
                     return Some(Closed { code, by });
                 }
-                Err(violation) => {
-                    let (code, reason) = (violation.code(), violation.to_string());
-                    self.output.close(code, &reason);
-                    self.events.push_back(Event::Closed { code, reason });
-                    let by = By::Violation(violation);
-                    return Some(Closed { code, by });
-                }
+                Err(violation) => return Some(self.end_for(violation)),
             }
         }
+    }
+
+    fn end_for(&mut self, violation: Violation) -> Closed {
+        let (code, reason) = (violation.code(), violation.to_string());
+        self.output.close(code, &reason);
+        self.events.push_back(Event::Closed { code, reason });
+        let by = By::Violation(violation);
+        Closed { code, by }
     }
 
     /// Puts a message of the app into the output.
@@ -214,7 +234,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             Some(deflate) => self.output.frame(opcode, true, &deflate.compress(&data)),
             None => self.output.frame(opcode, false, &data),
         }
-        None
+        match self.output.note_held() {
+            true => None,
+            false => Some(self.end_for(Violation::AddressFull)),
+        }
     }
 
     /// A clock has run down.
@@ -296,9 +319,11 @@ struct Output {
     sent: usize,
     /// Everything is written, but the stream may hold some of it (TLS does).
     needs_flush: bool,
-    /// The last ping to answer. A client that does not read gets one answer for many (section
-    /// 5.5.3), so pings never pile up.
+    /// The last ping to answer. A client that does not read gets one answer for many, so pings never
+    /// pile up.
     pong: Option<Vec<u8>>,
+    /// Of the memory that the client's address may take.
+    share: Share,
 }
 
 impl Output {
@@ -311,10 +336,23 @@ impl Output {
         encode_close(&mut self.bytes, code, reason);
     }
 
+    /// Answers a ping.
+    fn answer(&mut self, payload: Vec<u8>) {
+        self.pong = Some(payload);
+        if self.unsent() < LOW_WATER {
+            self.take_pong();
+        }
+    }
+
     fn take_pong(&mut self) {
         if let Some(payload) = self.pong.take() {
             self.frame(Opcode::Pong, false, &payload);
         }
+    }
+
+    /// Notes what waits; false when the client's address holds too much.
+    fn note_held(&mut self) -> bool {
+        self.share.hold(self.bytes.len() as u64)
     }
 
     fn unsent(&self) -> usize {
@@ -344,6 +382,7 @@ impl Output {
             self.bytes.drain(..self.sent);
             self.bytes.shrink_to(HIGH_WATER);
             self.sent = 0;
+            self.note_held();
         }
         Ok(())
     }

@@ -6,6 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::edge::share::Share;
+
 use super::frame::{Opcode, Violation, encode};
 use super::{By, Closed, Event, Handshake, Outgoing, Session, Settings, handshake};
 
@@ -34,7 +36,13 @@ fn start(settings: Settings, early: &[u8]) -> Test {
     let (to_app, from_client) = mpsc::channel(1);
     let (to_client, from_app) = mpsc::channel(1);
     let handshake = agreed(b"permessage-deflate");
-    let session = Session::new(server, early.to_vec(), &handshake, settings);
+    let session = Session::new(
+        server,
+        early.to_vec(),
+        &handshake,
+        settings,
+        Share::default(),
+    );
     Test {
         client,
         from_client,
@@ -262,6 +270,28 @@ async fn too_many_pings_are_a_violation() {
         test.event().await,
         Event::Closed { code: 1008, .. }
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_ping_is_answered_and_behind_unread_bytes_the_last() {
+    let pings = (b'0'..=b'9').flat_map(|n| masked(0x89, &[n]));
+    let pings: Vec<u8> = pings.chain(masked(0x81, b"")).collect();
+    let mut test = start(small(), b"");
+    test.send(&pings).await;
+    for n in b'0'..=b'9' {
+        assert_eq!(test.get(3).await, [0x8a, 1, n]);
+    }
+    assert_eq!(test.event().await, Event::Text(Vec::new()));
+    let large = vec![7; 2 << 20];
+    let taken = test.to_client.send(Outgoing::Binary(large.clone())).await;
+    taken.expect("an open session");
+    assert_eq!(test.get(10).await[..2], [0x82, 127]);
+    test.send(&pings).await;
+    assert_eq!(test.event().await, Event::Text(Vec::new()));
+    assert_eq!(test.get(large.len()).await, large);
+    assert_eq!(test.get(3).await, [0x8a, 1, b'9']);
+    test.send(&masked(0x89, b"a")).await;
+    assert_eq!(test.get(3).await, b"\x8a\x01a");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,89 @@
+"""What one address makes us hold has a sum, however many connections, streams and messages it is spread over; whoever
+comes from another address is served."""
+
+import contextlib
+
+import psutil
+import pytest
+
+from harness import Raw, eventually
+from http2 import REFUSED_STREAM, Http2
+from test_http2_websocket import frame
+from test_soak_abuse import BAD, GOOD, MIB, served, spooled  # noqa: F401
+
+
+def hello(running):
+    with running.raw(source=GOOD) as raw:
+        assert raw.send(b"GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").answer().body == b"ok"
+
+
+def websocket(running, source):
+    raw = running.raw(20, source)
+    raw.send(
+        b"GET /socket HTTP/1.1\r\nHost: talk.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert raw.answer().status == 101
+    return raw
+
+
+def test_messages_without_an_end(served):
+    begun = bytearray(frame(2, bytes(7 * MIB)))
+    begun[0] &= 0x7F
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(websocket(served, BAD)) for _ in range(5)]
+        for raw in sockets:
+            # All of it is there when what comes behind it is answered.
+            said = raw.send(bytes(begun)).send(frame(9, b"?")).socket.recv(100)
+            if said != b"\x8a\x01?":
+                break
+        assert sockets.index(raw) >= 1 and b"\x03\xf5" in said + raw.rest(), "1013: try again later"
+        other = held.enter_context(websocket(served, GOOD))
+        assert other.send(bytes(begun)).send(frame(9, b"!")).socket.recv(100) == b"\x8a\x01!"
+        sockets[0].send(frame(8, b"\x03\xe8"))
+        sockets[0].rest()
+        again = held.enter_context(websocket(served, BAD))
+        again.send(bytes(begun))
+        assert again.send(frame(9, b"?")).socket.recv(100) == b"\x8a\x01?", "there is room again"
+
+
+def test_streams_that_nobody_reads(served):
+    server = served.server()
+    before = server.memory_full_info().pss
+    with contextlib.ExitStack() as held:
+        clients = [
+            held.enter_context(Http2(served.tls_port, served.certificate, settings={4: 0}, reads=False, source=BAD))
+            for _ in range(12)
+        ]
+        for client in clients:
+            for _ in range(100):
+                client.ask("/large/200000")
+            # Each is answered with a head, or refused: who holds much gets nothing more of a slot.
+            client.until(lambda: all(s.heads or s.reset is not None for s in client.streams.values()), "all heads")
+        resets = [s.reset for client in clients for s in client.streams.values() if s.reset is not None]
+        assert set(resets) == {REFUSED_STREAM} and 150 < len(resets) < 700, len(resets)
+        hello(served)
+        with Http2(served.tls_port, served.certificate, source=GOOD) as other:
+            assert other.get("/large/200000").body == bytes(200_000)
+        assert server.memory_full_info().pss - before < 64 * MIB
+        assert spooled(server.pid) > 50 * MIB, "the answers are there, and not in memory"
+    eventually(lambda: spooled(server.pid) == 0, 10, "nothing is left of them")
+
+
+@pytest.mark.parametrize("size", [30_000_000])
+def test_bodies_of_which_the_last_byte_is_missing(served, size):
+    """More than an address may have in spool files: who is too much is told so, and what was whole goes on."""
+    head = b"POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: %d\r\n\r\n" % (size + 1)
+    with contextlib.ExitStack() as held:
+        parked = [held.enter_context(served.raw(20, BAD)) for _ in range(9)]
+        for raw in parked[:8]:
+            raw.send(head + bytes(size))
+        server = psutil.Process(served.server().pid)
+        eventually(lambda: spooled(server.pid) >= 8 * (size - 65536), 20, "eight bodies lie there")
+        refused = parked[8].send(head + bytes(size)).answer()
+        assert refused.status == 503 and "reason: address_full" in refused.text and refused.header("Retry-After")
+        with served.raw(20, GOOD) as other:
+            assert other.send(head + bytes(size + 1)).answer().body == b"ok"
+        assert parked[0].send(b"!").answer().body == b"ok"
+        again = held.enter_context(served.raw(20, BAD))
+        assert again.send(head + bytes(size + 1)).answer().body == b"ok"
