@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-const TARGETS: [&str; 7] = [
-    "head", "chunked", "frame", "config", "host", "proxy", "range",
+const TARGETS: [&str; 8] = [
+    "head", "chunked", "frame", "config", "host", "proxy", "range", "cookie",
 ];
 
 /// How long each target runs when nothing is said, in seconds.
@@ -33,7 +33,7 @@ struct Plant {
     bad: &'static str,
 }
 
-const PLANTS: [Plant; 7] = [
+const PLANTS: [Plant; 8] = [
     Plant {
         target: "head",
         file: "crates/ostler/src/edge/h1/head.rs",
@@ -75,6 +75,12 @@ const PLANTS: [Plant; 7] = [
         file: "crates/ostler/src/edge/files/range.rs",
         good: "let apart = new.offset > old.offset + old.len",
         bad: "let apart = new.offset >= old.offset + old.len",
+    },
+    Plant {
+        target: "cookie",
+        file: "crates/ostler/src/edge/h1/cookie.rs",
+        good: "field.split(|&byte| byte == b';')",
+        bad: "field.split(|&byte| byte == b';' || byte == b',')",
     },
 ];
 
