@@ -9,12 +9,16 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
 import load
 import machine
 import stacks
+from handshakes import handshakes
+from requestlog import request_log
+from routes import CROWDED, HELD, routes
 from stacks import Shape
 
 ROUND_SECONDS = 6.0
@@ -57,6 +61,22 @@ def static(size: int):
         seconds = bench.duration or ROUND_SECONDS
         return bench.interleaved(
             comparison.stacks, shapes, "/file.bin", lambda stack, _: load.closed(stack, "/file.bin", seconds)
+        )
+
+    return measure
+
+
+def encrypted(http2: bool):
+    """1 KiB over TLS 1.3: as wrk asks, or h2load with 16 streams on each of 8 connections."""
+
+    def measure(comparison: Comparison, bench) -> dict:
+        cert = certificate(bench.files)
+        (bench.files / "file.bin").write_bytes(bytes(range(256)) * 4)
+        shapes = dict.fromkeys(comparison.stacks, Shape(str(bench.files), serve=True, certificate=cert))
+        seconds = bench.duration or ROUND_SECONDS
+        generate = load.streams if http2 else partial(load.closed, tls=True)
+        return bench.interleaved(
+            comparison.stacks, shapes, "/file.bin", lambda stack, _: generate(stack, "/file.bin", seconds)
         )
 
     return measure
@@ -160,7 +180,7 @@ def certificate(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
         check=True, capture_output=True,
     )
     return folder / "cert.pem"
@@ -216,8 +236,54 @@ COMPARISONS = [
         goals=[Goal("cpu_us", "nginx", 0.95)],
     ),
     Comparison(
+        "https-1k", "static file, 1 KiB, HTTPS (TLS 1.3, AES-256-GCM), kept connections", encrypted(http2=False), ["ostler", "nginx"],
+        goals=[Goal("cpu_us", "nginx", 0.85)],
+    ),
+    Comparison(
+        "http2-1k", "static file, 1 KiB, HTTP/2, 8 connections of 16 streams", encrypted(http2=True), ["ostler", "nginx"],
+        goals=[Goal("cpu_us", "nginx", 1.25, aim="1.0")],
+    ),
+    Comparison(
         "compressed", "static text, 1 MiB, gzip, warm", compressed, ["ostler", "nginx gzip_static"],
         goals=[Goal("cpu_us", "nginx gzip_static", 1.0)],
+    ),
+    Comparison(
+        "handshake", "full TLS 1.3 handshakes, 200 a second: P-256 certificate, X25519, AES-256-GCM; a request is a handshake",
+        handshakes(resumed=False), ["ostler", "nginx"],
+        goals=[Goal("cpu_us", "nginx", 0.85)],
+    ),
+    Comparison(
+        "resumed", "the same, resumed with the ticket of the connection before", handshakes(resumed=True),
+        ["ostler", "nginx"],
+        goals=[Goal("cpu_us", "nginx", 1.0)],
+    ),
+    Comparison(
+        "request-log", "the request log at 10,000 req/s; raw WSGI app, 13 bytes, 2 workers", request_log(paced=True),
+        ["ostler", "ostler without a log"],
+        goals=[
+            Goal("requests_s", "ostler without a log", 0.95, at_least=True),
+            Goal("rows dropped", "", 0),
+            Goal("requests that are neither a row nor counted as dropped", "", 0),
+        ],
+    ),
+    Comparison(
+        "request-log-full", "the same at saturation, where rows may be dropped but must be counted", request_log(paced=False),
+        ["ostler", "ostler without a log"],
+        goals=[
+            Goal("requests_s", "ostler without a log", 0.88, at_least=True),
+            Goal("requests that are neither a row nor counted as dropped", "", 0),
+        ],
+    ),
+    Comparison(
+        "routes", "10,000 routes (100 hosts × 100 prefixes) beside 10, of one project with an HTTP upstream", routes,
+        ["ostler", "ostler with 10 routes", "ostler with 100 projects"],
+        goals=[
+            Goal("cpu_us", "ostler with 10 routes", 1.03),
+            Goal("lookup among 1000 hosts × 10 prefixes, ns", "", 300),
+            Goal("lookup among 100 hosts × 100 prefixes, ns", "", 300),
+            *(Goal(f"reload of {size} with one route changed, ms", "", 200) for size in HELD),
+            *(Goal(f"requests that failed meanwhile, {size}", "", 0) for size in (*HELD, CROWDED)),
+        ],
     ),
     Comparison(
         "sleeps", "95 % of requests sleep 5 ms, 5 % 500 ms; open-loop arrivals at 90 % load; 16 slots", sleeps,

@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import resource
 import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Sequence
 
 from stacks import HERE, Stack
 
@@ -32,15 +34,18 @@ class Round:
     cpu_us: float
     """Server CPU per request, user and system, over all of its processes."""
     why_not: str = ""
+    failed: int = 0
 
 
-def closed(stack: Stack, path: str, seconds: float, threads: int = 2, connections: int = 64, header: str = "") -> Round:
+def closed(stack: Stack, path: str, seconds: float, threads: int = 2, connections: int = 64, header: str = "",
+           script: str = "wrk.lua", arguments: Sequence[str | Path] = (), tls: bool = False) -> Round:
     """wrk: each connection sends its next request when it has its answer."""
+    where = f"https://127.0.0.1:{stack.tls_port}" if tls else f"http://127.0.0.1:{stack.port}"
     before, began = stack.cpu_us(), time.monotonic()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = subprocess.run(
         ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{round(seconds)}s", "--timeout", "5s",
-         *(["-H", header] if header else []), "-s", HERE / "wrk.lua", f"http://127.0.0.1:{stack.port}{path}"],
+         *(["-H", header] if header else []), "-s", HERE / script, f"{where}{path}", *(["--", *arguments] if arguments else [])],
         check=True, capture_output=True, text=True, cwd=HERE,
     )
     took = time.monotonic() - began
@@ -55,6 +60,26 @@ def closed(stack: Stack, path: str, seconds: float, threads: int = 2, connection
         why = "wrk was the bottleneck"
     served = max(seen["requests"], 1)
     return Round(served / seen["duration_us"] * 1e6, seen["p50"], seen["p99"], spent / served, why)
+
+
+def streams(stack: Stack, path: str, seconds: float, connections: int = 8, at_once: int = 16) -> Round:
+    """h2load: each connection has so many streams at once. It tells no percentiles."""
+    before = stack.cpu_us()
+    said = subprocess.run(
+        ["h2load", "-t", "2", "-c", str(connections), "-m", str(at_once), "-D", f"{round(seconds)}",
+         f"https://127.0.0.1:{stack.tls_port}{path}"],
+        check=True, capture_output=True, text=True,
+    ).stdout
+    spent = stack.cpu_us() - before
+    if "Application protocol: h2" not in said:
+        raise RuntimeError(f"{stack.name} speaks no HTTP/2: {said}")
+    good = int(re.search(r"status codes: (\d+) 2xx", said)[1])
+    bad = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", said)
+    wrong = sum(int(count) for count in bad.groups()) + sum(
+        int(count) for count in re.search(r"2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", said).groups()
+    )
+    served = max(good, 1)
+    return Round(good / seconds, 0.0, 0.0, spent / served, f"{wrong} bad answers" if wrong else "")
 
 
 def open_loop(stack: Stack, seconds: float, rate: float, seed: int) -> Round:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from statistics import median
 
 import load
@@ -62,9 +63,10 @@ def section(comparison, result: dict) -> list[str]:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for name, value in result["figures"].items():
         lines.append(f"- {name}: {value:.1f}")
-    goals = [line for goal in comparison.goals if (line := judged(goal, result))]
+    goals = verdicts(comparison, result)
     if goals:
-        lines += ["", "| goal | bound | reached | |", "|---|---|---|---|", *goals]
+        lines += ["", "| goal | bound | reached | |", "|---|---|---|---|"]
+        lines += [f"| {goal.what} | {goal.bound} | {goal.reached} | {'met' if goal.met else '**not met**'} |" for goal in goals]
     if result["dropped"]:
         lines += ["", f"{len(result['dropped'])} rounds did not count: " + "; ".join(result["dropped"][:10])]
     return lines
@@ -77,6 +79,8 @@ def counted(values: list[float | None]) -> list[float]:
 def spread(values: list[float | None], unit: float, digits: int) -> str:
     if not (kept := counted(values)):
         return "none counted"
+    if not any(kept):
+        return "–"
     middle, least, most = (f"{of(kept) / unit:,.{digits}f}" for of in (median, min, max))
     return f"{middle} [{least}–{most}]"
 
@@ -84,8 +88,23 @@ def spread(values: list[float | None], unit: float, digits: int) -> str:
 NAMES = {"cpu_us": "CPU per request", "requests_s": "req/s", "p99_us": "p99"}
 
 
-def judged(goal, result: dict) -> str | None:
-    """One row of the table of goals; None when a side was not measured."""
+@dataclass(frozen=True)
+class Verdict:
+    what: str
+    bound: str
+    reached: str
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{'met' if self.met else 'NOT MET'}: {self.what} {self.bound}: {self.reached}"
+
+
+def verdicts(comparison, result: dict) -> list[Verdict]:
+    return [verdict for goal in comparison.goals if (verdict := judged(goal, result))]
+
+
+def judged(goal, result: dict) -> Verdict | None:
+    """None when a side was not measured."""
     if not goal.peer:
         if goal.measure not in result["figures"]:
             return None
@@ -100,7 +119,7 @@ def judged(goal, result: dict) -> str | None:
         shown = spread(ratios, 1, 3)
     met = reached >= goal.bound if goal.at_least else reached <= goal.bound
     bound = f"{'≥' if goal.at_least else '≤'} {goal.bound:g}" + (f" (aim: {goal.aim})" if goal.aim else "")
-    return f"| {what} | {bound} | {shown} | {'met' if met else '**not met**'} |"
+    return Verdict(what, bound, shown, met)
 
 
 def today() -> str:

@@ -30,6 +30,7 @@ def main() -> int:
     options = arguments()
     prepare_peers()
     results = report.load_numbers()
+    missed: list[str] = []
     for comparison in COMPARISONS:
         if options.only and comparison.name not in options.only:
             continue
@@ -37,7 +38,13 @@ def main() -> int:
         measured = measure(comparison, options)
         results[comparison.name] = {"date": report.today(), "setting": f"{options.rounds} rounds", **measured}
         report.write(results)
-    say(f"written: {report.RESULTS}")
+        verdicts = report.verdicts(comparison, results[comparison.name])
+        for verdict in verdicts:
+            say(f"  {verdict}")
+        missed += [f"{comparison.name}: {verdict}" for verdict in verdicts if not verdict.met]
+    for verdict in missed:
+        say(verdict)
+    say(f"written: {report.RESULTS}; {len(missed)} goals are not met")
     return 0
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable
 
 import machine
 
@@ -38,6 +39,10 @@ class Shape:
     """Another HTTP server answers, which is no part of the stack."""
     serve: bool = False
     """By `ostler serve`, which compresses."""
+    certificate: Path | None = None
+    """Of `cert.pem`, beside which is `key.pem`: TLS is spoken too, at the stack's `tls_port`."""
+    starter: Callable[[Stack, Shape], None] | None = None
+    """Starts it in the place of what belongs to its name."""
 
 
 @dataclass
@@ -50,6 +55,9 @@ class Stack:
     processes: list[subprocess.Popen] = field(default_factory=list)
     behind: list[subprocess.Popen] = field(default_factory=list)
     """Processes whose work is not the stack's: the same for every stack."""
+    tls_port: int = field(default_factory=lambda: free_port())
+    origin: str = ""
+    """Where what it is a proxy for listens."""
 
     def start(self, command: list[str]) -> subprocess.Popen:
         with open(self.folder / f"{len(self.processes)}-{len(self.behind)}.log", "wb") as log:
@@ -99,10 +107,10 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def fetch(port: int, path: str, host: str = "127.0.0.1", more: str = "") -> bytes:
+def fetch(port: int, path: str, host: str = "127.0.0.1", more: str = "", name: str = "bench") -> bytes:
     try:
         with socket.create_connection((host, port), 5) as connection:
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n{more}\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n{more}\r\n".encode())
             answer = b""
             while data := connection.recv(65536):
                 answer += data
@@ -147,15 +155,21 @@ upstreams = ["http://{origin(stack)}"]
 
 def ostler_serve(stack: Stack, shape: Shape) -> None:
     """Static files as a machine serves them: the app behind them is never asked."""
+    tls = f"""
+listen_tls = ["127.0.0.1:{stack.tls_port}"]
+certfile = "{shape.certificate}"
+keyfile = "{shape.certificate.parent}/key.pem"
+""" if shape.certificate else ""
     (stack.folder / "ostler.toml").write_text(f"""
 [server]
-listen = ["127.0.0.1:{stack.port}"]
+listen = ["127.0.0.1:{stack.port}"]{tls}
 state = "{stack.folder}/state"
 keep_requests = 0
 max_connections_per_address = 0
 [projects.files]
 source = "{HERE}/apps"
 hosts = ["*"]
+https = "optional"
 [projects.files.web]
 app = "raw_wsgi:app"
 python = "{VENV}/python"
@@ -247,9 +261,13 @@ PROXY = """
 def nginx(stack: Stack, shape: Shape, location: str, keepalive: str = "keepalive 64; keepalive_requests 100000000;",
           upstream: str | None = None) -> None:
     text = (HERE / "peers" / "nginx.conf").read_text()
+    tls = f"""listen 127.0.0.1:{stack.tls_port} ssl http2 backlog=4096;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_certificate {shape.certificate};
+        ssl_certificate_key {shape.certificate.parent}/key.pem;""" if shape.certificate else ""
     # safe_substitute leaves nginx's own $variables alone.
     filled = string.Template(text).safe_substitute(
-        folder=stack.folder, port=stack.port, upstream=upstream or f"unix:{app_socket(stack)}", keepalive=keepalive, location=location,
+        folder=stack.folder, port=stack.port, upstream=upstream or f"unix:{app_socket(stack)}", keepalive=keepalive, location=location, tls=tls,
         nginx_workers=os.cpu_count(), access_log=stack.folder / "access.log" if shape.access_log else "off",
     )
     config = stack.folder / "nginx.conf"
@@ -279,7 +297,7 @@ def start(name: str, shape: Shape, path: str) -> Stack:
     folder.chmod(0o755)
     stack = Stack(name, free_port(), folder)
     try:
-        STACKS[name](stack, shape)
+        (shape.starter or STACKS[name])(stack, shape)
         stack.wait(path)
     except BaseException:
         stack.stop()
