@@ -384,8 +384,9 @@ impl Server {
             for thread in &self.threads {
                 let (edge, own) = (Arc::clone(&self.edge), Arc::clone(&thread.thread));
                 let listener = listener.try_clone()?;
+                let door = self.shared.peers.open_door();
                 thread.handle.spawn(async move {
-                    if let Err(error) = edge::accept(listener, edge, own).await {
+                    if let Err(error) = edge::accept(listener, door, edge, own).await {
                         tracing::error!(%error, "a listener failed");
                     }
                 });

@@ -15,6 +15,7 @@ use crate::certs::ACME_TLS;
 
 use super::connection::{self, Peer};
 use super::io::Io;
+use super::peers::Door;
 use super::reason::Reason;
 use super::tls::{self, Tls};
 use super::{Edge, Live, Phase, Thread};
@@ -24,7 +25,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// Connections that the kernel has accepted when the server stops are still taken from it: closing
 /// the listener over them would reset them.
-pub const LAST_ACCEPT: Duration = Duration::from_millis(50);
+const LAST_ACCEPT: Duration = Duration::from_millis(50);
 
 /// A listening socket, already bound by the keeper.
 pub struct Listener {
@@ -66,8 +67,14 @@ impl Listener {
     }
 }
 
-/// Accepts on one listener until another server does or the edge stops, one task per connection.
-pub async fn run(listener: Listener, edge: Arc<Live>, thread: Arc<Thread>) -> io::Result<()> {
+/// Accepts on one listener until another server does or the edge stops, one task per connection. `door` is open as long.
+pub async fn run(
+    listener: Listener,
+    door: Door,
+    edge: Arc<Live>,
+    thread: Arc<Thread>,
+) -> io::Result<()> {
+    let _open = door;
     let mut phase = edge.now().phase.clone();
     let accepting = async {
         let tls = listener.tls;
@@ -96,8 +103,11 @@ pub async fn run(listener: Listener, edge: Arc<Live>, thread: Arc<Thread>) -> io
     tokio::select! {
         result = accepting => result,
         () = async {
-            drop(phase.wait_for(|phase| *phase != Phase::Serving).await);
-            tokio::time::sleep(LAST_ACCEPT).await;
+            let ends = phase.wait_for(|phase| *phase != Phase::Serving).await;
+            // What waits when another server takes over, that one takes.
+            if ends.is_ok_and(|phase| *phase == Phase::Stopping) {
+                tokio::time::sleep(LAST_ACCEPT).await;
+            }
         } => Ok(()),
     }
 }

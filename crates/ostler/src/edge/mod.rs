@@ -64,7 +64,7 @@ use crate::sys;
 pub use compress::Press;
 pub use disk::THREADS as DISK_THREADS;
 pub use forwarded::{Forwarding, TrustedProxies};
-pub use listen::{LAST_ACCEPT, Listener, run as accept};
+pub use listen::{Listener, run as accept};
 pub use peer::Peer;
 pub use peers::Peers;
 pub use policy::{Authority, Doors, Policy, Rates};

@@ -17,6 +17,8 @@ pub struct Peers {
     /// Connections that one address may hold; 0 is no limit.
     cap: AtomicUsize,
     started: Instant,
+    /// Loops that accept connections.
+    doors: AtomicUsize,
     /// Connections of every kind.
     total: AtomicUsize,
     /// Those of them that have become WebSockets or tunnels.
@@ -25,6 +27,8 @@ pub struct Peers {
     carriers: AtomicUsize,
     /// One of the sums became equal to the other, or fell to zero.
     emptied: Notify,
+    /// Nobody accepts connections any more.
+    closed: Notify,
     /// Guards the connections of each address.
     open: Mutex<HashMap<IpAddr, Address>>,
     penalties: Penalties,
@@ -58,6 +62,18 @@ impl Seat {
     }
 }
 
+/// Connections come in as long as one of these is there.
+#[derive(Debug)]
+pub struct Door(Arc<Peers>);
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if self.0.doors.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.closed.notify_waiters();
+        }
+    }
+}
+
 /// A connection's place among those of its address; gives it up when dropped.
 #[derive(Debug)]
 pub struct Place {
@@ -85,10 +101,12 @@ impl Peers {
         Arc::new(Self {
             cap: AtomicUsize::new(cap),
             started: Instant::now(),
+            doors: AtomicUsize::new(0),
             total: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
             carriers: AtomicUsize::new(0),
             emptied: Notify::new(),
+            closed: Notify::new(),
             open: Mutex::default(),
             penalties: Penalties::default(),
         })
@@ -103,13 +121,19 @@ impl Peers {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when no connection is open.
-    pub async fn empty(&self) {
-        self.wait_for(|peers| peers.total.load(Ordering::Acquire) == 0)
-            .await;
+    /// Opens a door to connections.
+    pub fn open_door(self: &Arc<Self>) -> Door {
+        self.doors.fetch_add(1, Ordering::AcqRel);
+        Door(Arc::clone(self))
     }
 
-    /// Resolves when the only open connections are WebSockets and tunnels.
+    /// Resolves when no connection is open and none can come.
+    pub async fn empty(&self) {
+        let reached = |peers: &Self| peers.total.load(Ordering::Acquire) == 0;
+        self.wait_for(reached).await;
+    }
+
+    /// Resolves when the only open connections are WebSockets and tunnels, and none can come.
     pub async fn quiet(&self) {
         self.wait_for(Self::is_quiet).await;
     }
@@ -130,13 +154,8 @@ impl Peers {
     }
 
     async fn wait_for(&self, reached: impl Fn(&Self) -> bool) {
-        loop {
-            let emptied = self.emptied.notified();
-            if reached(self) {
-                return;
-            }
-            emptied.await;
-        }
+        told(&self.closed, || self.doors.load(Ordering::Acquire) == 0).await;
+        told(&self.emptied, || reached(self)).await;
     }
 
     /// After every change that may have left no request.
@@ -197,6 +216,18 @@ impl Peers {
             is_one_of_many,
             kind: Kind::Requests,
         })
+    }
+}
+
+/// Resolves when what is told of has been `reached`.
+async fn told(of: &Notify, reached: impl Fn() -> bool) {
+    loop {
+        // Before the look at what it tells of, so that a change in between is not missed.
+        let changed = of.notified();
+        if reached() {
+            return;
+        }
+        changed.await;
     }
 }
 
@@ -275,6 +306,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
@@ -290,6 +323,25 @@ mod tests {
         assert!(peers.seat(Some(A)).is_none());
         drop(first);
         assert!(peers.seat(Some(A)).is_some());
+    }
+
+    #[test]
+    fn nobody_is_there_once_nobody_can_come() {
+        let peers = Peers::new(0);
+        let (first, last) = (peers.open_door(), peers.open_door());
+        let mut empty = std::pin::pin!(peers.empty());
+        let mut is_empty = || {
+            let mut cx = Context::from_waker(Waker::noop());
+            empty.as_mut().poll(&mut cx).is_ready()
+        };
+        assert!(!is_empty(), "two accept");
+        drop(first);
+        assert!(!is_empty(), "one accepts");
+        let place = peers.seat(Some(A)).expect("room");
+        drop(last);
+        assert!(!is_empty(), "one is there");
+        drop(place);
+        assert!(is_empty());
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::edge::{self, Peers, Phase};
+use crate::edge::{Peers, Phase};
 use crate::keeper::protocol::ProjectId;
 use crate::pool;
 use crate::supervise::Request;
@@ -99,8 +99,6 @@ impl Server {
 async fn let_end(peers: &Peers, farewell_all: impl Fn(), patience: Duration) -> Duration {
     let began = Instant::now();
     let (farewell, deadline) = (began + patience.mul_f64(pool::FAREWELL), began + patience);
-    // What the kernel had accepted comes in now.
-    sleep(2 * edge::LAST_ACCEPT).await;
     let _ = timeout_at(farewell, peers.quiet()).await;
     match peers.sockets() {
         0 => {}

@@ -111,8 +111,6 @@ impl Server {
         );
         let peers = std::sync::Arc::clone(&self.shared.peers);
         self.drain = Some(tokio::spawn(async move {
-            // What the kernel had accepted comes in now.
-            tokio::time::sleep(2 * crate::edge::LAST_ACCEPT).await;
             let _ = timeout(within, peers.empty()).await;
         }));
     }
