@@ -19,6 +19,7 @@ mod servers;
 mod serving;
 mod signals;
 mod start;
+mod succession;
 mod upgrade;
 mod zygotes;
 
@@ -41,7 +42,6 @@ use crate::sys::{self, Exit, User, anew, process};
 
 use bind::Listening;
 use certificates::Files;
-use heritage::Inheritance;
 use maintenance::Maintenance;
 use notify::Notify;
 use pidfile::PidFile;
@@ -50,7 +50,8 @@ use reaping::Zygotes;
 use servers::{Server, Servers};
 use signals::{Order, Signals};
 use start::{Prepared, Sockets};
-use upgrade::{Asking, Own, WayBack};
+use succession::{go_on, succeed, succeed_with};
+use upgrade::{Asking, WayBack};
 use zygotes::{Configured, Trouble};
 
 pub use certificates::certificates_folder;
@@ -232,81 +233,6 @@ async fn start_and_keep(plan: Plan, files: Files, prepared: Prepared) -> Ended {
         .await
 }
 
-/// Goes on where another program was in this process.
-fn succeed<F: Future<Output = Ended>>(
-    how: impl FnOnce(Inheritance, Signals) -> F,
-    inheritance: Inheritance,
-) -> Ended {
-    runtime()?.block_on(async {
-        let signals = Signals::new()?;
-        // They were blocked before this program was executed, so none is lost.
-        sys::signal::unblock_all();
-        how(inheritance, signals).await
-    })
-}
-
-/// In the place of the program before, or it gets the process back.
-async fn succeed_with(mut plan: Plan, inheritance: Inheritance, mut signals: Signals) -> Ended {
-    let mut begin = async || -> Result<_, Trouble> {
-        let files = read_files(&mut plan)?;
-        let mut sockets = Sockets::of(&inheritance)?;
-        let prepared = match start::prepare(&plan, &mut sockets).await? {
-            start::Outcome::Prepared(prepared) => *prepared,
-            start::Outcome::Done(_) => {
-                return Err(io::Error::other("stopped while it started").into());
-            }
-        };
-        let (mut keeper, zygote) = Keeper::new(plan.clone(), files, prepared)?;
-        let servers = keeper.inherit(&inheritance)?;
-        keeper.number_projects();
-        Ok((keeper, zygote, servers, sockets))
-    };
-    let (mut keeper, zygote, mut servers, sockets) = match begin().await {
-        Ok(begun) => begun,
-        Err(trouble) => {
-            let error = inheritance.give_back(trouble.text, |_| true);
-            return Err(error.into());
-        }
-    };
-    keeper.way_back = Some(WayBack::new(inheritance, sockets.left_over()));
-    match keeper.next_server(zygote, &mut signals).await {
-        Ok(Some(coming)) => servers.coming = Some(coming),
-        Ok(None) => keeper.begin_stop(true, &mut servers).await,
-        Err(trouble) => keeper.go_back(trouble.text, &mut servers).await,
-    }
-    keeper.keep_and_end(servers, None, signals).await
-}
-
-/// As before.
-async fn go_on(inheritance: Inheritance, signals: Signals) -> Ended {
-    let own: Own = serde_json::from_value(inheritance.said.own.clone()).map_err(io::Error::from)?;
-    let mut plan = own.plan;
-    // As they were read is what is served; what has changed meanwhile is seen at the first look.
-    let mut files = read_files(&mut plan.clone()).unwrap_or_default();
-    files.look_again();
-    if let Plan::Serve(plan) = &mut plan {
-        plan.warnings.clear();
-    }
-    let mut sockets = Sockets::of(&inheritance)?;
-    let prepared = Prepared {
-        machine: own.machine,
-        zygote: None,
-        user: own.user,
-        listening: std::mem::take(&mut sockets.listening),
-        admin: sockets.admin.take(),
-        metrics: std::mem::take(&mut sockets.metrics),
-        requests: own.requests,
-    };
-    let (mut keeper, _) = Keeper::new(plan, files, prepared)?;
-    keeper.started = own.started;
-    let servers = keeper.inherit(&inheritance)?;
-    keeper.serving = keeper.numbers_of(&inheritance.said.serving);
-    keeper.tell_failed(&inheritance, &servers).await;
-    // With it the sockets are let go that a stop has to close.
-    drop(inheritance);
-    keeper.keep_and_end(servers, None, signals).await
-}
-
 impl Keeper {
     fn new(
         plan: Plan,
@@ -350,28 +276,6 @@ impl Keeper {
             restart: FIRST_RESTART,
         };
         Ok((keeper, zygote))
-    }
-
-    /// Takes over what runs.
-    fn inherit(&mut self, inheritance: &Inheritance) -> io::Result<Servers> {
-        let said = &inheritance.said;
-        let mut servers = Servers::default();
-        for left in &said.servers {
-            let server = Server::inherited(left, inheritance)?;
-            match left.current {
-                true => servers.current = Some(server),
-                false => servers.leaving.push(server),
-            }
-        }
-        for left in &said.zygotes {
-            let child = inheritance.child(left.pid, left.pidfd)?;
-            self.zygotes.inherit(left, child);
-        }
-        self.zygotes.with_hooks = said.with_hooks;
-        self.last_project = said.last_project;
-        self.program.clone_from(&said.program);
-        self.ever_ready = true;
-        Ok(servers)
     }
 
     /// To the end of everything.

@@ -4,6 +4,7 @@
 //! descriptors, headers or the cache.
 
 use super::Refusal;
+use crate::edge::h1::bytes::escape;
 
 /// Checks a canonical path below a prefix (no leading slash; may be empty or end in `/`).
 ///
@@ -67,17 +68,8 @@ pub fn is_hidden(name: &[u8]) -> bool {
 pub fn slash_form(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len() + 2);
     out.push(b'/');
-    for &byte in path.iter().skip_while(|&&b| b == b'/' || b == b'\\') {
-        if byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=:@".contains(&byte) {
-            out.push(byte);
-        } else {
-            out.extend_from_slice(&[
-                b'%',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]);
-        }
-    }
+    let slashes = path.iter().take_while(|&&b| b == b'/' || b == b'\\');
+    escape(&path[slashes.count()..], &mut out);
     if out.last() != Some(&b'/') {
         out.push(b'/');
     }
@@ -116,8 +108,6 @@ fn strip_suffix_ignoring_case<'a>(name: &'a [u8], suffix: &[u8]) -> Option<&'a [
         .eq_ignore_ascii_case(suffix)
         .then_some(&name[..cut])
 }
-
-const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 /// Endings of files that hold data or code, never pages. SQLite's side files hold rows too.
 const NEVER: [&[u8]; 13] = [
