@@ -360,6 +360,25 @@ class Client(threading.Thread):
         return self
 
 
+# Metrics
+
+SERIES = re.compile(r"([a-z_]+)(?:\{(.*)\})? (\S+)")
+
+
+def scrape(address) -> dict[tuple[str, str], float]:
+    """Every series there as {(name, labels): value}."""
+    with Raw(address) as raw:
+        answer = raw.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").answer()
+    assert answer.status == 200 and answer.header("Content-Type").startswith("text/plain; version=0.0.4")
+    series = {}
+    for line in answer.text.splitlines():
+        if not line.startswith("#"):
+            name, labels, value = SERIES.fullmatch(line).groups()
+            assert (name, labels) not in series, line
+            series[name, labels or ""] = float(value)
+    return series
+
+
 # Processes
 
 

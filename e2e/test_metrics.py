@@ -1,6 +1,5 @@
 """Prometheus metrics: on an address of their own, and on the admin socket."""
 
-import re
 import socket
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import harness
 from harness import Raw
 from test_serve import TWO, Machine
 
-SERIES = re.compile(r'([a-z_]+)(?:\{(.*)\})? (\S+)')
 
 
 @pytest.fixture
@@ -33,16 +31,7 @@ class Metered(Machine):
 
     def scrape(self, address=None):
         """Every series as {(name, labels): value}."""
-        with Raw(address or ("127.0.0.1", self.admin)) as raw:
-            answer = raw.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").answer()
-        assert answer.status == 200 and answer.header("Content-Type").startswith("text/plain; version=0.0.4")
-        series = {}
-        for line in answer.text.splitlines():
-            if not line.startswith("#"):
-                name, labels, value = SERIES.fullmatch(line).groups()
-                assert (name, labels) not in series, line
-                series[name, labels or ""] = float(value)
-        return series
+        return harness.scrape(address or ("127.0.0.1", self.admin))
 
 
 def requests(series, project, method, klass):

@@ -6,7 +6,7 @@ import contextlib
 import psutil
 import pytest
 
-from harness import Raw, eventually
+from harness import eventually, scrape
 from http2 import REFUSED_STREAM, Http2
 from test_http2_websocket import frame
 from test_soak_abuse import BAD, GOOD, MIB, served, spooled  # noqa: F401
@@ -67,6 +67,7 @@ def test_streams_that_nobody_reads(served):
             assert other.get("/large/200000").body == bytes(200_000)
         assert server.memory_full_info().pss - before < 64 * MIB
         assert spooled(server.pid) > 50 * MIB, "the answers are there, and not in memory"
+        assert scrape(("127.0.0.1", served.admin))["ostler_refused_total", 'reason="address_full"'] == len(resets)
     eventually(lambda: spooled(server.pid) == 0, 10, "nothing is left of them")
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import harness
-from test_soak_changes import ASGI
+from traffic import ASGI
 
 BAD, GOOD = "127.0.0.2", "127.0.0.3"
 """Neither is a trusted proxy, which 127.0.0.1 is by default."""
@@ -42,6 +42,7 @@ SERVER = """
 listen = ["127.0.0.1:{port}"]
 listen_tls = ["127.0.0.1:{tls}"]
 state = "state"
+admin = ["127.0.0.1:{admin}"]
 certfile = "{certificate}"
 keyfile = "{key}"
 default_host = "shop.test"
@@ -67,18 +68,18 @@ python = "{python}"
 
 @pytest.fixture
 def served(host, tmp_path, tls):
-    for name, app in (("shop", WSGI), ("talk", ASGI.replace("message[\"text\"]", 'message.get("text") or ""'))):
+    for name, app in (("shop", WSGI), ("talk", ASGI)):
         (tmp_path / name / "static").mkdir(parents=True)
         (tmp_path / name / "app.py").write_text(app)
     with open(tmp_path / "shop" / "static" / "large", "wb") as file:
         file.truncate(50_000_000)
-    port, tls_port = harness.free_port(), harness.free_port()
+    port, tls_port, admin = (harness.free_port() for _ in range(3))
     (tmp_path / "ostler.toml").write_text(SERVER.format(
-        port=port, tls=tls_port, certificate=tls[0], key=tls[1], python=sys.executable,
+        port=port, tls=tls_port, admin=admin, certificate=tls[0], key=tls[1], python=sys.executable,
     ))
     running = host.serve(port=port, ready="shop: ready")
     running.log.wait("talk: ready")
-    running.tls_port, running.certificate = tls_port, tls[0]
+    running.tls_port, running.certificate, running.admin = tls_port, tls[0], admin
     return running
 
 

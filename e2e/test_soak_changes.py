@@ -10,7 +10,7 @@ import pytest
 import harness
 from test_status import ostler
 from test_upgrade import program, put, servers  # noqa: F401
-from traffic import Traffic
+from traffic import ASGI, Traffic
 
 WSGI = """
 import hashlib
@@ -20,44 +20,6 @@ def app(environ, start_response):
         body = hashlib.sha256(environ["wsgi.input"].read()).hexdigest().encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
-"""
-
-ASGI = """
-import asyncio, hashlib
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] != "websocket.disconnect":
-            await send({"type": "websocket.send", "text": message["text"]})
-        return
-    kind = b"text/event-stream" if scope["path"] == "/events" else b"text/plain"
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
-    if scope["path"] == "/events":
-        gone, number = asyncio.ensure_future(left(receive)), 0
-        while not gone.done():
-            await send({"type": "http.response.body", "body": b"data: %d\\n\\n" % number, "more_body": True})
-            number += 1
-            await asyncio.sleep(0.1)
-        return
-    total, more = hashlib.sha256(), True
-    while more:
-        message = await receive()
-        total.update(message.get("body", b""))
-        more = message.get("more_body")
-    body = total.hexdigest().encode() if scope["method"] == "POST" else b"ok"
-    await send({"type": "http.response.body", "body": body})
-
-async def left(receive):
-    while (await receive())["type"] != "http.disconnect":
-        pass
 """
 
 SERVER = """

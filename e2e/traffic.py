@@ -25,6 +25,45 @@ import h2.exceptions
 import websockets
 from websockets.asyncio.client import connect
 
+ASGI = """
+import asyncio, hashlib
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": message.get("text") or ""})
+        return
+    kind = b"text/event-stream" if scope["path"] == "/events" else b"text/plain"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+    if scope["path"] == "/events":
+        gone, number = asyncio.ensure_future(left(receive)), 0
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"data: %d\\n\\n" % number, "more_body": True})
+            number += 1
+            await asyncio.sleep(0.1)
+        return
+    total, more = hashlib.sha256(), True
+    while more:
+        message = await receive()
+        total.update(message.get("body", b""))
+        more = message.get("more_body")
+    body = total.hexdigest().encode() if scope["method"] == "POST" else b"ok"
+    await send({"type": "http.response.body", "body": body})
+
+async def left(receive):
+    while (await receive())["type"] != "http.disconnect":
+        pass
+"""
+"""What some of them speak to: echoes, events without an end, and the digest of what was sent."""
+
 PATIENCE = 40.0
 """Seconds for an answer, an echo or an event: ostler's own longest wait in line is 30 s."""
 

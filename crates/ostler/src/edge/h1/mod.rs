@@ -3,9 +3,9 @@
 //!
 //! In call order: [`head`] turns the bytes before the empty line into a checked [`head::Head`] (with
 //! [`target`] and [`host`] for its two addresses), [`chunked`] takes a chunked body apart, and
-//! [`response`] frames what the app answered (with [`date`]). [`names`], [`bytes`], [`weight`]
-//! and [`cookie`] hold the header names, byte classes, weights and cookies that others share. [`coding`] says which content coding a client
-//! gets, and [`recode`] what that changes in a response head.
+//! [`response`] frames what the app answered (with [`date`]). [`names`], [`bytes`], [`weight`] and
+//! [`cookie`] hold the header names, byte classes, weights and cookies that others share. [`coding`] says which content
+//! coding a client gets, and [`recode`] what that changes in a response head.
 
 pub mod bytes;
 pub mod chunked;

@@ -248,6 +248,9 @@ impl Session {
         self.place.busy();
         // Not one of its address's connections: that one has been counted.
         let Some(place) = self.place.for_stream() else {
+            // Without a row: its fields are not worth reading.
+            let code = crate::edge::reason::Reason::AddressFull.code();
+            self.thread.tally.refused(code);
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
         let (parts, body) = request.into_parts();
