@@ -126,8 +126,14 @@ class Host:
 
     @staticmethod
     def _children(pid: int) -> list[psutil.Process]:
+        def lives(process: psutil.Process) -> bool:
+            try:
+                return process.status() != psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                return False
+
         try:
-            return [p for p in psutil.Process(pid).children() if p.status() != psutil.STATUS_ZOMBIE]
+            return [p for p in psutil.Process(pid).children() if lives(p)]
         except psutil.NoSuchProcess:
             return []
 
@@ -260,10 +266,10 @@ class Raw:
         headers = [(name, value.strip()) for name, value in (line.split(":", 1) for line in lines)]
         answer = Answer(int(status), reason[0] if reason else "", headers)
         if not head_only and answer.status >= 200 and answer.status not in (204, 304):
-            answer.body, answer.complete = self._body(answer)
+            answer.body, answer.complete = self.body(answer)
         return answer
 
-    def _body(self, answer: Answer) -> tuple[bytes, bool]:
+    def body(self, answer: Answer) -> tuple[bytes, bool]:
         if (answer.header("Transfer-Encoding") or "").lower() == "chunked":
             return self._chunks()
         if (length := answer.header("Content-Length")) is not None:

@@ -336,6 +336,7 @@ impl Connection {
         // A stream has no Connection field (RFC 9113 section 8.2.2).
         let is_stream = self.io.is_stream();
         let close = (close || !self.keeps_alive()) && !is_stream;
+        self.told_end = close;
         let old = self.head.version() < 11 && !is_stream;
         let secure_lines = self.secure_lines();
         self.row.status = status;
@@ -377,7 +378,8 @@ impl Connection {
         Some(both.into())
     }
 
-    /// The next request may come on this connection, as far as the request says.
+    /// The next request may come on this connection, as far as the request says. To be asked once for each answer: what
+    /// it says must hold, and a server may begin to leave in between.
     pub fn keeps_alive(&self) -> bool {
         let kept_open = !self.edge.times.idle.is_zero();
         self.head.keep_alive() && kept_open && self.edge.phase() == Phase::Serving

@@ -49,6 +49,8 @@ pub struct Connection {
     pub https: bool,
     /// Its body has been read to the end.
     pub body_read: bool,
+    /// An answer of ours has said that the connection ends with it.
+    pub told_end: bool,
     /// Seconds for `Retry-After` of the answer being made.
     pub retry_after: Option<u32>,
     /// Spare memory for the frame to a worker.
@@ -132,6 +134,7 @@ impl Connection {
             row: Row::default(),
             https: false,
             body_read: false,
+            told_end: false,
             retry_after: None,
             frame: Vec::new(),
             access,

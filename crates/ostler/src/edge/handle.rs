@@ -35,6 +35,7 @@ impl Connection {
             ..Row::default()
         };
         self.body_read = false;
+        self.told_end = false;
         let after = match self.line().await {
             Ok(after) => after,
             Err(reason) => self.answer(reason).await,
@@ -53,7 +54,8 @@ impl Connection {
         self.log();
         self.out.shrink();
         match after {
-            After::KeepAlive if !self.keeps_alive() => After::Close,
+            // Not what holds by now: a client that was told otherwise may have sent its next request.
+            After::KeepAlive if self.told_end => After::Close,
             after => after,
         }
     }
