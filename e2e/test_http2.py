@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, WindowUpdateFrame
 
 from harness import eventually
 from http2 import COMPRESSION_ERROR, NO_ERROR, PROTOCOL_ERROR, STREAM_CLOSED, Http2
@@ -197,6 +197,17 @@ def test_what_is_no_http_2_ends_the_connection(served, case):
         stream = client.take_stream()
         client.write(b"".join(frame(stream) for frame in sent))
         assert client.end() == code
+
+
+@pytest.mark.parametrize("code", [0, 0xFF])
+def test_a_client_that_goes_away_may_still_ask(served, code):
+    with connect(served) as client:
+        client.until(lambda: client.settings, "settings")
+        client.send(GoAwayFrame(0, last_stream_id=0, error_code=code))
+        for count in (1, 2, 3):
+            client.send(PingFrame(0, opaque_data=b"pingpong"))
+            client.until(lambda: client.pongs >= count, "a pong")
+        assert client.get("/static/small.txt").status == 200
 
 
 @pytest.mark.parametrize("sent", [b"", b"four", b"sixsix"])

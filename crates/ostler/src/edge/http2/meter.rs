@@ -18,6 +18,15 @@ const PREFACE: usize = 24;
 /// Length, type, flags, stream (RFC 9113 section 4.1).
 const HEAD: usize = 9;
 
+/// Where a head says the kind of its frame.
+const KIND: usize = 3;
+
+/// The kind of frame that says that its sender goes away (section 6.8).
+const GOAWAY: u8 = 7;
+
+/// A kind of frame that no document names; who does not know one ignores it (section 5.5).
+const UNKNOWN: u8 = 0xff;
+
 /// What is counted is forgotten after this time.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -54,6 +63,8 @@ pub enum Breach {
     Window,
     /// Only servers push (section 8.4).
     Push,
+    /// The end of one stream by a GOAWAY (section 6.8).
+    GoAway,
     /// More on a stream that the client has ended (section 5.1).
     Closed,
     /// A header block that cannot be decoded (section 4.3).
@@ -71,6 +82,7 @@ impl Breach {
             Self::FrameSize
             | Self::Window
             | Self::Push
+            | Self::GoAway
             | Self::Closed
             | Self::Block
             | Self::Trailers => None,
@@ -83,7 +95,7 @@ impl Breach {
             Self::Resets | Self::IdleFrames => Reason::ENHANCE_YOUR_CALM,
             Self::FrameSize => Reason::FRAME_SIZE_ERROR,
             Self::Window => Reason::FLOW_CONTROL_ERROR,
-            Self::Push | Self::Trailers => Reason::PROTOCOL_ERROR,
+            Self::Push | Self::GoAway | Self::Trailers => Reason::PROTOCOL_ERROR,
             Self::Closed => Reason::STREAM_CLOSED,
             Self::Block => Reason::COMPRESSION_ERROR,
         }
@@ -161,14 +173,16 @@ impl Meter {
         self.head_since
     }
 
-    /// Counts what came, up to what ends the connection.
-    pub fn take(&mut self, bytes: &[u8], now: Instant) -> Taken {
+    /// Counts what came, up to what ends the connection. A GOAWAY becomes a frame of a kind that nobody knows: a client
+    /// says by it that it takes no streams of ours, which there are none of, and may go on (section 6.8), but `h2` would
+    /// end a connection that has no stream just then.
+    pub fn take(&mut self, bytes: &mut [u8], now: Instant) -> Taken {
         if now.duration_since(self.since) >= WINDOW {
             (self.since, self.resets, self.idle) = (now, 0, 0);
         }
         let mut at = 0;
         while at < bytes.len() {
-            let rest = &bytes[at..];
+            let rest = &mut bytes[at..];
             let (count, breach) = match self.skip {
                 0 => self.take_head(rest, now),
                 _ => self.take_payload(rest),
@@ -186,9 +200,15 @@ impl Meter {
     }
 
     /// Takes bytes of a frame's head; gives their number.
-    fn take_head(&mut self, rest: &[u8], now: Instant) -> (usize, Option<Breach>) {
+    fn take_head(&mut self, rest: &mut [u8], now: Instant) -> (usize, Option<Breach>) {
         let count = (HEAD - self.filled).min(rest.len());
         self.head[self.filled..self.filled + count].copy_from_slice(&rest[..count]);
+        let kind = KIND
+            .checked_sub(self.filled)
+            .and_then(|at| rest.get_mut(at));
+        if let Some(kind @ &mut GOAWAY) = kind {
+            *kind = UNKNOWN;
+        }
         self.filled += count;
         if self.filled < HEAD {
             return (count, None);
@@ -220,6 +240,8 @@ impl Meter {
             // PUSH_PROMISE
             5 => return Some(Breach::Push),
             6 => length == 8,
+            GOAWAY if self.stream() != 0 => return Some(Breach::GoAway),
+            GOAWAY => length >= 8,
             _ => true,
         };
         (!good).then_some(Breach::FrameSize)

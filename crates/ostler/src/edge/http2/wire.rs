@@ -155,7 +155,9 @@ impl AsyncRead for Wire {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut line.io).poll_read(cx, buf))?;
-        let taken = line.meter.take(&buf.filled()[before..], Instant::now());
+        let taken = line
+            .meter
+            .take(&mut buf.filled_mut()[before..], Instant::now());
         if let Some(breach) = taken.breach {
             line.shared.set_breach(breach);
             buf.set_filled(before + taken.good);

@@ -18,7 +18,7 @@ fn taken(kind: u8, flags: u8, payload: usize) -> Option<usize> {
     let seen = [1, 7, 4096].map(|cut| {
         let now = Instant::now();
         let mut meter = Meter::new(now, 1);
-        assert_eq!(meter.take(&[b'x'; PREFACE], now).breach, None);
+        assert_eq!(meter.take(&mut [b'x'; PREFACE], now).breach, None);
         (0..20_000).find(|number| {
             let mut frame = frame(kind, flags, payload);
             if kind == 1 {
@@ -26,7 +26,7 @@ fn taken(kind: u8, flags: u8, payload: usize) -> Option<usize> {
                 frame[5..HEAD].copy_from_slice(&stream.to_be_bytes());
             }
             frame
-                .chunks(cut)
+                .chunks_mut(cut)
                 .any(|piece| meter.take(piece, now).breach.is_some())
         })
     });
@@ -55,7 +55,7 @@ fn a_head_is_on_its_way_until_its_last_byte() {
     let now = Instant::now();
     let mut meter = Meter::new(now, 1);
     let mut sees = |bytes: &[u8]| {
-        assert_eq!(meter.take(bytes, now).breach, None);
+        assert_eq!(meter.take(&mut bytes.to_vec(), now).breach, None);
         meter.head_since().is_some()
     };
     assert!(!sees(&[b'x'; PREFACE]));
@@ -72,8 +72,8 @@ fn a_head_is_on_its_way_until_its_last_byte() {
 fn a_proxy_may_do_what_its_clients_may() {
     let now = Instant::now();
     let mut meter = Meter::new(now, 10);
-    assert_eq!(meter.take(&[b'x'; PREFACE], now).breach, None);
-    let taken = (0..9999).find(|_| meter.take(&frame(3, 0, 4), now).breach.is_some());
+    assert_eq!(meter.take(&mut [b'x'; PREFACE], now).breach, None);
+    let taken = (0..9999).find(|_| meter.take(&mut frame(3, 0, 4), now).breach.is_some());
     assert_eq!(taken, Some(10 * RESETS as usize));
 }
 
@@ -81,11 +81,15 @@ fn a_proxy_may_do_what_its_clients_may() {
 fn what_was_long_ago_does_not_count() {
     let start = Instant::now();
     let mut meter = Meter::new(start, 1);
-    assert_eq!(meter.take(&[b'x'; PREFACE], start).breach, None);
+    assert_eq!(meter.take(&mut [b'x'; PREFACE], start).breach, None);
     for second in 0..100 {
         for _ in 0..20 {
             let now = start + Duration::from_secs(second);
-            assert_eq!(meter.take(&frame(3, 0, 4), now).breach, None, "{second}");
+            assert_eq!(
+                meter.take(&mut frame(3, 0, 4), now).breach,
+                None,
+                "{second}"
+            );
         }
     }
 }
@@ -96,9 +100,9 @@ fn said(frame: &[u8]) -> Option<Breach> {
     let seen = [1, 5, 4096].map(|cut| {
         let now = Instant::now();
         let mut meter = Meter::new(now, 1);
-        assert_eq!(meter.take(&[b'x'; PREFACE], now).breach, None);
+        assert_eq!(meter.take(&mut [b'x'; PREFACE], now).breach, None);
         let mut good = 0;
-        for piece in all.chunks(cut) {
+        for piece in all.clone().chunks_mut(cut) {
             let taken = meter.take(piece, now);
             good += taken.good;
             if taken.breach.is_some() {
@@ -151,11 +155,14 @@ fn said_of_last(frames: &[Vec<u8>]) -> Option<Breach> {
     let seen = [1, 3, 4096].map(|cut| {
         let now = Instant::now();
         let mut meter = Meter::new(now, 1);
-        assert_eq!(meter.take(&[b'x'; PREFACE], now).breach, None);
-        for piece in before.chunks(cut) {
+        assert_eq!(meter.take(&mut [b'x'; PREFACE], now).breach, None);
+        for piece in before.clone().chunks_mut(cut) {
             assert_eq!(meter.take(piece, now).breach, None);
         }
-        let mut taken = last.chunks(cut).map(|piece| meter.take(piece, now).breach);
+        let mut last = last.clone();
+        let mut taken = last
+            .chunks_mut(cut)
+            .map(|piece| meter.take(piece, now).breach);
         taken.find_map(|breach| breach)
     });
     assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
@@ -226,4 +233,30 @@ fn trailers_have_no_pseudo_header_fields() {
     ];
     assert_eq!(said_of_last(&cut), Some(Breach::Trailers));
     assert_eq!(said_of_last(&[request, frame(1, 5, 3)]), None);
+}
+
+/// RFC 9113 section 6.8: it may go on.
+#[test]
+fn a_client_that_goes_away_is_not_taken_at_its_word() {
+    for cut in [1, 2, 3, 4, 5, 4096] {
+        let now = Instant::now();
+        let mut meter = Meter::new(now, 1);
+        assert_eq!(meter.take(&mut [b'x'; PREFACE], now).breach, None);
+        let (ping, away) = (frame(6, 0, 8), frame_of(0, GOAWAY, 0, &[GOAWAY; 8]));
+        let sent = [&ping[..], &away, &ping].concat();
+        let mut seen = sent.clone();
+        for piece in seen.chunks_mut(cut) {
+            assert_eq!(meter.take(piece, now).breach, None, "{cut}");
+        }
+        let other: Vec<usize> = (0..sent.len()).filter(|&at| seen[at] != sent[at]).collect();
+        assert_eq!(other, [ping.len() + KIND], "{cut}");
+        assert_eq!(seen[ping.len() + KIND], UNKNOWN);
+    }
+    assert_eq!(
+        said(&frame(GOAWAY, 0, 8)),
+        Some(Breach::GoAway),
+        "of a stream"
+    );
+    let short = frame_of(0, GOAWAY, 0, &[0; 7]);
+    assert_eq!(said(&short), Some(Breach::FrameSize));
 }
