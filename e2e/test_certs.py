@@ -369,6 +369,43 @@ def test_clients_of_a_guarded_host_show_certificates(host, tmp_path):
     assert shop.host.get("/", forwarded).status == 421, "no proxy vouches for a client's certificate"
 
 
+def test_routes_ask_for_certificates(host, tmp_path):
+    context = pair(tmp_path, "shop.example")
+    _, employ = authority(tmp_path, "staff")
+    ports = Ports()
+    ports.http_port = harness.free_port()
+    text = GUARDED.split("[projects.staff]")[0].replace("[projects.shop.web]", '''
+client_ca = "staff.pem"
+client_certificates = "optional"
+[[projects.shop.routes]]
+prefix = "/"
+[[projects.shop.routes]]
+prefix = "/staff"
+access = { client_certificate = true }
+[projects.shop.static]
+"/staff/plans" = "plans"
+[projects.shop.web]''')
+    (tmp_path / "shop" / "plans").mkdir(parents=True)
+    (tmp_path / "shop" / "plans" / "a.txt").write_text("secret")
+    text = text.replace("{port}", str(ports.http_port)).replace("{tls_port}", str(ports.tls_port))
+    shop = Shop(host, tmp_path, ports, text.replace("{python}", sys.executable))
+    url, asks = f"https://127.0.0.1:{shop.port}", {"headers": {"Host": "shop.example"}, "extensions": {"sni_hostname": "shop.example"}}
+
+    def statuses(context, http2):
+        with httpx.Client(verify=context, http2=http2, http1=not http2) as client:
+            return [client.get(url + path, **asks).status_code for path in ("/", "/staff", "/staff/plans/a.txt", "/%73taff/x")]
+
+    for http2 in (False, True):
+        assert statuses(context, http2) == [200, 403, 403, 403]
+    context.load_cert_chain(*employ("ann"))
+    for http2 in (False, True):
+        assert statuses(context, http2) == [200, 200, 200, 200]
+    with httpx.Client(verify=pair_context(tmp_path / "own.pem")) as stranger:
+        assert "certificate_missing" in stranger.get(url + "/staff", **asks).text
+    forwarded = {"Host": "shop.example", "X-Forwarded-Proto": "https"}
+    assert shop.host.get("/staff", forwarded).status == 421, "no proxy vouches for a client's certificate"
+
+
 def test_open_host_below_a_guarded_wildcard_stays_open(host, tmp_path):
     context = pair(tmp_path, "open.shop.example", "*.shop.example")
     authority(tmp_path, "staff")

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -57,7 +58,7 @@ class Request:
 class Upstream:
     """A server of raw bytes: `answer(request, connection)` gives the bytes of an answer, or None to close."""
 
-    def __init__(self, answer=lambda request, connection: OK, path=None, context=None):
+    def __init__(self, answer=lambda request, connection: OK, path=None, context=None, at=("127.0.0.1", 0)):
         self.answer, self.context = answer, context
         self.requests, self.connections, self.problems = [], 0, []
         self.changed = threading.Condition()
@@ -66,7 +67,7 @@ class Upstream:
             self.listener.bind(str(path))
         else:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.listener.bind(("127.0.0.1", 0))
+            self.listener.bind(at)
         self.port = None if path else self.listener.getsockname()[1]
         self.url = f"unix:{path}" if path else f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
         self.open = set()
@@ -171,12 +172,12 @@ class Upstream:
 class Proxy:
     """`ostler serve` before some upstreams."""
 
-    def __init__(self, host, folder, upstreams, more="", config=CONFIG, listen=None):
+    def __init__(self, host, folder, upstreams, more="", config=CONFIG, **options):
         self.port = harness.free_port()
         self.file = folder / "ostler.toml"
         self.config = config
         self.write(upstreams, more)
-        self.host = host.serve(port=self.port, ready="shop: .*ready")
+        self.host = host.serve(port=self.port, ready="shop: .*ready", **options)
 
     def write(self, upstreams, more=""):
         urls = json.dumps([upstream if isinstance(upstream, str) else upstream.url for upstream in upstreams])
@@ -569,6 +570,35 @@ def test_a_client_stays_with_its_upstream_by_a_cookie(proxy, upstream):
     assert {host.get("/", {"Cookie": "ostler_upstream=forged"}).status for _ in range(3)} == {200}
 
 
+def test_the_cookie_of_a_client_with_tls_is_for_tls_alone(host, upstream, tmp_path, tls):
+    one, two = upstream(), upstream()
+    port = harness.free_port()
+    config = CONFIG.replace("listen =", f'listen_tls = ["127.0.0.1:{port}"]\ncertfile = "{tls[0]}"\nkeyfile = "{tls[1]}"\nlisten =')
+    Proxy(host, tmp_path, [one, two], more="proxy = { sticky = true }", config=config)
+    for speaks in ("--http1.1", "--http2"):
+        done = subprocess.run(
+            ["curl", "-sS", speaks, "--cacert", tls[0], "-D", "-", f"https://localhost:{port}/"], capture_output=True, check=True, text=True
+        )
+        (cookie,) = re.findall("(?i)^set-cookie: (.*)$", done.stdout, re.M)
+        assert cookie.rstrip().endswith("; Path=/; HttpOnly; SameSite=Lax; Secure")
+
+
+def test_a_connection_that_is_not_answered_has_its_time(proxy):
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        # What the kernel takes for a listener that accepts nothing; who comes after that waits.
+        first.connect(full.getsockname())
+        second.setblocking(False)
+        second.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        host = proxy(url, more='proxy = { connect_timeout = "0.3s", retries = 0, max_fails = 0 }')
+        began = time.monotonic()
+        assert code(host.request("POST", body=b"x")) == (502, "upstream_down")
+        assert 0.3 <= time.monotonic() - began < 3
+        host.log.wait(f"upstream {url} cannot be reached: .*timed out")
+
+
 def test_more_than_an_upstream_takes_wait_in_line(proxy, upstream):
     gate = threading.Event()
 
@@ -708,6 +738,43 @@ def test_a_name_is_all_of_its_addresses(proxy, upstream):
     host = proxy(f"http://localhost:{one.port}")
     # `localhost` may be ::1 too, where nobody listens.
     assert {host.get().body for _ in range(6)} == {b"v4"}
+
+
+# In a mount namespace of its own, the names of a machine are a test's.
+OWN = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--mount"]
+
+
+@pytest.mark.skipif(subprocess.run([*OWN, "true"], capture_output=True).returncode != 0, reason="needs a mount namespace")
+def test_names_are_looked_up_again(proxy, upstream, tmp_path):
+    one = upstream(named("one"))
+    two = upstream(named("two"), at=("127.0.0.2", one.port))
+    hosts, program = tmp_path / "hosts", tmp_path / "ostler"
+    program.write_text(f"""#!/bin/sh
+exec {" ".join(OWN)} sh -c 'mount --bind {hosts} /etc/hosts && exec "$0" "$@"' {harness.OSTLER} "$@"
+""")
+    program.chmod(0o755)
+
+    def lead_to(*addresses):
+        # The same file: it is mounted.
+        hosts.write_text("".join(f"{address} moved.test\n" for address in addresses))
+
+    lead_to("127.0.0.1")
+    host = proxy(f"http://moved.test:{one.port}", more="proxy = { retries = 0, max_fails = 0 }", program=program)
+    assert host.get().body == b"one"
+    lead_to("127.0.0.2")
+    one.stop()
+    # Who cannot connect has the name looked up at once.
+    eventually(lambda: host.get().body == b"two", 5)
+    lead_to("127.0.0.1", "127.0.0.2")
+    one.again()
+    # And so does time.
+    eventually(lambda: {host.get().body for _ in range(2)} == {b"one", b"two"}, 15)
+    lead_to()
+    host.log.wait("shop: upstream http://moved.test:.* has no address: .*; its last addresses are used", 15)
+    assert {host.get().body for _ in range(4)} == {b"one", b"two"}
+    lead_to("127.0.0.2")
+    host.log.wait("shop: upstream http://moved.test:.* has an address again", 15)
+    assert {host.get().body for _ in range(4)} == {b"two"}
 
 
 # Other routes

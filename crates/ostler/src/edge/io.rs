@@ -97,6 +97,14 @@ impl Io {
         }
     }
 
+    /// The client has shown a certificate, in this handshake or in the one whose session it resumes.
+    pub fn has_client_certificate(&self) -> bool {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates().is_some(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Stream(_) => false,
+        }
+    }
+
     pub fn is_stream(&self) -> bool {
         matches!(self, Self::Stream(_))
     }

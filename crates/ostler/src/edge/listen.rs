@@ -204,6 +204,7 @@ fn admit(stream: TcpStream, peer: Peer, tls: bool, edge: Arc<Edge>, thread: Arc<
             match handshake(stream, acceptor, &edge).await {
                 Some(Ok((io, policy))) => {
                     peer.policy = policy;
+                    peer.certified = io.has_client_certificate();
                     thread.tally.handshakes.add(1);
                     connection::serve(io, peer, edge, thread, place).await;
                 }

@@ -15,6 +15,8 @@ pub struct Peer {
     pub local: Option<SocketAddr>,
     /// The number of the policy of its handshake; without TLS that of none.
     pub policy: u32,
+    /// It has shown a certificate there, which was good.
+    pub certified: bool,
 }
 
 impl Peer {
@@ -24,6 +26,7 @@ impl Peer {
             port,
             local: Some(local),
             policy: OPEN,
+            certified: false,
         }
     }
 
@@ -33,6 +36,7 @@ impl Peer {
             port: 0,
             local: None,
             policy: OPEN,
+            certified: false,
         }
     }
 }

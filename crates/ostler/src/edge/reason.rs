@@ -87,6 +87,7 @@ pub enum Reason {
 
     // The visitor: who it is.
     AddressDenied,
+    CertificateMissing,
     RateLimited,
     CorsOrigin,
     Credentials,
@@ -288,6 +289,7 @@ impl Reason {
             Self::TooManyConnections => refuse(503, "too_many_connections", "This address has too many open connections."),
 
             Self::AddressDenied => answer(403, "address_denied", "edge", "Your address is not let in here."),
+            Self::CertificateMissing => answer(403, "certificate_missing", "edge", "This needs a certificate of yours."),
             Self::RateLimited => answer(429, "rate_limited", "edge", "Too many requests came from you."),
             Self::CorsOrigin => answer(403, "cors_origin", "edge", "Pages of this origin may not use this site."),
             Self::Credentials => answer(401, "credentials", "edge", "This needs a name and a password."),

@@ -294,7 +294,7 @@ const PROJECT: &[Key] = &[
     key("certfile", Form::Plain(Path), Unset, "Its own certificate chain (PEM); read again when it changes [default: that of the machine, else one from the CA]"),
     key("keyfile", Form::Plain(Path), Unset, "The private key of certfile (PEM) [default: in the certificate's file]"),
     key("client_ca", Form::Plain(Path), Unset, "Clients show a certificate of these authorities (PEM)"),
-    key("client_certificates", Form::Plain(CLIENTS), Word("required"), "With client_ca: required, or optional (one that is shown must be good)"),
+    key("client_certificates", Form::Plain(CLIENTS), Word("required"), "With client_ca: required, or optional: one that is shown must be good, and routes ask for it by client_certificate in their access"),
     key("routes", Form::Sections, Unset, "Where below these hosts it lies [default: all of it]"),
     key("web", Form::Table, Unset, "The app and its workers"),
     key("static", Form::Folders, Unset, "Folders whose files are served, by the prefix of their paths; relative to the source"),
@@ -377,6 +377,7 @@ const HASH: Kind = Kind::Choice(&["sha256", "sha512", "argon2id"], None, None);
 const ACCESS: &[Key] = &[
     key("allow", Form::Plain(Networks), Unset, "Only these addresses and networks; others get 403"),
     key("deny", Form::Plain(Networks), Words(&[]), "Not these, whatever `allow` says"),
+    key("client_certificate", Form::Plain(Switch), No, "Only clients that have shown a certificate of the project's client_ca; others get 403. For routes, where client_certificates is optional"),
     key("users", Form::Users, Unset, "Names and password hashes (Argon2, as PHC strings) for HTTP basic authentication; others get 401. Where keys are asked for too, one of both is enough"),
     key("realm", Form::Plain(Text), Word(super::rules::REALM), "What browsers say that the password is for"),
     key("keys", Form::Plain(Switch), No, "Requests need an API key: Authorization: KEY, Authorization: Bearer KEY or X-API-Key: KEY; others get 403"),

@@ -23,6 +23,9 @@ impl Connection {
     /// who were asked.
     pub async fn caller(&mut self, sender: &Sender) -> Result<Asked, Reason> {
         let policy = &self.site.policy;
+        if policy.certified && !self.peer.certified {
+            return Err(Reason::CertificateMissing);
+        }
         let ours = policy.keys.is_some() || policy.users.is_some() || policy.tokens.is_some();
         let authority = policy.authority.clone();
         let mut found = None;

@@ -43,6 +43,8 @@ pub struct Policy {
     maintenance: bool,
     /// The same, switched while it runs; shared by all sites of a project.
     pub closed: Arc<AtomicBool>,
+    /// Only clients that have shown a certificate.
+    certified: bool,
     limits: Vec<Limit>,
     /// Wrong credentials under a slow function.
     wrong: Option<Limit>,
@@ -111,6 +113,7 @@ impl Policy {
             deny: rules.access.deny.clone(),
             maintenance: rules.maintenance,
             closed: Arc::default(),
+            certified: rules.access.certified,
             limits: rules.limits.rates.iter().map(limit).collect(),
             wrong: Some(rates.limit(&format!("{project}\0wrong"), WRONG)),
             rates: Arc::clone(rates),

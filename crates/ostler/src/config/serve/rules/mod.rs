@@ -56,6 +56,8 @@ pub struct Access {
     pub allow: Option<Trust>,
     /// Not these, whatever `allow` says.
     pub deny: Vec<Network>,
+    /// Only clients that have shown a certificate of the project's authorities.
+    pub certified: bool,
     /// Where the API keys are; `None`: nobody is asked for one.
     pub keys: Option<KeySource>,
     /// Who signs tokens; `None`: nobody is asked for one.
@@ -202,6 +204,7 @@ fn access(draft: &DraftRules, source: &Path) -> Access {
             Some(Trust::Networks(networks)) => networks,
             _ => Vec::new(),
         },
+        certified: draft.is("access", "client_certificate"),
         keys: keys(draft, source),
         tokens: tokens(draft, source),
         authority: asked(draft),

@@ -338,12 +338,16 @@ impl Shaper<'_> {
         }
         self.hosts_of_routes(&project);
         self.proxied(&project);
+        let mut check = |rules: &DraftRules| {
+            self.counted_keys(rules);
+            self.certified(rules, project.client_ca.is_some());
+        };
         match project.routes.is_empty() {
-            true => self.counted_keys(&project.rules),
+            true => check(&project.rules),
             false => project
                 .routes
                 .iter()
-                .for_each(|route| self.counted_keys(&route.rules.over(&project.rules))),
+                .for_each(|route| check(&route.rules.over(&project.rules))),
         }
         project
     }

@@ -369,6 +369,18 @@ impl Shaper<'_> {
         }
     }
 
+    /// Certificates where the handshake asks for none.
+    pub(super) fn certified(&mut self, rules: &DraftRules, has_authorities: bool) {
+        if let Some((_, at)) = rules.values.get(&("access", "client_certificate"))
+            && rules.is("access", "client_certificate")
+            && !has_authorities
+        {
+            let hint = "add client_ca = \"ca.pem\" to the project, and client_certificates = \"optional\" if other routes are for everyone";
+            let what = "`client_certificate` without `client_ca`";
+            self.problems.push(Problem::new(*at, what, hint));
+        }
+    }
+
     /// Rates per key where nobody is asked for one.
     pub(super) fn counted_keys(&mut self, rules: &DraftRules) {
         let asked = rules.is("access", "keys")

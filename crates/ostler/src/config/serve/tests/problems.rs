@@ -176,6 +176,13 @@ fn certificates_that_cannot_be_had() {
         &format!("{}{tls}", own("client_ca = \"file\"\nhttps = \"optional\"")),
         &["`client_ca` is set and requests without TLS are answered"],
     );
+    check(
+        &format!(
+            "{}{tls}",
+            own("access.client_certificate = true")
+        ),
+        &["`client_certificate` without `client_ca`"],
+    );
     // All of these are good.
     acme(
         "challenge = \"dns-01\"\nhook = \"file\"\nresolver = \"9.9.9.9\"",
