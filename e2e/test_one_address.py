@@ -6,9 +6,8 @@ import contextlib
 import psutil
 import pytest
 
-from harness import eventually, scrape
+from harness import Raw, eventually, frame, scrape
 from http2 import REFUSED_STREAM, Http2
-from test_http2_websocket import frame
 from test_soak_abuse import BAD, GOOD, MIB, served, spooled  # noqa: F401
 
 
@@ -17,10 +16,10 @@ def hello(running):
         assert raw.send(b"GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").answer().body == b"ok"
 
 
-def websocket(running, source):
+def websocket(running, source, path="/socket"):
     raw = running.raw(20, source)
     raw.send(
-        b"GET /socket HTTP/1.1\r\nHost: talk.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: talk.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n".encode() +
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     assert raw.answer().status == 101
@@ -88,3 +87,38 @@ def test_bodies_of_which_the_last_byte_is_missing(served, size):
         assert parked[0].send(b"!").answer().body == b"ok"
         again = held.enter_context(served.raw(20, BAD))
         assert again.send(head + bytes(size + 1)).answer().body == b"ok"
+
+
+def test_whole_messages_that_the_app_does_not_take(served, tmp_path):
+    server = served.server()
+    before = server.memory_full_info().pss
+    message = frame(2, bytes(15 * MIB))
+    ended = 0
+    with contextlib.ExitStack() as held:
+        for _ in range(8):
+            raw = held.enter_context(websocket(served, BAD, "/deaf"))
+            raw.socket.settimeout(1)
+            # One whose messages wait is not read any more; there is no room for another.
+            for _ in range(4):
+                raw.send(message)
+            raw.socket.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                ended += b"\x03\xf5" in raw.socket.recv(100)
+        assert ended >= 4, "1013: try again later"
+        hello(served)
+        assert server.memory_full_info().pss - before < 64 * MIB
+        (tmp_path / "talk" / "heard").touch()
+
+
+@pytest.mark.parametrize("path", ["/static/large", "/file"])
+def test_files_that_nobody_reads_over_tls(served, path):
+    server = served.server()
+    before = server.memory_full_info().pss
+    address = ("127.0.0.1", served.tls_port, str(served.certificate))
+    with contextlib.ExitStack() as held:
+        for _ in range(200):
+            raw = held.enter_context(Raw(address, 20, BAD))
+            raw.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert raw.answer(head_only=True).status == 200
+        assert server.memory_full_info().pss - before < 64 * MIB
+        hello(served)

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ import psutil
 import pytest
 
 import harness
-from traffic import ASGI
+from traffic import ASGI, p99
 
 BAD, GOOD = "127.0.0.2", "127.0.0.3"
 """Neither is a trusted proxy, which 127.0.0.1 is by default."""
@@ -29,6 +28,9 @@ def app(environ, start_response):
     path = environ["PATH_INFO"]
     if environ["REQUEST_METHOD"] == "POST":
         environ["wsgi.input"].read()
+    if path == "/file":
+        start_response("200 OK", [("Content-Length", "50000000")])
+        return environ["wsgi.file_wrapper"](open("static/large", "rb"))
     if path.startswith("/large/"):
         size = int(path.split("/")[2])
         start_response("200 OK", [("Content-Length", str(size)), ("Content-Type", "application/octet-stream")])
@@ -94,16 +96,12 @@ def good_client(running, seconds):
         began = time.monotonic()
         answer = raw.send(b"GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").answer()
         found.append(1000 * (time.monotonic() - began))
-        assert answer.status == 200, answer
+        assert (answer.status, answer.body) == (200, b"ok"), answer
         if raw is not kept:
             raw.socket.close()
         time.sleep(0.005)  # its pace
     kept.socket.close()
     return found
-
-
-def p99(values):
-    return statistics.quantiles(values, n=100)[98]
 
 
 class Watch(threading.Thread):
@@ -215,11 +213,10 @@ def under_abuse(running, seconds, scale):
 
 
 def test_every_abuse_at_once_from_one_address_hurts_nobody(served):
+    # That every answer was right is judged on the way; how soon it came, in the long form: tests run beside each other.
     figures, did = under_abuse(served, 6, 1)
     assert did["came to hold"] == 165 and did["garbage"] > 20 and did["floods of HTTP/2"] + did["floods of HTTP/2, sent away"] > 3, did
     assert figures["held MiB"] <= 64 and figures["spooled MiB"] <= SPOOL, figures
-    # Tests run beside each other: the long form has the measure.
-    assert figures["p99 ms"] <= max(4 * figures["quiet p99 ms"], 50), figures
 
 
 @pytest.mark.soak

@@ -279,6 +279,15 @@ def test_body_sent_to_a_file_is_never_a_request(site):
         assert raw.rest().count(b"HTTP/1.1 200") <= 1
 
 
+def test_body_that_is_not_read_ends_the_connection_and_the_answer_says_so(site):
+    for said in ("Expect: 100-continue\r\nContent-Length: 9", "Content-Length: 200000"):
+        with site.raw() as raw:
+            raw.send(f"GET /static/text.txt HTTP/1.1\r\nHost: a\r\n{said}\r\n\r\n".encode() + bytes(100_000))
+            answer = raw.answer()
+            assert (answer.status, answer.header("Connection")) == (200, "close")
+            raw.rest()
+
+
 def test_no_worker_is_needed(host, files, tmp_path):
     source = HELLO.replace("    start_response", "    import time\n    time.sleep(5)\n    start_response", 1)
     running = host("app:app", "--static", f"/static={files}", source=source)

@@ -43,10 +43,8 @@ impl Connection {
             Instead::Reply(reply) => reply,
             Instead::App => return Ok(None),
         };
-        let after = self.body_after_answer().await?;
-        self.send_file(reply, b"")
-            .await
-            .map(|sent| Some(sent.max(after)))
+        self.pass_over_body().await?;
+        self.send_file(reply, b"").await.map(Some)
     }
 
     /// Looks for the file of the request, or of another path in its place.
@@ -123,20 +121,13 @@ impl Connection {
         }
     }
 
-    /// A request body that nobody wants is read and dropped before the answer, within bounds.
-    pub async fn body_after_answer(&mut self) -> Result<After, Reason> {
+    /// A request body that nobody wants is read and dropped before the answer, within bounds. What is left of it ends the
+    /// connection.
+    pub async fn pass_over_body(&mut self) -> Result<(), Reason> {
         let reader = super::body::BodyReader::new(self.head.framing(), 0, Instant::now())?;
-        if reader.is_done() {
-            return Ok(After::KeepAlive);
-        }
-        if self.head.expect_continue() {
-            return Ok(After::Close);
-        }
-        Ok(if self.drop_rest(reader).await {
-            After::KeepAlive
-        } else {
-            After::Close
-        })
+        self.body_is_left =
+            !reader.is_done() && (self.head.expect_continue() || !self.drop_rest(reader).await);
+        Ok(())
     }
 
     /// `kept` are field lines of the app whose body the file replaces.
@@ -198,7 +189,7 @@ impl Connection {
         After::KeepAlive
     }
 
-    fn file_step(&self) -> u64 {
+    pub fn file_step(&self) -> u64 {
         if self.io.is_stream() {
             STREAM_STEP
         } else {
@@ -218,6 +209,7 @@ impl Connection {
         loop {
             let step = self.thread.disk.fetch(file, at, step).await.ok()? as usize;
             if !self.site.sendfile || !self.io.sends_files() {
+                let step = self.out.room(step);
                 return Some(self.read_step(file, at, step));
             }
             match self.io.send_file(file.as_fd(), at, step) {
@@ -382,7 +374,8 @@ impl Connection {
     /// it says must hold, and a server may begin to leave in between.
     pub fn keeps_alive(&self) -> bool {
         let kept_open = !self.edge.times.idle.is_zero();
-        self.head.keep_alive() && kept_open && self.edge.phase() == Phase::Serving
+        let serving = self.edge.phase() == Phase::Serving;
+        self.head.keep_alive() && !self.body_is_left && kept_open && serving
     }
 }
 

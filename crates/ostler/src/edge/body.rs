@@ -137,7 +137,11 @@ impl BodyReader {
 pub enum Body {
     #[default]
     None,
-    Memory(Vec<u8>),
+    /// And the part of its address's memory that it has.
+    Memory(
+        Vec<u8>,
+        #[expect(dead_code, reason = "held as long as the bytes are")] Share,
+    ),
     File(SpoolFile),
 }
 
@@ -146,7 +150,7 @@ impl Body {
     pub fn len(&self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Memory(bytes, _) => bytes.len() as u64,
             Self::File(file) => file.len(),
         }
     }
@@ -155,14 +159,14 @@ impl Body {
     pub fn memory(&self) -> usize {
         match self {
             Self::None | Self::File(_) => 0,
-            Self::Memory(bytes) => bytes.len(),
+            Self::Memory(bytes, _) => bytes.len(),
         }
     }
 
     /// A descriptor of a spooled body for a worker, which reads it from its start.
     pub fn readable(&self) -> Result<Option<OwnedFd>, Reason> {
         match self {
-            Self::None | Self::Memory(_) => Ok(None),
+            Self::None | Self::Memory(..) => Ok(None),
             Self::File(file) => match file.read_only() {
                 Ok(file) => Ok(Some(file)),
                 Err(error) => Err(spool_refused(SpoolError::Io(error))),
@@ -174,7 +178,7 @@ impl Body {
     pub fn kind(&self) -> BodyKind {
         match self {
             Self::None => BodyKind::None,
-            Self::Memory(_) => BodyKind::Inline,
+            Self::Memory(..) => BodyKind::Inline,
             Self::File(_) => BodyKind::File,
         }
     }
@@ -182,7 +186,7 @@ impl Body {
     /// The piece of the body in memory; empty for a spooled one.
     pub fn inline(&self) -> &[u8] {
         match self {
-            Self::Memory(bytes) => bytes,
+            Self::Memory(bytes, _) => bytes,
             Self::None | Self::File(_) => &[],
         }
     }
@@ -240,31 +244,32 @@ impl Collector {
         Ok(match self.file {
             Some(file) => Body::File(file),
             None if self.memory.is_empty() => Body::None,
-            None => Body::Memory(self.memory),
+            None => Body::Memory(self.memory, self.share),
         })
     }
 }
 
-fn spool_refused(error: SpoolError) -> Reason {
+/// What a request gets whose body, or whose answer, has no place to wait.
+pub fn spool_refused(error: SpoolError) -> Reason {
     match error {
         SpoolError::Full => Reason::SpoolFull,
         SpoolError::Crowded => Reason::AddressFull,
         SpoolError::Io(error) => match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => {
-                tracing::error!(%error, "cannot spool a request body; hint: raise the descriptor limit (ulimit -n)");
+                tracing::error!(%error, "cannot spool a body; hint: raise the descriptor limit (ulimit -n)");
                 Reason::Overloaded
             }
             Some(libc::ENOSPC | libc::EDQUOT) => {
-                tracing::error!(%error, "cannot spool a request body; hint: is the disk full?");
+                tracing::error!(%error, "cannot spool a body; hint: is the disk full?");
                 Reason::SpoolFull
             }
             // As in a container whose root is read-only: other requests are served.
             Some(libc::EROFS | libc::EACCES | libc::ENOENT) => {
-                tracing::error!(%error, "cannot spool a request body; hint: give a folder that is writable as TMPDIR or tmp_upload_dir");
+                tracing::error!(%error, "cannot spool a body; hint: give a folder that is writable as TMPDIR or tmp_upload_dir");
                 Reason::SpoolFull
             }
             _ => {
-                tracing::error!(%error, "cannot spool a request body; hint: is TMPDIR writable?");
+                tracing::error!(%error, "cannot spool a body; hint: is TMPDIR writable?");
                 Reason::Internal
             }
         },

@@ -2,8 +2,9 @@
 //! then whole messages both ways until each side has had its last word.
 //!
 //! The session (`websocket/`) knows the client, the lease knows the worker; this knows both and
-//! moves messages between them. It holds one message each way: a client that sends faster than the
-//! app takes is not read, a worker whose client does not read gets no credit.
+//! moves messages between them. It holds one message each way, beside the one that the session has:
+//! a client that sends faster than the app takes is not read, a worker whose client does not read
+//! gets no credit.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,7 +23,9 @@ use super::h1::response;
 use super::reason::Reason;
 use super::sending::After;
 use super::site::{App, Behind};
-use super::websocket::{self, By, Closed, Event, Handshake, Outgoing, Refusal, Session};
+use super::websocket::{
+    self, By, Closed, Data, Event, Handshake, Outgoing, Refusal, Session, Violation,
+};
 
 /// Message bytes in one frame to a worker: a quarter of what a stream may send without credit.
 const PIECE: usize = 64 * 1024;
@@ -156,6 +159,14 @@ impl Connection {
 fn note_end(lease: &Lease, closed: &Closed) {
     let pid = lease.worker().pid;
     match &closed.by {
+        By::Violation(Violation::AddressFull) => {
+            tracing::info!(
+                pid,
+                code = closed.code,
+                "a WebSocket ends: {}",
+                Violation::AddressFull
+            );
+        }
         By::Violation(violation) => {
             tracing::info!(
                 pid,
@@ -193,7 +204,7 @@ async fn last_word(lease: &mut Lease) -> Result<(), Fault> {
 /// A message on its way to the worker.
 struct Upward {
     opcode: Opcode,
-    data: Vec<u8>,
+    data: Data,
     sent: usize,
 }
 
@@ -364,7 +375,7 @@ impl<'l> Bridge<'l> {
     }
 
     /// A message of the client; dropped when the app takes none any more.
-    fn take_up(&mut self, opcode: Opcode, data: Vec<u8>) {
+    fn take_up(&mut self, opcode: Opcode, data: Data) {
         if !self.ended {
             self.upward = Some(Upward {
                 opcode,

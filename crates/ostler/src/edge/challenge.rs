@@ -19,7 +19,7 @@ impl Connection {
         let Some(text) = self.edge.certs.token(token).filter(|_| read) else {
             return Ok(None);
         };
-        let after = self.body_after_answer().await?;
+        self.pass_over_body().await?;
         let length = text.len();
         let fields =
             format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n");
@@ -28,6 +28,6 @@ impl Connection {
             self.out.bytes().extend_from_slice(text.as_bytes());
             self.row.sent = length as u64;
         }
-        Ok(Some(after))
+        Ok(Some(After::KeepAlive))
     }
 }

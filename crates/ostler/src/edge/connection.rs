@@ -49,6 +49,8 @@ pub struct Connection {
     pub https: bool,
     /// Its body has been read to the end.
     pub body_read: bool,
+    /// Some of it will never be read: no other request can follow.
+    pub body_is_left: bool,
     /// An answer of ours has said that the connection ends with it.
     pub told_end: bool,
     /// Seconds for `Retry-After` of the answer being made.
@@ -134,6 +136,7 @@ impl Connection {
             row: Row::default(),
             https: false,
             body_read: false,
+            body_is_left: false,
             told_end: false,
             retry_after: None,
             frame: Vec::new(),

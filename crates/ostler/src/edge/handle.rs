@@ -35,7 +35,7 @@ impl Connection {
             ..Row::default()
         };
         self.body_read = false;
-        self.told_end = false;
+        (self.body_is_left, self.told_end) = (false, false);
         let after = match self.line().await {
             Ok(after) => after,
             Err(reason) => self.answer(reason).await,
@@ -45,6 +45,8 @@ impl Connection {
             return after;
         }
         if after != After::Abort {
+            // An answer of ours may be large. Where there is no room for it, it waits in memory.
+            let _ = self.out.settle(&self.edge.spool);
             self.out.finish(&mut self.io);
         }
         let after = match self.flush().await {

@@ -144,13 +144,18 @@ fn tcp(
     let local = SocketAddr::new(canonical(local.ip()), local.port());
     let peer = Peer::tcp(address, peer.port(), local);
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
+    // One whose client is not known yet is counted, but for nobody: a stop waits for what it brings.
     match &edge.proxies {
-        Some(proxies) if proxies.expect(&peer) => drop(tokio::spawn(async move {
-            let mut stream = stream;
-            if let Some(peer) = introduced(&mut stream, peer, &edge).await {
-                admit(stream, peer, tls, edge, thread);
-            }
-        })),
+        Some(proxies) if proxies.expect(&peer) => {
+            let unknown = edge.peers.seat(None);
+            tokio::spawn(async move {
+                let mut stream = stream;
+                if let Some(peer) = introduced(&mut stream, peer, &edge).await {
+                    admit(stream, peer, tls, edge, thread);
+                }
+                drop(unknown);
+            });
+        }
         _ => admit(stream, peer, tls, edge, thread),
     }
 }
@@ -162,8 +167,6 @@ async fn introduced(
     edge: &Edge,
 ) -> Option<Peer> {
     let proxies = edge.proxies.as_ref()?;
-    // Counted among the connections, but for nobody: a stop waits for what it brings.
-    let _place = edge.peers.seat(None);
     let address = peer.address;
     match tokio::time::timeout(edge.times.handshake, proxies.read(stream, peer)).await {
         Ok(Ok(client)) => Some(client),
@@ -265,6 +268,7 @@ async fn handshake(
 fn unix(stream: UnixStream, edge: &Arc<Edge>, thread: &Arc<Thread>) {
     thread.tally.accepted.add(1);
     let (edge, thread) = (Arc::clone(edge), Arc::clone(thread));
+    let unknown = edge.peers.seat(None);
     tokio::spawn(async move {
         let (mut stream, mut peer) = (stream, Peer::unix());
         if edge.proxies.is_some() {
@@ -274,7 +278,9 @@ fn unix(stream: UnixStream, edge: &Arc<Edge>, thread: &Arc<Thread>) {
             }
         }
         let counted = peer.address.filter(|_| !edge.trusts(&peer));
-        match edge.peers.seat(counted) {
+        let seated = edge.peers.seat(counted);
+        drop(unknown);
+        match seated {
             Some(place) => {
                 connection::serve(Io::Unix(stream.into()), peer, edge, thread, place).await
             }

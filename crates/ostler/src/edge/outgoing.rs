@@ -71,7 +71,7 @@ impl Outgoing {
     /// Moves what memory may not hold to the spool file.
     pub fn settle(&mut self, budget: &Arc<Budget>) -> Result<(), SpoolError> {
         if self.file.is_none() {
-            let keep = self.may_keep();
+            let keep = self.most(self.bytes.len().min(IN_MEMORY) as u64);
             if self.bytes.len() - self.sent <= keep {
                 return Ok(());
             }
@@ -90,15 +90,22 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Bytes that may wait in memory, which are noted as held.
-    fn may_keep(&mut self) -> usize {
-        match self
-            .share
-            .hold_of_half(self.bytes.len().min(IN_MEMORY) as u64)
-        {
-            true => IN_MEMORY,
-            false => STEP as usize - 1,
+    /// How many of `wanted` bytes may be appended now, which are noted as held: what is in a file already has no need to
+    /// be in memory as well.
+    pub fn room(&mut self, wanted: usize) -> usize {
+        let held = (self.bytes.len() + wanted).min(IN_MEMORY);
+        wanted.min(self.most(held as u64))
+    }
+
+    /// Bytes that memory may hold, of which so many are noted as held.
+    fn most(&mut self, held: u64) -> usize {
+        if self.share.hold_of_half(held) {
+            return IN_MEMORY;
         }
+        let few = STEP as usize - 1;
+        // It may have had more before.
+        self.bytes.shrink_to(few);
+        few
     }
 
     /// Hands what is in memory to the kernel together with what follows next.
@@ -169,13 +176,18 @@ impl Outgoing {
     fn refill(&mut self) -> Result<(), ClientGone> {
         self.bytes.clear();
         (self.sent, self.boundary) = (0, 0);
-        let Some(file) = &mut self.file else {
-            self.share.hold(0);
+        let Some(file) = &self.file else {
+            // Its room stays for what follows, and TLS may make us wait here.
+            if !self.share.hold(self.bytes.capacity() as u64) {
+                self.bytes = Vec::new();
+                self.share.hold(0);
+            }
             return Ok(());
         };
-        let most = match self.share.hold_of_half(file.unread().min(IN_MEMORY as u64)) {
-            true => IN_MEMORY,
-            false => STEP as usize - 1,
+        let unread = file.unread().min(IN_MEMORY as u64);
+        let most = self.most(unread);
+        let Some(file) = &mut self.file else {
+            return Ok(());
         };
         self.bytes.shrink_to(most);
         file.read_into(&mut self.bytes, most)

@@ -38,6 +38,8 @@ pub struct Peers {
 #[derive(Debug)]
 struct Address {
     seats: Vec<Arc<Seat>>,
+    /// Connections, with those that were asked to leave and are still there.
+    connections: usize,
     account: Arc<Account>,
 }
 
@@ -193,9 +195,14 @@ impl Peers {
             let mut open = self.open();
             let known = open.entry(address).or_insert_with(|| Address {
                 seats: Vec::new(),
+                connections: 0,
                 account: Arc::new(Account::new(address)),
             });
             let seats = &mut known.seats;
+            if known.connections >= cap.saturating_mul(2) {
+                // They are asked to leave faster than they do.
+                return None;
+            }
             if seats.len() >= cap {
                 let oldest = (0..seats.len())
                     .min_by_key(|&index| seats[index].idle_since.load(Ordering::Relaxed))
@@ -204,6 +211,7 @@ impl Peers {
                 seats.swap_remove(oldest).leave.notify_one();
             }
             seats.push(Arc::clone(&seat));
+            known.connections += 1;
             is_one_of_many = seats.len() > FEW;
             account = Some(Arc::clone(&known.account));
         }
@@ -297,7 +305,8 @@ impl Drop for Place {
         let mut open = self.peers.open();
         if let Some(known) = open.get_mut(&address) {
             known.seats.retain(|seat| !Arc::ptr_eq(seat, &self.seat));
-            if known.seats.is_empty() {
+            known.connections -= 1;
+            if known.connections == 0 {
                 open.remove(&address);
             }
         }
@@ -342,6 +351,30 @@ mod tests {
         assert!(!is_empty(), "one is there");
         drop(place);
         assert!(is_empty());
+    }
+
+    #[test]
+    fn who_was_asked_to_leave_and_stays_is_remembered() {
+        let peers = Peers::new(2);
+        let seat = || {
+            let place = peers.seat(Some(A));
+            place.inspect(|place| place.idle())
+        };
+        let stays = [seat(), seat()];
+        let mut held = stays[0].as_ref().expect("room").share();
+        assert!(held.hold(20 << 20));
+        let come = [seat(), seat()];
+        assert!(
+            come.iter().all(Option::is_some) && seat().is_none(),
+            "twice the cap"
+        );
+        drop(come);
+        let again = seat().expect("room again");
+        assert!(!again.share().hold(20 << 20), "what the others hold counts");
+        drop((held, stays));
+        assert!(again.share().hold(20 << 20));
+        drop(again);
+        assert!(peers.open().is_empty());
     }
 
     #[test]

@@ -47,10 +47,10 @@ impl Connection {
         let Some((to, status)) = self.entered_elsewhere(sender).or_else(|| self.moved()) else {
             return Ok(None);
         };
-        let after = self.body_after_answer().await?;
+        self.pass_over_body().await?;
         let fields = [&b"Location: "[..], &to, b"\r\nContent-Length: 0\r\n"].concat();
         self.begin_answer(status, &[&fields], false);
-        Ok(Some(after))
+        Ok(Some(After::KeepAlive))
     }
 
     fn entered_elsewhere(&self, sender: &Sender) -> Option<(Vec<u8>, u16)> {

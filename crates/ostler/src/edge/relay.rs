@@ -10,7 +10,7 @@ use ostler_wire::{FileHead, HEAD_LEN, Kind, ResponseHead, begin};
 
 use crate::pool::{Fault, Frame, Lease, Rest, Session, Worker};
 
-use super::body::BodyReader;
+use super::body::{BodyReader, spool_refused};
 use super::compress::{Prepared, SLICE};
 use super::connection::{Connection, Sign, poll_sign};
 use super::deadline::Elapsed;
@@ -439,11 +439,12 @@ impl<'c> Relay<'c> {
             let sending = self.sending.take()?;
             return Some(Relayed::File(file, sending));
         }
-        while let Some(piece) = file.next().await {
+        while let Some(piece) = file.next(self.connection.file_room()).await {
             let Ok(piece) = piece else {
                 return Some(Relayed::Broken(Reason::BadResponse));
             };
             self.body(&piece).await;
+            drop(piece);
             if self.connection.flush().await.is_err() {
                 return Some(Relayed::Broken(Reason::ClientGone));
             }
@@ -469,8 +470,10 @@ impl<'c> Relay<'c> {
             self.connection.row.sent += sending.finish(out.bytes()) as u64;
         }
         let end = ends.then(|| sending.end(out.bytes()));
-        if (!self.unbuffered || ends) && out.settle(&self.connection.edge.spool).is_err() {
-            return Some(Relayed::Broken(Reason::SpoolFull));
+        if (!self.unbuffered || ends)
+            && let Err(error) = out.settle(&self.connection.edge.spool)
+        {
+            return Some(Relayed::Broken(spool_refused(error)));
         }
         end.map(|end| end.map_or_else(Relayed::Broken, Relayed::Whole))
     }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of memory that one address may make us hold. With what is not counted (256 connections, each with a task, TLS
-/// and up to 64 KiB of a head) it stays below 64 MiB.
+/// Bytes of memory that one address may make us hold. What is not counted is less than [`STEP`] of each thing, 256
+/// connections with their tasks, TLS and heads, and the windows of HTTP/2: with these it stays below 64 MiB.
 const MEMORY: u64 = 32 << 20;
 
 /// Bytes in its spool files: a quarter of what there is for all.
@@ -72,7 +72,7 @@ impl Share {
     }
 
     /// Notes how many bytes are held now; false, with nothing noted, when these are more than before and the address
-    /// would have too many.
+    /// would have too many. Who holds nothing else may go on: one upload or message may be as large as its own setting says.
     pub fn hold(&mut self, bytes: u64) -> bool {
         self.hold_of(bytes, 1)
     }
@@ -93,7 +93,10 @@ impl Share {
             sum.fetch_sub(before - now, Ordering::Relaxed);
         } else {
             let more = now - before;
-            let fits = |held: u64| held.checked_add(more).filter(|&held| held <= most / parts);
+            let fits = |held: u64| {
+                let sum = held.checked_add(more)?;
+                (sum <= most / parts || held == before).then_some(sum)
+            };
             let held = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
             if held.is_err() {
                 return false;
@@ -156,11 +159,23 @@ mod tests {
         assert!(second.hold(0) && !third.hold_of_half(STEP) && third.hold(STEP) && third.hold(0));
         assert!(first.hold(MEMORY / 2 - STEP) && third.hold_of_half(STEP));
         assert!(!third.hold_of_half(2 * STEP) && third.hold(0) && first.hold(MEMORY - STEP));
-        assert!(first.of_disk().hold(DISK) && !first.of_disk().hold(DISK + STEP));
+        let mut file = first.of_disk();
+        assert!(file.hold(DISK - STEP) && !first.of_disk().hold(2 * STEP));
+        drop(file);
         assert!(first.hold(0) && second.hold(2 * STEP) && !first.should_wait());
         drop((first, second));
         assert_eq!(account.memory.load(Ordering::Relaxed), 0);
         assert_eq!(account.disk.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_holds_nothing_else_has_no_limit_here() {
+        let account = Arc::new(Account::new(std::net::Ipv4Addr::LOCALHOST.into()));
+        let mut one = Share::of_memory(Some(account));
+        let mut other = one.another();
+        assert!(one.hold(MEMORY / 2) && one.hold(2 * MEMORY) && !other.hold(STEP));
+        assert!(one.hold(3 * MEMORY) && one.hold(MEMORY - STEP) && other.hold(STEP));
+        assert!(!one.hold(MEMORY), "not alone");
     }
 
     #[test]

@@ -48,9 +48,9 @@ impl WorkerFile {
         })
     }
 
-    /// The next piece, until the end of the range or of the file.
-    pub async fn next(&mut self) -> Option<io::Result<Vec<u8>>> {
-        let wanted = (self.end - self.at).min(PIECE) as usize;
+    /// The next piece of `most` bytes, until the end of the range or of the file.
+    pub async fn next(&mut self, most: usize) -> Option<io::Result<Vec<u8>>> {
+        let wanted = (self.end - self.at).min(most as u64) as usize;
         if wanted == 0 {
             return None;
         }
@@ -79,12 +79,18 @@ impl WorkerFile {
 }
 
 impl Connection {
+    /// Bytes of a file that may be read at once.
+    pub fn file_room(&mut self) -> usize {
+        let step = self.file_step().min(PIECE) as usize;
+        self.out.room(step)
+    }
+
     /// Sends a file as the rest of a response. No worker waits meanwhile, however slowly the client
     /// reads.
     pub async fn send_worker_file(&mut self, mut file: WorkerFile, mut sending: Sending) -> After {
         if !sending.is_bodiless() {
             let mut patience = Patience::default();
-            while let Some(piece) = file.next().await {
+            while let Some(piece) = file.next(self.file_room()).await {
                 let Ok(piece) = piece else {
                     return self.cut(Reason::ResponseShort).await;
                 };
@@ -99,6 +105,7 @@ impl Connection {
                         tokio::task::yield_now().await;
                     }
                 }
+                drop(piece);
                 if self.flush_part(&mut patience).await.is_err() {
                     self.row.reason = Some(Reason::ClientGone);
                     return After::Abort;

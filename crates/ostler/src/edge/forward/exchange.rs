@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tokio::io::AsyncWrite as _;
 
-use crate::edge::body::{Body, BodyReader};
+use crate::edge::body::{Body, BodyReader, spool_refused};
 use crate::edge::compress::SLICE;
 use crate::edge::connection::{Connection, Sign, poll_sign};
 use crate::edge::deadline::Elapsed;
@@ -461,10 +461,11 @@ impl<'c, 'b> Exchange<'c, 'b> {
             return Some(self.finish());
         }
         let spool = &self.connection.edge.spool;
-        match !self.unbuffered && self.connection.out.settle(spool).is_err() {
-            true => Some(Forwarded::Broken(Reason::SpoolFull)),
-            false => None,
+        if self.unbuffered {
+            return None;
         }
+        let settled = self.connection.out.settle(spool);
+        settled.err().map(spool_refused).map(Forwarded::Broken)
     }
 
     /// The answer is whole.
@@ -475,8 +476,8 @@ impl<'c, 'b> Exchange<'c, 'b> {
         };
         connection.row.sent += sending.finish(connection.out.bytes()) as u64;
         let end = sending.end(connection.out.bytes());
-        if connection.out.settle(&connection.edge.spool).is_err() {
-            return Forwarded::Broken(Reason::SpoolFull);
+        if let Err(error) = connection.out.settle(&connection.edge.spool) {
+            return Forwarded::Broken(spool_refused(error));
         }
         // What came behind it belongs to no request.
         let clean = self.keep_alive && self.at == self.input.len();

@@ -17,6 +17,7 @@ use crate::edge::deadline::{Deadline, Elapsed};
 use crate::edge::h1::head::Limits;
 use crate::edge::io::Io;
 use crate::edge::peers::Place;
+use crate::edge::reason::Reason as Refusal;
 use crate::edge::{Edge, Phase, Thread, lock};
 
 use super::head;
@@ -171,6 +172,8 @@ fn settings(limits: &Limits, clients: u32, is_one_of_many: bool) -> server::Buil
         .initial_connection_window_size(window)
         .max_header_list_size(u32::try_from(limits.total).unwrap_or(u32::MAX))
         .max_send_buffer_size(unsent)
+        // What is refused is remembered: frames that were on their way are no errors of the client.
+        .max_concurrent_reset_streams(STREAMS)
         .max_local_error_reset_streams(Some(STREAM_ERRORS * clients as usize))
         .enable_connect_protocol();
     builder
@@ -249,8 +252,7 @@ impl Session {
         // Not one of its address's connections: that one has been counted.
         let Some(place) = self.place.for_stream() else {
             // Without a row: its fields are not worth reading.
-            let code = crate::edge::reason::Reason::AddressFull.code();
-            self.thread.tally.refused(code);
+            self.thread.tally.refused(Refusal::AddressFull.code());
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
         let (parts, body) = request.into_parts();

@@ -115,9 +115,9 @@ impl Connection {
         }
         let more = cors.preflight_lines(self.head.field(b"access-control-request-headers"));
         self.row.lines.extend_from_slice(&more);
-        let after = self.body_after_answer().await?;
+        self.pass_over_body().await?;
         self.begin_answer(204, &[], false);
-        Ok(Some(after))
+        Ok(Some(After::KeepAlive))
     }
 }
 

@@ -3,12 +3,13 @@
 //!
 //! Knows bytes of a client and whole messages; knows nothing of HTTP connections, routes or workers.
 //! Everything but [`session`] is free of I/O. Reading order: [`handshake`], [`frame`] (bytes →
-//! checked frame heads), [`reader`] (frames → messages), [`deflate`] (RFC 7692), [`session`].
+//! checked frame heads), [`reader`] (frames → messages), [`data`] (what these cost), [`deflate`] (RFC 7692), [`session`].
 //!
 //! The framing is our own because no library at hand is strict: `yawc` 0.5 takes RSV1 on control and
 //! continuation frames and control frames of more than 125 bytes, closes an unknown opcode with 1003
 //! and bad compressed data with 1011, and hides the RSV1 bit from code that would repair this.
 
+mod data;
 mod deflate;
 mod frame;
 mod handshake;
@@ -17,6 +18,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use data::Data;
+pub use frame::Violation;
 pub use handshake::{Handshake, Refusal, accept_key, handshake, is_switch};
 pub use session::{By, Closed, Outgoing, Session};
 
@@ -54,11 +57,11 @@ impl Default for Settings {
 }
 
 /// What a client sends, as an app sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// A text message; its bytes are UTF-8.
-    Text(Vec<u8>),
-    Binary(Vec<u8>),
+    Text(Data),
+    Binary(Data),
     /// The last event: the client closed (1005 when it gave no code), broke the protocol (the code
     /// that it was told) or went away (1006).
     Closed {

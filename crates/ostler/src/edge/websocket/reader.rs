@@ -1,11 +1,15 @@
 //! Bytes of a client → messages: fragments joined, decompressed and checked as they come, so that
 //! nothing wrong is kept longer than it must be. No I/O, no clock but the one that is passed in.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use crate::edge::share::Share;
 use crate::sys::memory;
 
+use super::data::Data;
 use super::deflate::Inflate;
 use super::frame::{Head, Opcode, Violation, decode_close, unmask};
 use super::{Event, Settings};
@@ -37,6 +41,8 @@ pub enum Step {
     More,
     /// Nothing until more bytes come.
     Wait,
+    /// Nothing until there is [`Reader::room`].
+    Full,
 }
 
 /// Reads one connection.
@@ -48,6 +54,10 @@ pub struct Reader {
     message: Option<Message>,
     /// Of the memory that the client's address may take: the message's.
     share: Share,
+    /// More of the message is here than `share` has.
+    is_full: bool,
+    /// With those who have the messages before, and told when one of these is gone.
+    before: Arc<Notify>,
     flood_since: Option<Instant>,
     flood: u32,
 }
@@ -79,6 +89,8 @@ impl Reader {
             frame: None,
             message: None,
             share,
+            is_full: false,
+            before: Arc::default(),
             flood_since: None,
             flood: 0,
         }
@@ -93,10 +105,23 @@ impl Reader {
             memory::give_back();
         }
         self.share.hold(0);
+        self.is_full = false;
+    }
+
+    /// Resolves when a message before is gone.
+    pub async fn room(&self) {
+        self.before.notified().await;
     }
 
     /// Takes bytes off the front of `input`.
     pub fn step(&mut self, input: &mut Input, now: Instant) -> Result<Step, Violation> {
+        if self.is_full && !self.note_held() {
+            // What waits for the app makes room when it goes on; a message that never ends does not.
+            return match Arc::strong_count(&self.before) {
+                1 => Err(Violation::AddressFull),
+                _ => Ok(Step::Full),
+            };
+        }
         match self.frame.take() {
             Some(frame) => self.payload(frame, input),
             None => self.head(input, now),
@@ -162,15 +187,21 @@ impl Reader {
             frame.control.extend_from_slice(piece);
         } else if let Some(message) = &mut self.message {
             message.push(piece, self.max_message)?;
-            if !self.share.hold(message.data.len() as u64) {
-                return Err(Violation::AddressFull);
-            }
+            self.note_held();
         }
         if is_whole {
             return self.end_frame(frame);
         }
         self.frame = Some(frame);
         Ok(Step::More)
+    }
+
+    /// Notes what the message takes; false when the client's address holds too much.
+    fn note_held(&mut self) -> bool {
+        let message = self.message.as_ref();
+        let held = message.map_or(0, |message| message.data.len());
+        self.is_full = !self.share.hold(held as u64);
+        !self.is_full
     }
 
     fn end_frame(&mut self, frame: Frame) -> Result<Step, Violation> {
@@ -184,8 +215,16 @@ impl Reader {
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {
                 match self.message.take_if(|_| frame.head.is_final) {
                     Some(message) => {
-                        self.share.hold(0);
-                        Step::Event(message.finish(self.max_message)?)
+                        // One step more than there was room for at most.
+                        self.is_full = false;
+                        let next = self.share.another();
+                        let share = std::mem::replace(&mut self.share, next);
+                        let (is_text, data) = message.finish(self.max_message)?;
+                        let data = Data::new(data, share, Arc::clone(&self.before));
+                        Step::Event(match is_text {
+                            true => Event::Text(data),
+                            false => Event::Binary(data),
+                        })
                     }
                     None => Step::More,
                 }
@@ -240,15 +279,15 @@ impl Message {
         Ok(())
     }
 
-    fn finish(mut self, max: usize) -> Result<Event, Violation> {
+    /// Whether it is text, and its bytes.
+    fn finish(mut self, max: usize) -> Result<(bool, Vec<u8>), Violation> {
         if let Some(inflate) = self.inflate.take() {
             inflate.finish(&mut self.data, max)?;
             self.check_text()?;
         }
         match self.is_text {
             true if self.checked < self.data.len() => Err(Violation::NotUtf8),
-            true => Ok(Event::Text(self.data)),
-            false => Ok(Event::Binary(self.data)),
+            is_text => Ok((is_text, self.data)),
         }
     }
 }

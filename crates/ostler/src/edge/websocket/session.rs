@@ -73,6 +73,8 @@ pub struct Session<S> {
     settings: Settings,
     /// Messages the app has not taken; never more than one and a close.
     events: VecDeque<Event>,
+    /// Nothing is read until the app has taken a message before.
+    is_full: bool,
     clock: Clock,
 }
 
@@ -100,6 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             clock: Clock::new(&settings, Instant::now()),
             settings,
             events: VecDeque::new(),
+            is_full: false,
         }
     }
 
@@ -146,13 +149,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     ) -> io::Result<Closed> {
         loop {
             if self.events.is_empty()
+                && !self.is_full
                 && let Some(closed) = self.decode().await
             {
                 return Ok(closed);
             }
-            let may_read = self.events.is_empty();
+            let may_read = self.events.is_empty() && !self.is_full;
             tokio::select! {
-                room = to_app.reserve(), if !may_read => match (room, self.events.pop_front()) {
+                room = to_app.reserve(), if !self.events.is_empty() => match (room, self.events.pop_front()) {
                     (Ok(room), Some(event)) => room.send(event),
                     // Nobody takes messages any more: the end of `from_app` tells why.
                     (Ok(_), None) | (Err(_), _) => {}
@@ -161,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     read?;
                     self.clock.received();
                 }
+                () = self.decoder.room(), if self.is_full => self.is_full = false,
                 sent = self.output.push(&mut self.writer), if !self.output.is_idle() => {
                     sent?;
                     self.clock.progressed();
@@ -187,6 +192,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 .step(&mut self.input, Instant::now().into_std())
             {
                 Ok(Step::Wait) => return None,
+                Ok(Step::Full) => {
+                    self.is_full = true;
+                    return None;
+                }
                 Ok(Step::More) => tokio::task::coop::consume_budget().await,
                 Ok(Step::Ping(payload)) => self.output.answer(payload),
                 Ok(Step::Event(event)) => {
@@ -291,7 +300,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 .decoder
                 .step(&mut self.input, Instant::now().into_std())
             {
-                Ok(Step::Event(Event::Closed { .. })) | Err(_) => return Ok(()),
+                Ok(Step::Event(Event::Closed { .. }) | Step::Full) | Err(_) => return Ok(()),
                 Ok(Step::Wait) => read_some(&mut self.reader, &mut self.input).await?,
                 Ok(Step::Event(_) | Step::Ping(_) | Step::More) => {
                     tokio::task::coop::consume_budget().await;

@@ -1,15 +1,16 @@
 //! Sessions against raw bytes: what a client may not send, and what it gets for what it may.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::edge::share::Share;
+use crate::edge::share::{Account, Share};
 
 use super::frame::{Opcode, Violation, encode};
-use super::{By, Closed, Event, Handshake, Outgoing, Session, Settings, handshake};
+use super::{By, Closed, Data, Event, Handshake, Outgoing, Session, Settings, handshake};
 
 /// A session with a test at both ends of it.
 struct Test {
@@ -32,17 +33,15 @@ fn agreed(offer: &'static [u8]) -> Handshake {
 }
 
 fn start(settings: Settings, early: &[u8]) -> Test {
+    start_for(Share::default(), settings, early)
+}
+
+fn start_for(share: Share, settings: Settings, early: &[u8]) -> Test {
     let (client, server) = duplex(1 << 20);
     let (to_app, from_client) = mpsc::channel(1);
     let (to_client, from_app) = mpsc::channel(1);
     let handshake = agreed(b"permessage-deflate");
-    let session = Session::new(
-        server,
-        early.to_vec(),
-        &handshake,
-        settings,
-        Share::default(),
-    );
+    let session = Session::new(server, early.to_vec(), &handshake, settings, share);
     Test {
         client,
         from_client,
@@ -92,6 +91,18 @@ impl Test {
 }
 
 /// A client's frame, masked with zeros (which a mask may be).
+fn data(bytes: impl Into<Vec<u8>>) -> Data {
+    Data::new(bytes.into(), Share::default(), Arc::default())
+}
+
+fn text(bytes: impl Into<Vec<u8>>) -> Event {
+    Event::Text(data(bytes))
+}
+
+fn binary(bytes: impl Into<Vec<u8>>) -> Event {
+    Event::Binary(data(bytes))
+}
+
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     encode(&mut frame, Opcode::Continuation, false, payload);
@@ -264,7 +275,7 @@ async fn too_many_pings_are_a_violation() {
     let mut test = start(small(), b"");
     test.send(&masked(0x89, b"").repeat(100)).await;
     test.send(&masked(0x81, b"alive")).await;
-    assert_eq!(test.event().await, Event::Text(b"alive".to_vec()));
+    assert_eq!(test.event().await, text(b"alive".to_vec()));
     test.send(&masked(0x8a, b"")).await;
     assert!(matches!(
         test.event().await,
@@ -281,13 +292,13 @@ async fn each_ping_is_answered_and_behind_unread_bytes_the_last() {
     for n in b'0'..=b'9' {
         assert_eq!(test.get(3).await, [0x8a, 1, n]);
     }
-    assert_eq!(test.event().await, Event::Text(Vec::new()));
+    assert_eq!(test.event().await, text(Vec::new()));
     let large = vec![7; 2 << 20];
     let taken = test.to_client.send(Outgoing::Binary(large.clone())).await;
     taken.expect("an open session");
     assert_eq!(test.get(10).await[..2], [0x82, 127]);
     test.send(&pings).await;
-    assert_eq!(test.event().await, Event::Text(Vec::new()));
+    assert_eq!(test.event().await, text(Vec::new()));
     assert_eq!(test.get(large.len()).await, large);
     assert_eq!(test.get(3).await, [0x8a, 1, b'9']);
     test.send(&masked(0x89, b"a")).await;
@@ -324,13 +335,13 @@ async fn messages_come_whole_whatever_their_frames() {
             write
         });
         for expected in [
-            Event::Text("€".into()),
-            Event::Binary(b"\0\xff".to_vec()),
-            Event::Text(Vec::new()),
-            Event::Text(b"Hello".to_vec()),
-            Event::Text(b"Hello".to_vec()),
-            Event::Text(b"abc".to_vec()),
-            Event::Binary(Vec::new()),
+            text("€"),
+            binary(b"\0\xff".to_vec()),
+            text(Vec::new()),
+            text(b"Hello".to_vec()),
+            text(b"Hello".to_vec()),
+            text(b"abc".to_vec()),
+            binary(Vec::new()),
         ] {
             assert_eq!(test.from_client.recv().await, Some(expected));
         }
@@ -359,7 +370,7 @@ async fn the_client_closes() {
     ] {
         let mut test = start(small(), b"");
         test.send(&[masked(0x81, b"last"), frame].concat()).await;
-        assert_eq!(test.event().await, Event::Text(b"last".to_vec()));
+        assert_eq!(test.event().await, text(b"last".to_vec()));
         let reason = reason.to_owned();
         assert_eq!(test.rest().await, answer);
         assert_eq!(test.event().await, Event::Closed { code, reason });
@@ -446,7 +457,7 @@ async fn long_messages_are_compressed_and_short_ones_are_not() {
     assert_eq!(test.get(102).await, [b"\x81\x64", &message[..100]].concat());
     // The other way round, in the client's compression.
     test.send(&masked(0xc1, &packed)).await;
-    assert_eq!(test.event().await, Event::Text(message));
+    assert_eq!(test.event().await, text(message));
 }
 
 #[tokio::test(start_paused = true)]
@@ -478,12 +489,12 @@ async fn a_slow_app_is_no_silent_client() {
         ..small()
     };
     let mut test = start(settings, b"");
-    for text in ["one", "two", "three"] {
-        test.send(&masked(0x81, text.as_bytes())).await;
+    for word in ["one", "two", "three"] {
+        test.send(&masked(0x81, word.as_bytes())).await;
     }
     tokio::time::sleep(Duration::from_secs(300)).await;
-    for text in ["one", "two", "three"] {
-        assert_eq!(test.event().await, Event::Text(text.into()));
+    for word in ["one", "two", "three"] {
+        assert_eq!(test.event().await, text(word));
     }
 }
 
@@ -516,5 +527,56 @@ async fn a_client_that_does_not_read_stops_the_app_and_nothing_else() {
     // 1 MiB is on its way to the client; then one message waits in the session, one in the queue.
     assert_eq!(taken, 5);
     test.send(&masked(0x81, b"still here")).await;
-    assert_eq!(test.event().await, Event::Text(b"still here".to_vec()));
+    assert_eq!(test.event().await, text(b"still here".to_vec()));
+}
+
+/// An address may hold 32 MiB (edge/share.rs).
+#[tokio::test]
+async fn messages_that_wait_for_their_app_are_counted_and_what_follows_is_not_read() {
+    const MESSAGE: usize = 14 << 20;
+    let account = Arc::new(Account::new(std::net::Ipv4Addr::LOCALHOST.into()));
+    let share = Share::of_memory(Some(account));
+    let mut other = share.another();
+    let settings = Settings {
+        max_frame: MESSAGE,
+        max_message: MESSAGE,
+        ..small()
+    };
+    let mut test = start_for(share, settings, b"");
+    let (reader, mut writer) = tokio::io::split(test.client);
+    let sent = tokio::spawn(async move {
+        for number in 0..4 {
+            let message = masked(0x82, &vec![number; MESSAGE]);
+            writer.write_all(&message).await.expect("it is open");
+        }
+        (reader, writer)
+    });
+    let mut taken = Vec::new();
+    for number in 0..2 {
+        let Some(Event::Binary(data)) = test.from_client.recv().await else {
+            panic!("no message {number}");
+        };
+        assert!(data.len() == MESSAGE && data.iter().all(|&byte| byte == number));
+        taken.push(data);
+    }
+    // Both are held here: there is no room for the next one, which is waited for.
+    let third = test.from_client.recv();
+    let third = tokio::time::timeout(Duration::from_millis(300), third).await;
+    assert!(third.is_err() && !sent.is_finished() && !test.session.is_finished());
+    assert!(!other.hold(28 << 20), "they are counted");
+    taken.remove(0);
+    for number in 2..4 {
+        let Some(Event::Binary(data)) = test.from_client.recv().await else {
+            panic!("no message {number}");
+        };
+        assert!(data.len() == MESSAGE && data.iter().all(|&byte| byte == number));
+        taken.remove(0);
+        taken.push(data);
+    }
+    drop(taken);
+    let (reader, writer) = sent.await.expect("all were sent");
+    test.client = reader.unsplit(writer);
+    test.send(&close(1000, b"")).await;
+    assert_eq!(test.closed().await.code, 1000);
+    assert!(other.hold(32 << 20), "nothing is left");
 }

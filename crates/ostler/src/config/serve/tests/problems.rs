@@ -177,10 +177,7 @@ fn certificates_that_cannot_be_had() {
         &["`client_ca` is set and requests without TLS are answered"],
     );
     check(
-        &format!(
-            "{}{tls}",
-            own("access.client_certificate = true")
-        ),
+        &format!("{}{tls}", own("access.client_certificate = true")),
         &["`client_certificate` without `client_ca`"],
     );
     // All of these are good.
