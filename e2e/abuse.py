@@ -2,8 +2,9 @@
 
     python abuse.py PORT TLS_PORT CERTIFICATE SOURCE SCALE
 
-Without a TLS_PORT (0) what needs one is left out. It says `holding` when everyone who only holds something is connected, goes on with the floods until its standard input
-ends, and then says what it did. SCALE is 1 for the short form: bytes that a body or an answer has.
+Without a TLS_PORT (0) what needs one is left out. It says `holding` when everyone who only holds something is connected,
+goes on with the floods until its standard input ends, and then says what it did. SCALE is 1 for the short form: bytes
+that a body or an answer has.
 """
 
 import itertools
@@ -24,8 +25,8 @@ from hyperframe.frame import DataFrame
 import attackers
 from attackers import CROWDS, Crowd
 from corpus import read
+from harness import frame
 from http2 import Http2
-from test_http2_websocket import frame
 
 counts, over = Counter(), threading.Event()
 NEVER = OSError, EOFError, AssertionError, ssl.SSLError
@@ -37,7 +38,7 @@ def nothing(_):
 
 
 def crowds(host, certificate, source, scale):
-    """Those who hold something: 190 connections of the 256 that an address has by default."""
+    """Those who hold something: 165 connections of the 256 that an address has by default."""
     slow_read = CROWDS["readers"][1]
 
     def crowd(count, first, act=nothing, narrow=False, to=host):

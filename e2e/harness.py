@@ -366,6 +366,16 @@ class Client(threading.Thread):
         return self
 
 
+# WebSockets
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """One frame of a client, masked with zeros: the bytes stay readable."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2) if size < 65536 else b"\xff" + size.to_bytes(8)
+    return bytes([0x80 | opcode]) + length + b"\0\0\0\0" + payload
+
+
 # Metrics
 
 SERIES = re.compile(r"([a-z_]+)(?:\{(.*)\})? (\S+)")

@@ -326,6 +326,17 @@ python = "{python}"
 """
 
 
+def resumed(port, context, name, path="/", session=None):
+    """The status of an answer, whether its connection went on with `session`, and the session it has itself."""
+    with socket.create_connection(("127.0.0.1", port), 10) as plain:
+        with context.wrap_socket(plain, server_hostname=name, session=session) as secure:
+            secure.sendall(f"GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+            head = secure.recv(4096)
+            while secure.recv(4096):
+                pass
+            return int(head.split()[1]), secure.session_reused, secure.session
+
+
 def test_clients_of_a_guarded_host_show_certificates(host, tmp_path):
     trusting = lambda: pair_context(tmp_path / "own.pem")
     pair(tmp_path, "shop.example", "staff.example")
@@ -397,9 +408,20 @@ access = { client_certificate = true }
 
     for http2 in (False, True):
         assert statuses(context, http2) == [200, 403, 403, 403]
-    context.load_cert_chain(*employ("ann"))
+    ann = employ("ann")
+    context.load_cert_chain(*ann)
     for http2 in (False, True):
         assert statuses(context, http2) == [200, 200, 200, 200]
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        # A session is what its handshake was, whatever the client could show by now.
+        resuming = pair_context(tmp_path / "own.pem")
+        resuming.maximum_version = version
+        without = resumed(shop.port, resuming, "shop.example", "/staff")
+        resuming.load_cert_chain(*ann)
+        shown = resumed(shop.port, resuming, "shop.example", "/staff")
+        for (status, reused, session), expected in ((without, 403), (shown, 200)):
+            assert (status, reused) == (expected, False)
+            assert resumed(shop.port, resuming, "shop.example", "/staff", session)[:2] == (expected, True), version
     with httpx.Client(verify=pair_context(tmp_path / "own.pem")) as stranger:
         assert "certificate_missing" in stranger.get(url + "/staff", **asks).text
     forwarded = {"Host": "shop.example", "X-Forwarded-Proto": "https"}
@@ -430,16 +452,8 @@ def test_session_tickets_are_good_after_a_reload_and_only_for_their_host(host, t
     shop.host.log.wait("staff: ready")
     context.load_cert_chain(*employ("ann"))
 
-    def resumed(name, session=None):
-        with socket.create_connection(("127.0.0.1", shop.port), 10) as plain:
-            with context.wrap_socket(plain, server_hostname=name, session=session) as secure:
-                secure.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
-                while secure.recv(4096):
-                    pass
-                return secure.session_reused, secure.session
-
-    _, session = resumed("shop.example")
-    assert resumed("shop.example", session)[0]
+    _, _, session = resumed(shop.port, context, "shop.example")
+    assert resumed(shop.port, context, "shop.example", session=session)[1]
     shop.reload(text.replace("[projects.shop.web]", "hsts = 1000\n[projects.shop.web]"))
-    assert resumed("shop.example", session)[0]
-    assert not resumed("staff.example", session)[0]
+    assert resumed(shop.port, context, "shop.example", session=session)[1]
+    assert not resumed(shop.port, context, "staff.example", session=session)[1]

@@ -6,18 +6,11 @@ import signal
 
 import pytest
 
-from harness import eventually
+from harness import eventually, frame
 from http2 import Http2
 from test_http2 import ASGI, connect, seen, start  # noqa: F401
 
 ENABLE_CONNECT_PROTOCOL = 8
-
-
-def frame(opcode, payload):
-    """One client frame, masked with zeros: the bytes stay readable."""
-    size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2) if size < 65536 else b"\xff" + size.to_bytes(8)
-    return bytes([0x80 | opcode]) + length + b"\0\0\0\0" + payload
 
 
 class Socket:

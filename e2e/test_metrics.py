@@ -11,7 +11,6 @@ from harness import Raw
 from test_serve import TWO, Machine
 
 
-
 @pytest.fixture
 def machine(host, tmp_path):
     (tmp_path / "tree").mkdir()

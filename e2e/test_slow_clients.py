@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import statistics
 import subprocess
 import threading
 import time
@@ -13,6 +12,7 @@ import pytest
 import harness
 from attackers import CROWDS, Crowd
 from harness import eventually
+from traffic import p99
 
 SLOW = "127.0.0.7"
 """Where the slow ones come from; the good client uses another address."""
@@ -29,10 +29,6 @@ def latencies(host, seconds):
             assert answer.status == 200
             found.append(time.monotonic() - began)
     return found
-
-
-def p99(values):
-    return statistics.quantiles(values, n=100)[98]
 
 
 def good_client_is_fine(host, count, kind, seconds):
