@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::admin::Ask;
+use crate::admin::{Ask, Places};
 use crate::certs::Certs;
 use crate::edge::{self, Listener, Live, Phase, Site};
 use crate::keeper::protocol::{
@@ -132,6 +132,7 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         started: Instant::now(),
         desk,
         doors: Vec::new(),
+        places: Places::default(),
         log,
         reloads: Reloads::default(),
         switching: Switching::default(),
@@ -204,6 +205,8 @@ struct Server {
     desk: mpsc::Sender<Ask>,
     /// Where they come in.
     doors: Vec<JoinHandle<()>>,
+    /// Who is being answered on the admin socket.
+    places: Places,
     /// The request log.
     log: Option<Arc<store::Log>>,
     reloads: Reloads,

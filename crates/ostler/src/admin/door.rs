@@ -70,11 +70,27 @@ impl Gate {
     }
 }
 
+/// Places for those who speak at the same time.
+#[derive(Clone, Debug)]
+pub struct Places(Arc<Semaphore>);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MOST)))
+    }
+}
+
+impl Places {
+    /// Resolves when everybody has the answer, and nobody waits at a door.
+    pub async fn empty(&self) {
+        let _all = self.0.acquire_many(MOST as u32).await;
+    }
+}
+
 /// Lets in who may, until the server ends.
-pub async fn serve(listener: UnixListener, gate: Gate, router: Router) {
-    let room = Arc::new(Semaphore::new(MOST));
+pub async fn serve(listener: UnixListener, gate: Gate, router: Router, places: Places) {
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&places.0).acquire_owned().await else {
             return;
         };
         match listener.accept().await {

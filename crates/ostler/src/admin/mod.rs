@@ -25,7 +25,7 @@ use crate::store::find::{self, Filter};
 
 use api::{Maintained, NameLook, Outcome, Reloaded, Status};
 
-pub use door::{Gate, Open, serve};
+pub use door::{Gate, Open, Places, serve};
 
 /// What is asked of the server.
 #[derive(Debug)]

@@ -314,12 +314,13 @@ impl Keeper {
         self.notify.ready();
         match servers.current.replace(coming) {
             Some(before) => {
-                let message = FromKeeper::Drain { within: drain };
-                before.tell(&message, &[]).await;
+                // First, since one that has nothing to do ends at once: nobody else can answer who has asked.
                 if let Some(ticket) = inheritance.said.ticket {
                     let message = FromKeeper::Upgraded { ticket, what };
                     before.tell(&message, &[]).await;
                 }
+                let message = FromKeeper::Drain { within: drain };
+                before.tell(&message, &[]).await;
                 servers.leaving.push(before);
             }
             None => servers.put_in_charge().await,

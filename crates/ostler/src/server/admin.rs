@@ -64,7 +64,8 @@ impl Server {
             keeper: self.keeper_pid,
         };
         let router = admin::router(self.desk.clone());
-        let door = tokio::spawn(admin::serve(listener, gate, router));
+        let places = self.places.clone();
+        let door = tokio::spawn(admin::serve(listener, gate, router, places));
         self.doors.push(door);
         Ok(())
     }

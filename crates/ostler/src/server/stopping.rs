@@ -74,6 +74,10 @@ impl Server {
 
     /// Ends the edge threads, then the logs: the last lines must be written.
     pub(super) async fn end(&mut self) {
+        // Who was answered gets the answer, whoever still waits hears that there is none.
+        self.doors.drain(..).for_each(|door| door.abort());
+        self.reloads = Default::default();
+        let _ = timeout(LAST_BYTES, self.places.empty()).await;
         // The workers are gone; their last answers may still be on their way.
         let _ = timeout(LAST_BYTES, self.shared.peers.empty()).await;
         for thread in &mut self.threads {
