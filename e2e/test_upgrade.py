@@ -17,6 +17,7 @@ import harness
 from conftest import certificate
 from test_serve import APP, TWO, Machine, seen
 from test_status import ostler, status
+from traffic import ASGI
 
 
 def put(program, source=harness.OSTLER):
@@ -116,30 +117,8 @@ python = "{sys.executable}"
         assert raw.send(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n").answer().header("Connection") == "close"
 
 
-SOCKETS = """
-import asyncio
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.accept"})
-        while True:
-            message = await receive()
-            if message["type"] == "websocket.disconnect":
-                return
-            await send({"type": "websocket.send", "text": message["text"]})
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"ok"})
-"""
-
-
 def test_open_sockets_outlive_several_upgrades_until_the_drain_ends(host, tmp_path, program):
-    (tmp_path / "app.py").write_text(SOCKETS)
+    (tmp_path / "app.py").write_text(ASGI)
     port = harness.free_port()
     file = tmp_path / "ostler.toml"
     text = f"""

@@ -149,6 +149,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
         }
     }
     let code = server.run(first, &mut asked, &mut asks).await;
+    // What nobody attends to any more is told so.
+    drop(asks);
     server.end().await;
     Ok(code)
 }
