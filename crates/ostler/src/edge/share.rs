@@ -106,6 +106,14 @@ impl Share {
         true
     }
 
+    /// Whether the address holds more than half of what it may.
+    pub fn is_much(&self) -> bool {
+        self.account.as_ref().is_some_and(|account| {
+            let (sum, most) = account.sum(self.of);
+            sum.load(Ordering::Relaxed) > most / 2
+        })
+    }
+
     /// Whether the address has so little left that one that holds more than half of what there is had better wait. There
     /// is one of these at most. Others do not wait but fail, since who waits holds a worker.
     pub fn should_wait(&self) -> bool {
@@ -154,10 +162,10 @@ mod tests {
         assert!(first.hold(MEMORY - STEP) && second.hold(STEP));
         assert!(!second.hold(2 * STEP));
         assert!(second.hold(2 * STEP - 1), "less than a step more");
-        assert!(first.should_wait() && !second.should_wait());
+        assert!(first.should_wait() && !second.should_wait() && second.is_much());
         let mut third = first.another();
         assert!(second.hold(0) && !third.hold_of_half(STEP) && third.hold(STEP) && third.hold(0));
-        assert!(first.hold(MEMORY / 2 - STEP) && third.hold_of_half(STEP));
+        assert!(first.hold(MEMORY / 2 - STEP) && third.hold_of_half(STEP) && !third.is_much());
         assert!(!third.hold_of_half(2 * STEP) && third.hold(0) && first.hold(MEMORY - STEP));
         let mut file = first.of_disk();
         assert!(file.hold(DISK - STEP) && !first.of_disk().hold(2 * STEP));

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::edge::share::Share;
-use crate::sys::memory;
 
-use super::data::Data;
+use super::data::{self, Data, LARGE};
 use super::deflate::Inflate;
 use super::frame::{Head, Opcode, Violation, decode_close, unmask};
 use super::{Event, Settings};
@@ -22,10 +21,6 @@ const FLOOD_WINDOW: Duration = Duration::from_secs(10);
 /// Compressed bytes decompressed in one step. Each may become a thousand, so this is about a
 /// millisecond of one edge thread, after which others have their turn.
 const INFLATE_STEP: usize = 1024;
-
-/// A message of so many bytes gets the room for the largest at once: pages to which nothing is written take no memory,
-/// while a buffer that doubles has all of it twice, and holds an edge thread up for as long as 16 MiB are copied.
-const LARGE: usize = 1 << 20;
 
 /// Where messages may be larger than this, their buffers double all the same: it is address space.
 const AT_ONCE: usize = 64 << 20;
@@ -96,13 +91,10 @@ impl Reader {
         }
     }
 
-    /// Drops a message of which nothing more is wanted. The room of a large one goes back to the system at once: the
-    /// allocator would keep it for a second, and the address may have as much again by then.
+    /// Drops a message of which nothing more is wanted.
     pub fn forget(&mut self) {
-        let message = self.message.take();
-        let is_large = message.is_some_and(|message| message.data.capacity() >= LARGE);
-        if is_large {
-            memory::give_back();
+        if let Some(message) = self.message.take() {
+            data::free(message.data, &self.share);
         }
         self.share.hold(0);
         self.is_full = false;
