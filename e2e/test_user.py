@@ -114,3 +114,61 @@ def test_operator_asks_a_server_that_gave_up_root_and_its_apps_cannot(folder):
         assert (done.returncode, done.stdout) == (0, "reloaded: nothing has changed\n"), done.stderr
     finally:
         assert host.stop() == 0
+
+
+GUEST = """
+import json, os
+import gunicorn_conf_ids
+def app(environ, start_response):
+    try:
+        server = open("/proc/%s/environ" % environ["HTTP_X_SERVER"]).read()
+    except OSError as error:
+        server = type(error).__name__
+    facts = {"configured": gunicorn_conf_ids.ids, "environment": dict(os.environ), "server": server}
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(facts).encode()]
+"""
+
+
+def test_nothing_of_a_project_is_run_as_root_or_sees_the_secrets_of_another(folder):
+    """What is in its folder may have been written by whoever broke into its app."""
+    for name in ("shop", "blog"):
+        source = folder / name
+        source.mkdir()
+        (source / "app.py").write_text(GUEST)
+        (source / "gunicorn.conf.py").write_text(
+            "import os, sys, types\n"
+            "sys.modules['gunicorn_conf_ids'] = types.SimpleNamespace(ids=os.getresuid() + os.getresgid())\n"
+            "preload_app = True\n"
+        )
+    port = harness.free_port()
+    web = f"web.app = \"app:app\"\nweb.python = \"{PYTHON}\"\nweb.config = \"gunicorn.conf.py\"\n"
+    (folder / "ostler.toml").write_text(
+        f"[server]\nlisten = \"127.0.0.1:{port}\"\nstate = \"state\"\nuser = \"nobody\"\n"
+        f"[projects.shop]\nsource = \"shop\"\nhosts = [\"shop.test\"]\n{web}web.env = {{ DSN = \"${{SHOP_DSN}}\" }}\n"
+        f"[projects.blog]\nsource = \"blog\"\nhosts = [\"blog.test\"]\naccess.keys = true\n{web}"
+    )
+    secrets = {"SHOP_DSN": "dsn-of-the-shop", "API_KEYS": "key-of-ada"}
+    host = harness.serve(folder=folder, port=port, env={**secrets, "EVERYBODYS": "1", "VIRTUAL_ENV": "/nowhere"})
+    for name in ("shop", "blog"):
+        host.log.wait(f"{name}: ready", harness.START_SECONDS, alive=host.alive)
+    try:
+        server = {"X-Server": str(host.server().pid)}
+        nobody = harness.psutil.Process(host.server().pid).uids().real
+        shop = json.loads(host.request("GET", "/", headers={"Host": "shop.test", **server}).body)
+        blog = json.loads(host.request("GET", "/", headers={"Host": "blog.test", "X-API-Key": "key-of-ada", **server}).body)
+        for facts in (shop, blog):
+            assert set(facts["configured"][:3]) == {nobody} and 0 not in facts["configured"]
+            assert facts["environment"]["EVERYBODYS"] == "1"
+            assert not {"SHOP_DSN", "API_KEYS", "VIRTUAL_ENV"} & set(facts["environment"])
+            assert not [text for text in secrets.values() if text in facts["server"]]
+        assert shop["environment"]["DSN"] == "dsn-of-the-shop" and "DSN" not in blog["environment"]
+        # A zygote that ends is started anew, by root.
+        for zygote in host.zygotes():
+            zygote.kill()
+        host.log.wait("worker .* is up", harness.START_SECONDS, count=4, alive=host.alive)
+        eventually(lambda: host.request("GET", "/", headers={"Host": "shop.test", **server}).status == 200, 20)
+        again = json.loads(host.request("GET", "/", headers={"Host": "shop.test", **server}).body)
+        assert set(again["configured"][:3]) == {nobody}
+    finally:
+        assert host.stop() == 0

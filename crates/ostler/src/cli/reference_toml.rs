@@ -50,7 +50,8 @@ listed here is an error.
 
 **Values.** A duration is a number of seconds, or `\"500ms\"`, `\"30s\"`, `\"1m\"`, `\"2h\"`, `\"365d\"`. A size is a number of bytes, or
 `\"64K\"`, `\"16MiB\"`, `\"1G\"` (in 1,024s; `\"MB\"` and `\"GB\"` in 1,000s). `${NAME}` in a text is the variable of that name in
-the environment that ostler starts in, which must be set; `$$` is a dollar. It stands in values, not in keys.
+the environment that ostler starts in, which must be set; `$$` is a dollar. It stands in values, not in keys. Apps have the environment
+that ostler starts in without these variables and without that of `key_variable`: what one of them is to see, its `env` says.
 
 **Paths** in `[server]` and `[acme]`, `source`, `certfile`, `keyfile` and `client_ca` are relative to the file they stand in; those in `static`, `access` and `errors`, and `chdir`, `env_file`,
 `config` and `python` in `web`, to the project's source; other paths in `web` to `chdir`.

@@ -46,6 +46,18 @@ pub struct Surroundings<'a> {
     pub pid: u32,
 }
 
+impl Surroundings<'_> {
+    /// The same with other variables.
+    pub fn with<'a>(&self, variable: &'a dyn Fn(&str) -> Option<String>) -> Surroundings<'a> {
+        Surroundings {
+            variable,
+            names: self.names.clone(),
+            directory: self.directory.clone(),
+            pid: self.pid,
+        }
+    }
+}
+
 /// Makes the plan.
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! `ostler serve`: from `ostler.toml` to a plan that the keeper carries out. Evaluates no Python and opens no
 //! socket.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,8 +28,26 @@ pub struct ServePlan {
     /// Where the metrics are read.
     pub admin: Vec<Bind>,
     pub warnings: Vec<String>,
+    /// Variables of the environment that the operator's file speaks of.
+    spoken_of: BTreeSet<String>,
     /// What it was made of.
     asked: Asked,
+}
+
+impl ServePlan {
+    /// Variables that are no business of an app unless its own `env` has them: what the operator's file speaks of may
+    /// be the secret of one project, and keys are known to the edge alone.
+    pub fn hidden(&self) -> BTreeSet<String> {
+        /// Of these the file may speak as it likes: programs do not start well without them.
+        const EVERYBODYS: [&str; 8] = [
+            "HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "TMPDIR", "USER",
+        ];
+        let rules = self.projects.iter().flat_map(|project| &project.rules);
+        let keys = rules.filter_map(|rules| rules.access.keys.as_ref());
+        let names = keys.map(|keys| &keys.variable).chain(&self.spoken_of);
+        let hidden = names.filter(|name| !EVERYBODYS.contains(&name.as_str()));
+        hidden.cloned().collect()
+    }
 }
 
 /// What the command line asks for.
@@ -167,6 +187,8 @@ pub fn plan(matches: &ArgMatches, around: &Surroundings<'_>) -> Result<ServePlan
     make(asked, around)
 }
 
+const VIRTUAL_ENV: &str = "VIRTUAL_ENV";
+
 /// Makes the plan anew, of what is there now.
 ///
 /// # Errors
@@ -178,6 +200,7 @@ pub fn again(before: &ServePlan) -> Result<ServePlan, String> {
 }
 
 fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
+    let spoken_of = RefCell::new(BTreeSet::new());
     let (serve, warnings) = match &asked {
         Asked::App {
             name,
@@ -185,11 +208,24 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
             listen,
         } => (without_file(name, hosts, listen, around)?, Vec::new()),
         Asked::File(file) => {
-            let (_, outcome) = check::load(file.as_deref(), around)?;
+            // A venv that whoever starts ostler is in is not that of every project.
+            spoken_of.borrow_mut().insert(VIRTUAL_ENV.to_owned());
+            let variable = |name: &str| {
+                spoken_of.borrow_mut().insert(name.to_owned());
+                (around.variable)(name)
+            };
+            let around = around.with(&variable);
+            let (_, outcome) = check::load(file.as_deref(), &around)?;
             let checked = outcome.map_err(Refused::Problems)?;
             (checked.serve, checked.warnings)
         }
     };
+    let spoken_of = spoken_of.into_inner();
+    let variable = |name: &str| {
+        let own = (around.variable)(name);
+        own.filter(|_| name != VIRTUAL_ENV || !spoken_of.contains(name))
+    };
+    let around = &around.with(&variable);
     let mut errors = Vec::new();
     let mut projects = Vec::new();
     for project in &serve.projects {
@@ -214,6 +250,7 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
         projects,
         admin: serve.admin,
         warnings: warnings.iter().map(ToString::to_string).collect(),
+        spoken_of,
         asked,
     })
 }
@@ -319,6 +356,8 @@ pub(super) fn settings(
     machine: &Settings,
     around: &Surroundings<'_>,
 ) -> Result<Settings, Vec<ConfigError>> {
+    let variable = |name: &str| (around.variable)(name).filter(|_| name != VIRTUAL_ENV);
+    let around = &around.with(&variable);
     complete(project, machine, around).map(|(_, settings)| settings)
 }
 

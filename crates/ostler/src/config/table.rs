@@ -395,7 +395,7 @@ pub const TABLE: &[Group] = &[
         moot("enable_backlog_metric", "--enable-backlog-metric", Switch, No, STATSD),
     ]},
     Group { heading: "Process", rows: &[
-        on("user", "-u --user USER", Account, Unset, "Run as this user (name or number)").at_start().server("user"),
+        on("user", "-u --user USER", Account, Unset, "Run as this user (name or number)").at_start().server("user").said("Server and apps run as this user (name or number); where root starts ostler and none is named, as the account `ostler`, if there is one"),
         on("group", "-g --group GROUP", Account, Unset, "Run as this group [default: the user's]").at_start().server("group"),
         on("umask", "-m --umask MODE", Octal, Unset, "Permission bits (octal) that new files of the app do not get").web("umask"),
         on("pidfile", "-p --pid FILE", Path, Unset, "Write the process id to this file").at_start().server("pidfile"),

@@ -146,9 +146,10 @@ fn key_file(path: &Path, secret: bool, needed: bool, user: Option<&User>) -> Opt
 }
 
 fn server_user(machine: &Settings) -> Option<User> {
-    let text = match machine.process.user.as_ref()? {
-        Account::Id(id) => id.to_string(),
-        Account::Name(name) => name.clone(),
+    let text = match &machine.process.user {
+        Some(Account::Id(id)) => id.to_string(),
+        Some(Account::Name(name)) => name.clone(),
+        None => return users::usual(),
     };
     users::find_user(&text).ok()
 }

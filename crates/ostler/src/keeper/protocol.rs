@@ -1,5 +1,6 @@
 //! What keeper and server say to each other, and what a server starts with.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -154,6 +155,8 @@ pub struct Handover {
     pub metrics: Vec<i32>,
     /// A folder for the request log, which the server may write to.
     pub requests: Option<PathBuf>,
+    /// Variables that its environment does not have: what runs as its user can read that.
+    pub hidden: BTreeMap<String, String>,
 }
 
 /// Everything that a server is to serve.
@@ -320,6 +323,7 @@ pub struct ServerHandover {
     pub admin: Option<AdminSocket>,
     pub metrics: Vec<OwnedFd>,
     pub requests: Option<PathBuf>,
+    pub hidden: BTreeMap<String, String>,
     pub listeners: Vec<(ListenerName, OwnedFd)>,
     pub first: Option<FirstZygote>,
 }
@@ -360,6 +364,7 @@ impl ServerHandover {
             metrics: metrics.collect::<io::Result<_>>()?,
             operator,
             requests: handover.requests,
+            hidden: handover.hidden,
             admin: admin.map(|fd| AdminSocket { fd, operator }),
             configuration: handover.configuration,
             beside: handover.beside,

@@ -16,7 +16,7 @@ use super::heritage::LeftZygote;
 use super::in_time;
 use super::protocol::ZygoteId;
 use super::signals::{Order, Signals};
-use super::zygotes::{self, Configured, Said, Trouble, Unfit};
+use super::zygotes::{self, Configured, Confines, Said, Trouble, Unfit};
 
 /// How long the exit handlers of preloaded apps may take: what a zygote allows them, and a second.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -119,8 +119,14 @@ impl Zygotes {
     }
 
     /// Starts a zygote for the server; [`Zygotes::started`] gives it.
-    pub fn start(&mut self, plan: &Arc<RunPlan>, id: ZygoteId, server: u32) -> Result<(), Trouble> {
-        let (child, control) = zygotes::spawn(plan)?;
+    pub fn start(
+        &mut self,
+        plan: &Arc<RunPlan>,
+        confines: &Confines<'_>,
+        id: ZygoteId,
+        server: u32,
+    ) -> Result<(), Trouble> {
+        let (child, control) = zygotes::spawn(plan, confines)?;
         let (pid, plan) = (child.pid, Arc::clone(plan));
         let asked = Asked {
             id: Some(id),

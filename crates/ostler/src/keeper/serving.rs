@@ -1,5 +1,6 @@
 //! The keeper's side of a running server: starting it, talking with it, ending it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,7 +18,7 @@ use super::protocol::{
 use super::reaping::{Reaped, Started};
 use super::servers::{Role, Server, Servers};
 use super::signals::Order;
-use super::zygotes::{Configured, Trouble};
+use super::zygotes::{Configured, Confines, Trouble};
 use super::{Keeper, Plan, QUICK_STOP, STOP_SLACK, Stop};
 
 impl Keeper {
@@ -43,6 +44,7 @@ impl Keeper {
             .collect();
         let first = HANDOVER_FD + 1 + i32::try_from(listening.len()).unwrap_or(0);
         let last = first + zygote.as_ref().map_or(0, |_| 2) + i32::from(hooks.is_some());
+        let hidden = self.hidden();
         let handover = Handover {
             configuration: self.configuration(),
             beside: self.way_back.is_some().then(|| self.must_serve()),
@@ -61,6 +63,7 @@ impl Keeper {
             keeper: process::own_pid(),
             operator: sys::users::own().uid,
             requests: self.requests.clone(),
+            hidden: values(&hidden),
             admin: admin.map(|_| last),
             metrics: (last + i32::from(admin.is_some())..)
                 .take(metrics.len())
@@ -75,7 +78,7 @@ impl Keeper {
         passed.extend(hooks.as_ref().map(AsFd::as_fd));
         passed.extend(admin.map(AsFd::as_fd));
         passed.extend(metrics.iter().map(|fd| fd.as_fd()));
-        let child = spawn(passed, self.user.as_ref())?;
+        let child = spawn(passed, self.user.as_ref(), &hidden)?;
         if let Some((zygote, ..)) = zygote {
             let id = ZygoteId {
                 project: ProjectId::RUN,
@@ -208,6 +211,14 @@ impl Keeper {
         }
     }
 
+    /// Variables that neither server nor apps have in their environment.
+    fn hidden(&self) -> BTreeSet<String> {
+        match &self.plan {
+            Plan::Run(_) => BTreeSet::new(),
+            Plan::Serve(plan) => plan.hidden(),
+        }
+    }
+
     async fn start_zygote(&mut self, server: u32, role: Role, id: ZygoteId, servers: &Servers) {
         // What a plan says is for the server that was started with it.
         let has_a_plan = match role {
@@ -218,7 +229,15 @@ impl Keeper {
         let started = match self.plan_of(id.project) {
             // It went with a configuration that has come into force meanwhile.
             None => return,
-            Some(plan) if has_a_plan => self.zygotes.start(&plan, id.clone(), server),
+            Some(plan) if has_a_plan => {
+                // A command line is the operator's own, as its config file is; a project is a guest.
+                let is_guest = matches!(self.plan, Plan::Serve(_));
+                let confines = Confines {
+                    user: self.user.as_ref().filter(|_| is_guest),
+                    hidden: self.hidden(),
+                };
+                self.zygotes.start(&plan, &confines, id.clone(), server)
+            }
             Some(_) => Err(Trouble {
                 exit: 1,
                 text: "error: another server is taking the place of this one".to_owned(),
@@ -327,6 +346,12 @@ impl Keeper {
     }
 }
 
+/// Those that have a value.
+fn values(names: &BTreeSet<String>) -> BTreeMap<String, String> {
+    let of = |name: &String| Some((name.clone(), std::env::var(name).ok()?));
+    names.iter().filter_map(of).collect()
+}
+
 /// Tells who asked that nothing comes of it.
 pub(super) async fn refuse(servers: &Servers, ticket: Option<u64>, problems: String) {
     if let Some(ticket) = ticket {
@@ -341,13 +366,17 @@ pub(super) async fn refuse(servers: &Servers, ticket: Option<u64>, problems: Str
 /// them takes six bytes in JSON.
 pub(super) const TEXT_MAX: usize = 20_000;
 
-fn spawn(fds: Vec<BorrowedFd<'_>>, user: Option<&sys::User>) -> io::Result<Child> {
+fn spawn(
+    fds: Vec<BorrowedFd<'_>>,
+    user: Option<&sys::User>,
+    hidden: &BTreeSet<String>,
+) -> io::Result<Child> {
     let args: [OsString; 2] = ["ostler".into(), "__server".into()];
     let server = Spawn {
         name: "the server",
         program: Path::new("/proc/self/exe"),
         args: args.into(),
-        env: sys::spawn::own_env(),
+        env: sys::spawn::env_without(hidden),
         fds,
         user,
         raise_open_files: true,

@@ -102,7 +102,7 @@ async fn prepare_run(plan: &Arc<RunPlan>, inherited: &mut Sockets) -> Result<Out
         print!("{}", config::print(&settings));
     }
     if settings.process.check_config || settings.process.print_config {
-        user_of(&settings)?;
+        user_of(&settings, false)?;
         let checked = signals.unless_stopped(zygote.check_app()).await;
         zygote.end().await;
         return checked.unwrap_or(Ok(())).map(|()| Outcome::Done(0));
@@ -123,9 +123,15 @@ fn bind(
     if let (None, Some(tls)) = (serve, &mut machine.settings.listening.tls) {
         tls.read().map_err(|text| Trouble { exit: 1, text })?;
     }
-    let user = user_of(&machine.settings)?;
+    let user = user_of(&machine.settings, serve.is_some())?;
     if user.is_none() && process::is_root() {
-        eprintln!("warning: running as root; hint: --user NAME gives server and app less power");
+        let hint = match serve {
+            None => "--user NAME gives server and app",
+            Some(_) => {
+                "an account named ostler (useradd --system ostler), or `user` under [server], gives server and apps"
+            }
+        };
+        eprintln!("warning: running as root; hint: {hint} less power");
     }
     certificates::make_folder(&machine, user.as_ref()).map_err(|text| Trouble { exit: 1, text })?;
     let failed = |error| Trouble {
@@ -160,11 +166,16 @@ fn bind(
     })))
 }
 
-/// The user the settings name, with the group they name.
-fn user_of(settings: &Settings) -> Result<Option<User>, Trouble> {
+/// The user the settings name, with the group they name. Where they name none, `ostler serve` takes the account that
+/// was made for it rather than root.
+fn user_of(settings: &Settings, is_serve: bool) -> Result<Option<User>, Trouble> {
+    let named = match is_serve {
+        false => "--user and --group",
+        true => "`user` and `group` under [server]",
+    };
     let refuse = |error: std::io::Error| Trouble {
         exit: 2,
-        text: format!("error: {error}; hint: correct --user and --group, or create them"),
+        text: format!("error: {error}; hint: correct {named}, or create them"),
     };
     let text = |account: &Account| match account {
         Account::Id(id) => id.to_string(),
@@ -173,6 +184,7 @@ fn user_of(settings: &Settings) -> Result<Option<User>, Trouble> {
     let own = sys::users::own();
     let mut user = match &settings.process.user {
         Some(account) => sys::users::find_user(&text(account)).map_err(refuse)?,
+        None if is_serve => sys::users::usual().unwrap_or_else(|| own.clone()),
         None => own.clone(),
     };
     if let Some(group) = &settings.process.group {
@@ -182,11 +194,9 @@ fn user_of(settings: &Settings) -> Result<Option<User>, Trouble> {
         return Ok(None);
     }
     if !process::is_root() {
-        let text =
-            "error: --user and --group need root; hint: start ostler as root, or without them";
         return Err(Trouble {
             exit: 1,
-            text: text.to_owned(),
+            text: format!("error: {named} need root; hint: start ostler as root, or without them"),
         });
     }
     Ok(Some(user))

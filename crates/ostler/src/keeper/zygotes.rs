@@ -1,5 +1,7 @@
 //! Starting zygotes: a Python with our extension, and what its config file says.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use crate::cli::run::RunPlan;
 use crate::config::{self, Settings};
 use crate::keeper::load::load_message;
 use crate::supervise::control::{FromZygote, decode};
-use crate::sys::{self, Channel, Child, Exit, Pidfd, Signal, Spawn, boot, fds, process};
+use crate::sys::{self, Channel, Child, Exit, Pidfd, Signal, Spawn, User, boot, fds, process};
 
 /// A Python that has not said hello by then is not what we think it is. Evaluating a config file
 /// may take longer: it is the user's program.
@@ -127,7 +129,7 @@ impl Unfit {
 /// When there is no such Python, when it is unfit, and when the config file or what it says is
 /// wrong.
 pub async fn start(plan: &Arc<RunPlan>) -> Result<Configured, Trouble> {
-    let (child, control) = spawn(plan)?;
+    let (child, control) = spawn(plan, &Confines::default())?;
     match converse(plan, &control).await {
         Ok(said) => Ok(said.with(child, control)),
         Err(unfit) => {
@@ -147,8 +149,18 @@ async fn end_of(child: &Child) -> Exit {
     process::reap(child.pid).unwrap_or(Exit::Unknown)
 }
 
+/// What a zygote is kept from before it runs anything of a project: a config file and what a venv has Python do at
+/// its start are a project's own programs.
+#[derive(Debug, Default)]
+pub struct Confines<'a> {
+    /// Who it runs as from its first instruction; `None` is the keeper's user.
+    pub user: Option<&'a User>,
+    /// Variables that it does not see.
+    pub hidden: BTreeSet<String>,
+}
+
 /// Starts the process alone.
-pub fn spawn(plan: &RunPlan) -> Result<(Child, Channel), Trouble> {
+pub fn spawn(plan: &RunPlan, confines: &Confines<'_>) -> Result<(Child, Channel), Trouble> {
     let (ours, theirs) = fds::seqpacket_pair()?;
     let extension: OwnedFd = boot::extension()?;
     let python = &plan.written.python;
@@ -156,15 +168,24 @@ pub fn spawn(plan: &RunPlan) -> Result<(Child, Channel), Trouble> {
         name: "Python",
         program: python,
         args: vec![python.into(), "-c".into(), boot::BOOT.into()],
-        env: sys::spawn::own_env(),
+        env: sys::spawn::env_without(&confines.hidden),
         fds: vec![theirs.as_fd(), extension.as_fd()],
-        user: None,
+        user: confines.user,
         raise_open_files: true,
     }
     .start()
-    .map_err(|error| Trouble {
-        exit: 2,
-        text: format!("error: {error}; hint: --python names another one"),
+    .map_err(|error| {
+        let hint = match confines.user {
+            Some(user) if error.kind() == io::ErrorKind::PermissionDenied => format!(
+                "the user of the apps (uid {}) must be able to run it and to enter the folders above it",
+                user.uid
+            ),
+            _ => "--python names another one".to_owned(),
+        };
+        Trouble {
+            exit: 2,
+            text: format!("error: {error}; hint: {hint}"),
+        }
     })?;
     Ok((child, Channel::new(ours)?))
 }

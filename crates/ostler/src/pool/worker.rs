@@ -11,8 +11,8 @@ use crate::supervise::{Exit, WorkerId};
 
 /// How long to wait for the kernel's word on a worker whose socket is at its end. The pidfd fires
 /// within microseconds of the last descriptor closing; a worker that only closed a socket and lives
-/// on is what this bound is for.
-const DEATH_WAIT: Duration = Duration::from_millis(500);
+/// on is what this bound is for. Longer than the supervisor waits for the zygote's word.
+const DEATH_WAIT: Duration = Duration::from_secs(3);
 
 /// One worker, shared by its slots, its channels and the requests it serves.
 #[derive(Debug)]

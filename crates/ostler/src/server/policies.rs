@@ -1,6 +1,6 @@
 //! The rules of a configuration → what the edge judges requests by. What several sites use is made once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -19,6 +19,7 @@ type Listed = (Vec<(String, String)>, String);
 
 /// What the policies of all sites share.
 pub(super) struct Policies {
+    hidden: BTreeMap<String, String>,
     line: Arc<SlowLine>,
     rates: Arc<Rates>,
     /// Copies of files outlive reloads.
@@ -35,13 +36,14 @@ pub(super) struct Policies {
 }
 
 impl Policies {
-    /// Copies of files are made in `folder`.
+    /// Copies of files are made in `folder`; `hidden` are variables that the environment does not have.
     ///
     /// # Errors
     /// There is no randomness.
-    pub(super) fn new(folder: PathBuf) -> anyhow::Result<Self> {
+    pub(super) fn new(folder: PathBuf, hidden: BTreeMap<String, String>) -> anyhow::Result<Self> {
         let upstreams = Caretaker::new().map_err(|_| anyhow::anyhow!("no randomness"))?;
         Ok(Self {
+            hidden,
             line: Arc::default(),
             rates: Arc::default(),
             press: Arc::new(Press::new(folder)),
@@ -191,7 +193,8 @@ impl Policies {
         if let Some(keys) = known.get(source).and_then(Weak::upgrade) {
             return Ok(keys);
         }
-        let variable = std::env::var(&source.variable).ok();
+        let hidden = self.hidden.get(&source.variable).cloned();
+        let variable = hidden.or_else(|| std::env::var(&source.variable).ok());
         let keys = auth::open(source, variable, about, &self.line, again);
         let keys = keys.with_context(|| about.trim_end_matches(": ").to_owned())?;
         known.insert(source.clone(), Arc::downgrade(&keys));

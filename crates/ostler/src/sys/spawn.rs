@@ -2,6 +2,7 @@
 //! descriptors it was given, its own process group, and ends when we do.
 
 use std::{
+    collections::BTreeSet,
     ffi::{CString, OsStr, OsString},
     io::{self, Read},
     os::{
@@ -94,6 +95,11 @@ pub fn become_program(program: &str, args: &[String]) -> io::Error {
 
 /// This process's environment without the variables that speak to it alone.
 pub fn own_env() -> Vec<(OsString, OsString)> {
+    env_without(&BTreeSet::new())
+}
+
+/// The same without these.
+pub fn env_without(hidden: &BTreeSet<String>) -> Vec<(OsString, OsString)> {
     const OURS: [&str; 5] = [
         anew::HERITAGE,
         "LISTEN_FDS",
@@ -103,6 +109,7 @@ pub fn own_env() -> Vec<(OsString, OsString)> {
     ];
     std::env::vars_os()
         .filter(|(name, _)| !OURS.iter().any(|ours| name == ours))
+        .filter(|(name, _)| !name.to_str().is_some_and(|name| hidden.contains(name)))
         .collect()
 }
 

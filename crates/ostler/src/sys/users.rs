@@ -21,6 +21,9 @@ pub struct Account {
     pub gid: u32,
 }
 
+/// Who server and apps run as when root starts `ostler serve` and names nobody, if there is such an account.
+const USUAL: &str = "ostler";
+
 /// Longest password or group entry read (a group with thousands of members is long).
 const ENTRY_MAX: usize = 1024 * 1024;
 
@@ -35,6 +38,12 @@ pub fn own() -> User {
         gid: rustix::process::getegid().as_raw(),
         groups: groups.into_iter().map(|group| group.as_raw()).collect(),
     }
+}
+
+/// The account made for us, which takes the place of root.
+pub fn usual() -> Option<User> {
+    let is_root = rustix::process::geteuid().is_root();
+    is_root.then(|| find_user(USUAL).ok()).flatten()
 }
 
 /// The user a name or number means, with the groups the system's database gives it. A number

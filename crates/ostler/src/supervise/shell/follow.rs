@@ -12,7 +12,7 @@ use crate::sys::{Channel, Exit, Message, Pidfd};
 
 /// After a worker's handle says that it has ended, its zygote has this long to say how. Requests
 /// that it held wait for that word before they are tried again.
-const EXIT_WORD: Duration = Duration::from_millis(300);
+const EXIT_WORD: Duration = Duration::from_secs(2);
 
 /// News of one process that may wait: a handle, an orphaning, an exit.
 const NEWS: usize = 4;
