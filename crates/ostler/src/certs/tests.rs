@@ -415,7 +415,7 @@ async fn what_would_fail_is_seen_before_the_ca_is_asked() {
 
 #[tokio::test]
 async fn short_certificates_are_renewed_without_a_failed_handshake() {
-    let (life, renewals) = if soak() { (30, 90) } else { (15, 2) };
+    let (life, renewals) = if soak() { (30, 90) } else { (24, 2) };
     let Some(pebble) = Pebble::with(json!({ "certificateValidityPeriod": life }), &[]) else {
         return;
     };

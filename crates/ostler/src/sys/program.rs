@@ -143,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_hangs_is_killed_with_what_it_started() {
         let script = "sleep 600 & echo $!; wait";
-        let error = sh(script, Duration::from_secs(1)).await.unwrap_err();
+        let error = sh(script, Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let text = error.to_string();
         let pid: u32 = text.rsplit(' ').next().unwrap().parse().unwrap();
