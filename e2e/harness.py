@@ -229,7 +229,7 @@ class Raw:
                 context.check_hostname = len(certificate) == 1
                 name = (certificate[1:] or ["localhost"])[0]
                 self.socket = context.wrap_socket(self.socket, server_hostname=name)
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def __enter__(self) -> "Raw":
         return self
@@ -260,7 +260,7 @@ class Raw:
         """The next response, 1xx too. Raises EOFError when the connection ends before its head."""
         head = self._until(b"\r\n\r\n")
         if head is None:
-            raise EOFError(f"closed before a response head; received {self._buffer!r}")
+            raise EOFError(f"closed before a response head; received {bytes(self._buffer)!r}")
         status_line, *lines = head[:-4].decode("latin-1").split("\r\n")
         _, status, *reason = status_line.split(" ", 2)
         headers = [(name, value.strip()) for name, value in (line.split(":", 1) for line in lines)]
@@ -279,30 +279,34 @@ class Raw:
         return rest, True
 
     def _chunks(self) -> tuple[bytes, bool]:
-        body = b""
+        body = bytearray()
         while True:
             line = self._until(b"\r\n")
             if line is None:
-                return body, False
+                return bytes(body), False
             size = int(line.split(b";")[0], 16)
             data = self._exactly(size + 2)
             if len(data) != size + 2:
-                return body + data, False
+                return bytes(body + data), False
             if size == 0:
-                return body, True
+                return bytes(body), True
             body += data[:-2]
 
     def _until(self, end: bytes) -> bytes | None:
         while end not in self._buffer:
             if not self._more():
                 return None
-        head, _, self._buffer = self._buffer.partition(end)
-        return head + end
+        return self._taken(self._buffer.index(end) + len(end))
 
     def _exactly(self, size: int) -> bytes:
         while len(self._buffer) < size and self._more():
             pass
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return self._taken(size)
+
+    def _taken(self, size: int) -> bytes:
+        """The first so many bytes of the buffer, which are gone from it then."""
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
         return data
 
     def _more(self) -> bool:
@@ -317,8 +321,7 @@ class Raw:
         """Everything until the peer closes."""
         while self._more():
             pass
-        data, self._buffer = self._buffer, b""
-        return data
+        return self._taken(len(self._buffer))
 
     def closed_within(self, seconds: float) -> bool:
         """Whether the peer closes in time without sending another byte."""

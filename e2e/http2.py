@@ -19,7 +19,7 @@ class Stream:
     """What came back on one stream."""
 
     def __init__(self):
-        self.heads, self.body, self.reset, self.ended = [], b"", None, False
+        self.heads, self.body, self.reset, self.ended = [], bytearray(), None, False
 
     @property
     def status(self):
@@ -33,7 +33,7 @@ class Stream:
 class Http2:
     """One connection. `settings` are the client's own; windows are given back unless `reads` is false."""
 
-    def __init__(self, port, certificate, settings=None, reads=True, timeout=10, narrow=False, preface=None, source=None):
+    def __init__(self, port, certificate, settings=None, reads=True, timeout=30, narrow=False, preface=None, source=None):
         context = ssl.create_default_context(cafile=certificate)
         context.set_alpn_protocols(["h2"])
         plain = socket.socket()

@@ -79,7 +79,7 @@ def test_curl_speaks_it(served):
 
 
 def test_many_streams_at_once(served):
-    with connect(served) as client:
+    with connect(served, timeout=60) as client:
         streams = [client.ask(path) for path in ["/slow/20", "/stream/50", "/static/large.bin", "/"] * 20]
         answers = [client.answer(stream) for stream in streams]
         assert {answer.status for answer in answers} == {200}
@@ -416,7 +416,7 @@ def test_a_client_that_opens_no_window_is_given_up(host, tls, tmp_path, path):
 
 def wide(served):
     """A client that takes everything by its windows, and has little room in its socket."""
-    client = connect(served, narrow=True, settings={4: 2**30}, reads=False, timeout=30)
+    client = connect(served, narrow=True, settings={4: 2**30}, reads=False, timeout=60)
     client.send(WindowUpdateFrame(0, 2**30))
     return client
 

@@ -48,7 +48,7 @@ class Socket:
     def take(self, count):
         self.client.until(lambda: len(self.stream.body) >= self.at + count, "bytes")
         self.at += count
-        return self.stream.body[self.at - count : self.at]
+        return bytes(self.stream.body[self.at - count : self.at])
 
 
 @pytest.fixture(scope="module")
