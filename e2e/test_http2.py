@@ -359,24 +359,31 @@ def test_a_lost_connection_is_told_to_all_its_apps(host, tls):
     eventually(lambda: seen(served).count("left") == 5)
 
 
-def test_a_client_that_leaves_the_line_is_not_served(host, tls):
+def test_a_client_that_leaves_the_line_is_not_served(host, tls, tmp_path):
     served = start(host, tls, "-w", "1", source=SLOW, interface="wsgi")
     with connect(served) as client:
-        first = client.ask("/first?1000")
+        first = client.ask("/gate")
+        eventually((tmp_path / "begun").exists)
         gone = client.ask("/gone?0")
         client.reset(gone)
+        client.send(PingFrame(0, opaque_data=b"pingpong"))
+        client.until(lambda: client.pongs, "a pong: what was sent before it is known")
+        (tmp_path / "go").touch()
         client.answer(first)
-        assert client.get("/calls").body == b"['/first']"
-    served.host.log.matches("client_gone")
+        assert client.get("/calls").body == b"['/gate']"
 
 
 SLOW = """
-import time
+import os, time
 calls = []
 def app(environ, start_response):
     if environ["PATH_INFO"] != "/calls":
         calls.append(environ["PATH_INFO"])
         time.sleep(int(environ["QUERY_STRING"] or 0) / 1000)
+    if environ["PATH_INFO"] == "/gate":
+        open("begun", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
     body = str(calls).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
@@ -385,18 +392,20 @@ def app(environ, start_response):
 
 def test_an_app_that_reads_nothing_holds_its_client_and_no_memory(asgi):
     """DATA beyond the window would be the client's fault; the server gives no credit for what nobody has taken."""
-    with connect(asgi, timeout=3) as client:
+    with connect(asgi) as client:
         stream = client.ask("/unread", "POST", end=False)
         client.until(lambda: 4 in client.settings, "settings")
         window, sent = client.settings[4], 0
-        while sent < client.credit(stream, window):
+        client.timeout = 4  # only a long silence is the end of the credit
+        while True:
+            try:
+                client.until(lambda: client.credit(stream, window) > sent, "credit")
+            except TimeoutError:
+                break
             count = min(16384, client.credit(stream, window) - sent)
             client.data(stream, b"x" * count)
             sent += count
-            client.poll()
-        with pytest.raises(TimeoutError):
-            client.until(lambda: client.credit(stream, window) > sent, "credit")
-        assert sent < 1_500_000, "the window, what the worker's socket holds, and no more"
+            assert sent < 1_500_000, "the window, what the worker's socket holds, and no more"
 
 
 @pytest.mark.parametrize("path", ["/large/3000000", "/static/large.bin"])
@@ -464,30 +473,27 @@ def test_a_body_that_does_not_come_is_given_up(host, tls):
 # Ends
 
 
-def test_stop_serves_what_is_open_and_says_goaway(host, tls):
+def test_stop_serves_what_is_open_and_says_goaway(host, tls, tmp_path):
     served = start(host, tls, source=SLOW, interface="wsgi")
     with connect(served) as client:
-        stream = client.ask("/first?1500")
-        eventually(lambda: b"/first" in calls(served))
+        stream = client.ask("/gate")
+        eventually((tmp_path / "begun").exists)
         served.host.kill(signal.SIGTERM)
+        served.host.log.wait("stopping")
+        (tmp_path / "go").touch()
         answer = client.answer(stream)
         assert (answer.status, answer.ended) == (200, True)
         assert client.end() == NO_ERROR
     assert served.host.wait_exit() == 0
 
 
-def calls(served):
-    with connect(served) as client:
-        return client.get("/calls").body
-
-
 def test_an_idle_connection_ends_with_goaway(host, tls):
     served = start(host, tls, "--keep-alive", 1, source=SLOW, interface="wsgi")
     with connect(served) as client:
-        assert client.get("/?1500").status == 200, "longer than the idle time"
         began = time.monotonic()
+        assert client.get("/?1500").status == 200, "longer than the idle time"
         assert client.end() == NO_ERROR
-        assert 0.9 < time.monotonic() - began < 4
+        assert 2.5 <= time.monotonic() - began < 30, "the idle time begins with the end of the answer"
 
 
 def test_stop_ends_idle_connections_at_once(host, tls):
