@@ -106,7 +106,7 @@ async def pieces():
 
 @app.get("/wait/{name}")
 async def waits(name: str):
-    await asyncio.gather(wait(0.01), wait(0.05))
+    await asyncio.gather(wait(0.01), wait(3))
     with timed("block"):
         await asyncio.sleep(0.01)
     return name
@@ -231,7 +231,7 @@ def test_asgi_calls_are_noted(host, tmp_path):
     assert (statuses["GET /fails"], statuses["GET (no route)"], statuses["GET /stream"]) == ("500", "404", "200")
     assert (statuses["WEBSOCKET /ws/{room}"], statuses["pieces"]) == ("101", "ok")
     waits = sorted(duration for *_, duration, name, _ in lines(tmp_path) if name == "wait")
-    assert waits[19] < 45_000 < waits[20], "tasks that overlap are told apart"
+    assert waits[19] < 2_000_000 < waits[20], "tasks that overlap are told apart"
 
 
 def test_paths_without_a_known_route_make_no_endless_list(host, tmp_path):
@@ -258,7 +258,8 @@ def test_a_run_is_from_start_to_stop(host, tmp_path):
     first = {worker.pid for worker in running.workers()}
     for number in range(10):
         running.get(f"/items/{number}")
-    eventually(lambda: named(tmp_path)["shop.buy"] == 10, 5, "written within a second")
+    # The line of a request comes behind those of what it called.
+    eventually(lambda: named(tmp_path)["GET /items/<int:item>"] == 10, 30, "written within a second")
     victim = running.workers()[0].pid
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: len(running.workers()) == 2 and victim not in {w.pid for w in running.workers()}, 20)
