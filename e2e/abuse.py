@@ -3,8 +3,9 @@
     python abuse.py PORT TLS_PORT CERTIFICATE SOURCE SCALE
 
 Without a TLS_PORT (0) what needs one is left out. It says `holding` when everyone who only holds something is connected,
-goes on with the floods until its standard input ends, and then says what it did. SCALE is 1 for the short form: bytes
-that a body or an answer has.
+goes on with the floods until its standard input ends, and then says what it did. Meanwhile it says `enough` when there
+were as many attacks of each kind as a test of all of them needs. SCALE is 1 for the short form: bytes that a body or an
+answer has.
 """
 
 import itertools
@@ -31,6 +32,8 @@ from http2 import Http2
 counts, over = Counter(), threading.Event()
 NEVER = OSError, EOFError, AssertionError, ssl.SSLError
 """What ends an attack: it was sent away."""
+
+ENOUGH = {"garbage": 21, "floods of HTTP/2": 4}
 
 
 def nothing(_):
@@ -123,6 +126,13 @@ class attempt:
         return kind is not None and issubclass(kind, NEVER)
 
 
+def say_enough():
+    while any(counts[kind] + counts[f"{kind}, sent away"] < least for kind, least in ENOUGH.items()):
+        if over.wait(0.05):
+            return
+    print("enough", flush=True)
+
+
 def dial(port, source):
     return socket.create_connection(("127.0.0.1", port), 5, (source, 0))
 
@@ -194,6 +204,7 @@ def main(port, tls_port, certificate, source, scale):
     if host.tls_port:
         secure = [flood_of_http2, flood_of_handshakes]
         floods += [threading.Thread(target=flood, args=(host, certificate, source)) for flood in secure]
+    floods.append(threading.Thread(target=say_enough))
     for flood in floods:
         flood.start()
     sys.stdin.read()
