@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from harness import Client, Host, eventually
+from test_status import SLOW
 
 TROUBLE = """
 import ctypes, os, sys, threading, time
@@ -36,7 +37,8 @@ def app(environ, start_response):
         if os.fork() == 0:
             grandchild = os.fork()
             if grandchild == 0:
-                time.sleep(0.3)
+                while not os.path.exists("let-go"):
+                    time.sleep(0.01)
             else:
                 os.write(tell, str(grandchild).encode())
             os._exit(0)
@@ -126,7 +128,7 @@ def test_other_requests_of_the_process_are_the_only_ones_hurt(host):
 
 
 def test_stopped_worker_is_killed_and_replaced(host):
-    running = host("app:app", "-w", "1", "--timeout", 1, source=TROUBLE)
+    running = host("app:app", "-w", "1", "--timeout", 2, source=TROUBLE)
     os.kill(pid(running), signal.SIGSTOP)
     assert running.get("/", timeout=15).status in (504, 502)
     eventually(lambda: running.get("/").status == 200, 15, "a new worker")
@@ -136,28 +138,28 @@ def test_stopped_worker_is_killed_and_replaced(host):
 
 
 def test_hanging_request_is_504_with_the_stack_of_every_thread(host):
-    running = host("app:app", "-w", "2", "--timeout", 1, source=TROUBLE)
+    running = host("app:app", "-w", "2", "--timeout", 2, source=TROUBLE)
     began = time.monotonic()
     assert running.get("/hang").status == 504
-    assert 0.9 < time.monotonic() - began < 4
+    assert 1.9 < time.monotonic() - began < 20
     running.log.wait("inner_function_that_hangs")
     assert pid(running)
     eventually(lambda: len(running.workers()) == 2, 15, "the stuck worker is replaced")
 
 
 def test_other_threads_of_a_hanging_worker_finish(host):
-    source = TROUBLE.replace("time.sleep(1000)", "time.sleep(3)")
-    running = host("app:app", "--threads", 2, "--timeout", 1, source=source.replace('    elif path == "/spin":', '''    elif path == "/stream":
+    source = TROUBLE.replace("time.sleep(1000)", "time.sleep(6)")
+    running = host("app:app", "--threads", 2, "--timeout", 2, source=source.replace('    elif path == "/spin":', '''    elif path == "/stream":
         start_response("200 OK", [("Content-Type", "text/plain")])
-        return (time.sleep(0.1) or b"x" for _ in range(25))
+        return (time.sleep(0.1) or b"x" for _ in range(45))
     elif path == "/spin":'''))
     with running.raw() as raw:
         raw.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
         assert raw.socket.recv(1)
         assert running.get("/hang").status == 504
-        assert running.get("/", timeout=5).status == 200, "a replacement serves"
+        assert running.get("/", timeout=20).status == 200, "a replacement serves"
         data = b""
-        raw.socket.settimeout(10)
+        raw.socket.settimeout(30)
         while not data.endswith(b"0\r\n\r\n"):
             piece = raw.socket.recv(4096)
             assert piece, "the stream was cut off"
@@ -165,7 +167,7 @@ def test_other_threads_of_a_hanging_worker_finish(host):
 
 
 def test_worker_that_holds_the_gil_is_replaced(host):
-    running = host("app:app", "-w", "2", "--timeout", 1, source=TROUBLE)
+    running = host("app:app", "-w", "2", "--timeout", 2, source=TROUBLE)
     assert running.get("/spin").status == 504
     assert pid(running)
     eventually(lambda: len(running.workers()) == 2, 15)
@@ -181,9 +183,9 @@ def test_long_stream_is_no_timeout(host):
 import time
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return (time.sleep(0.2) or b"x" for _ in range(12))
+    return (n and time.sleep(0.3) or b"x" for n in range(12))
 """
-    answer = host("app:app", "--timeout", 1, source=source).get("/")
+    answer = host("app:app", "--timeout", 2, source=source).get("/")
     assert answer.body == b"x" * 12 and answer.complete
 
 
@@ -258,12 +260,13 @@ def app(environ, start_response):
 # What is left behind
 
 
-def test_adopted_grandchildren_leave_no_zombie(host):
+def test_adopted_grandchildren_leave_no_zombie(host, tmp_path):
     running = host("app:app", "-w", "2", source=TROUBLE)
     grandchildren = [int(running.get("/child").body) for _ in range(5)]
     # They live on when their parents have ended, and are in the process table until somebody waits for them.
-    assert psutil.pid_exists(grandchildren[-1])
-    eventually(lambda: not any(map(psutil.pid_exists, grandchildren)), 5)
+    assert all(map(psutil.pid_exists, grandchildren))
+    (tmp_path / "let-go").touch()
+    eventually(lambda: not any(map(psutil.pid_exists, grandchildren)), 20)
 
 
 def test_kill_9_of_the_keeper_leaves_nothing(host):
@@ -273,7 +276,7 @@ def test_kill_9_of_the_keeper_leaves_nothing(host):
         stays.send(b"GET /stays HTTP/1.1\r\nHost: a\r\n\r\n").answer()
     assert len(running.processes()) >= 6
     running.kill(signal.SIGKILL)
-    eventually(lambda: not running.processes(), 5, "every process has ended")
+    eventually(lambda: not running.processes(), 20, "every process has ended")
 
 
 def test_kill_9_of_the_server_brings_a_new_one_and_new_workers(host):
@@ -316,7 +319,8 @@ def app(environ, start_response):
     # A worker that is lost under a POST fails it: nothing is asked twice.
     clients = [Client(running, keep=n % 2 == 0, method="POST" if n < 3 else "GET") for n in range(6)]
     old = {w.pid for w in running.workers()}
-    for version in ("two", "three", "four"):
+    # Each of another length: CPython knows a compiled file that is out of date by seconds and size.
+    for version in ("three", "four", "eleven"):
         (tmp_path / "app.py").write_text(source.replace("one", version))
         running.kill(signal.SIGHUP)
         eventually(lambda: running.get("/").body == version.encode(), 30, f"version {version}")
@@ -407,10 +411,10 @@ def test_ttin_and_ttou_change_the_number_of_workers(host):
     clients = [Client(running, method="POST" if n < 3 else "GET") for n in range(6)]
     running.kill(signal.SIGTTIN)
     eventually(lambda: len(running.workers()) == 3)
-    for _ in range(2):
+    for left in (2, 1):
+        # One after the other: two equal signals at once are one, for the kernel does not count them.
         running.kill(signal.SIGTTOU)
-        time.sleep(0.2)  # two equal signals at once are one: the kernel does not count them
-    eventually(lambda: len(running.workers()) == 1, 15)
+        eventually(lambda: len(running.workers()) == left, 15)
     running.kill(signal.SIGTTOU)
     time.sleep(0.5)
     assert len(running.workers()) == 1 and running.get("/").status == 200
@@ -564,8 +568,8 @@ def test_reload_brings_the_settings_of_the_edge_too(host, tmp_path):
 def test_reload_brings_the_limits_of_line_connections_and_workers(host, tmp_path):
     config = tmp_path / "gunicorn.conf.py"
     config.write_text("")
-    running = host("probe:app", "-c", config, "--forwarded-allow-ips", "10.0.0.1")
-    get = b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n"
+    running = host("app:app", "-c", config, "--forwarded-allow-ips", "10.0.0.1", source=SLOW)
+    get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
     def reload(line, count):
         config.write_text(line)
@@ -575,17 +579,21 @@ def test_reload_brings_the_limits_of_line_connections_and_workers(host, tmp_path
 
     reload("line_length = 0", 1)
     with running.raw() as busy:
-        busy.send(b"GET /slow/1000 HTTP/1.1\r\nHost: a\r\n\r\n")
-        eventually(lambda: running.get("/pid").status == 503, 5, "no place in line")
+        busy.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually((tmp_path / "begun").exists)
+        assert running.get("/").status == 503, "no place in line"
+        (tmp_path / "go").touch()
         assert busy.answer().status == 200
     reload("max_connections_per_address = 2", 2)
     with running.raw() as first, running.raw() as second:
-        assert [raw.send(get).answer().status for raw in (first, second)] == [200, 200]
+        for raw in (first, second):
+            assert raw.send(get).answer().status == 200
+            time.sleep(0.3)  # a connection is idle a moment after its answer came, of which nothing is seen from here
         with running.raw() as third:
             assert third.send(get).answer().status == 200
             assert first.closed_within(5), "the oldest idle connection makes room"
     reload("max_requests = 2", 3)
-    running.get("/pid"), running.get("/pid")
+    running.get("/"), running.get("/")
     running.log.wait("is replaced: served 2 requests")
 
 
