@@ -55,7 +55,7 @@ class Starter:
                     code = host.stop()
                     if code != 0:
                         problems.append(f"exit {code} after SIGTERM\n{host.log}")
-                eventually(lambda: not host.processes(), 5, "every process of the host has ended")
+                eventually(lambda: not host.processes(), 20, "every process of the host has ended")
             except AssertionError as error:
                 problems.append(f"{error}\nprocesses:\n{host.tree()}\nlog:\n{host.log}")
                 for process in host.processes():

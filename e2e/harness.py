@@ -32,6 +32,9 @@ START_SECONDS = 30.0
 STOP_SECONDS = 40.0
 """From SIGTERM to the end: gunicorn's graceful_timeout (30 s) and some air."""
 
+PATIENCE = 25.0
+"""For what happens soon by itself. Less than 30 s: what ends by a time that nobody has set must not pass for it."""
+
 MARK = "OSTLER_E2E_ID"
 """Set in the environment of everything a test starts, so that a process that got away is found."""
 
@@ -151,7 +154,7 @@ class Log:
         thread.start()
         self._threads.append(thread)
 
-    def wait(self, pattern: str, seconds: float = 15.0, count: int = 1, alive=lambda: True) -> re.Match[str]:
+    def wait(self, pattern: str, seconds: float = PATIENCE, count: int = 1, alive=lambda: True) -> re.Match[str]:
         """The `count`-th line that matches, waiting for it. Fails at once when the process ended."""
         deadline = time.monotonic() + seconds
         with self._changed:
@@ -432,7 +435,7 @@ def executable(process: psutil.Process) -> str:
         return ""
 
 
-def eventually(check, seconds: float = 10.0, what: str = ""):
+def eventually(check, seconds: float = PATIENCE, what: str = ""):
     """The first true value of `check()`. For what has no event to wait for: the process table, files."""
     deadline = time.monotonic() + seconds
     while True:

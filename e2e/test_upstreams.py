@@ -449,7 +449,7 @@ def test_what_reaches_an_upstream_is_always_one_request(proxy, upstream):
     accepted = 0
     for case in CASES:
         before = len(one.requests)
-        with host.raw(5) as raw:
+        with host.raw(30) as raw:
             raw.send(case.message).finish()
             answers = 0
             try:
@@ -595,7 +595,7 @@ def test_a_connection_that_is_not_answered_has_its_time(proxy):
         host = proxy(url, more='proxy = { connect_timeout = "0.3s", retries = 0, max_fails = 0 }')
         began = time.monotonic()
         assert code(host.request("POST", body=b"x")) == (502, "upstream_down")
-        assert 0.3 <= time.monotonic() - began < 3
+        assert 0.3 <= time.monotonic() - began < 4.9, "less than when nothing is set"
         host.log.wait(f"upstream {url} cannot be reached: .*timed out")
 
 
@@ -745,6 +745,7 @@ OWN = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
 
 
 @pytest.mark.skipif(subprocess.run([*OWN, "true"], capture_output=True).returncode != 0, reason="needs a mount namespace")
+@pytest.mark.timeout(240)
 def test_names_are_looked_up_again(proxy, upstream, tmp_path):
     one = upstream(named("one"))
     two = upstream(named("two"), at=("127.0.0.2", one.port))
@@ -771,12 +772,12 @@ exec {" ".join(OWN)} sh -c 'mount --bind {hosts} /etc/hosts && exec "$0" "$@"' {
     lead_to("127.0.0.1", "127.0.0.2")
     one.again()
     # And so does time.
-    eventually(lambda: {host.get().body for _ in range(2)} == {b"one", b"two"}, 25)
+    eventually(lambda: {host.get().body for _ in range(2)} == {b"one", b"two"}, 60)
     lead_to()
-    host.log.wait("shop: upstream http://moved.test:.* has no address: .*; its last addresses are used", 25)
+    host.log.wait("shop: upstream http://moved.test:.* has no address: .*; its last addresses are used", 60)
     assert {host.get().body for _ in range(4)} == {b"one", b"two"}
     lead_to("127.0.0.2")
-    host.log.wait("shop: upstream http://moved.test:.* has an address again", 25)
+    host.log.wait("shop: upstream http://moved.test:.* has an address again", 60)
     # It is said a moment before it is so.
     eventually(lambda: {host.get().body for _ in range(4)} == {b"two"}, 5)
 
