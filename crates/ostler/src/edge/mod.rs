@@ -42,6 +42,7 @@ mod sending;
 mod share;
 mod site;
 mod spool;
+mod subscriber;
 pub mod tls;
 mod trace;
 mod tunnel;

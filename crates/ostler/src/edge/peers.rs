@@ -1,4 +1,4 @@
-//! Who is connected: the cap on connections per address, and closing idle ones when we stop.
+//! Who is connected: the cap on connections per address (of IPv6: per /64), and closing idle ones when we stop.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::penalties::Penalties;
 use super::share::{Account, STREAM, Share};
+use super::subscriber::Subscriber;
 
 /// Open connections by address. Shared by all edge threads.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub struct Peers {
     /// Nobody accepts connections any more.
     closed: Notify,
     /// Guards the connections of each address.
-    open: Mutex<HashMap<IpAddr, Address>>,
+    open: Mutex<HashMap<Subscriber, Address>>,
     penalties: Penalties,
 }
 
@@ -119,7 +120,7 @@ impl Peers {
         self.cap.store(cap, Ordering::Relaxed);
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Address>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<Subscriber, Address>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -174,7 +175,7 @@ impl Peers {
     /// Slows down whoever wears us out: its address gets few connections for a while. True when it was
     /// not slowed down already.
     pub fn penalise(&self, address: IpAddr) -> bool {
-        self.penalties.add(address, Instant::now())
+        self.penalties.add(Subscriber::of(address), Instant::now())
     }
 
     /// Seats a new connection. `counted` is its address when the cap applies to it (a peer that is
@@ -186,6 +187,7 @@ impl Peers {
             leave: Notify::new(),
         });
         let cap = self.cap.load(Ordering::Relaxed);
+        let counted = counted.map(Subscriber::of);
         let address = counted.filter(|_| cap > 0);
         if counted.is_some_and(|address| self.penalties.keeps_off(address, Instant::now())) {
             return None;
@@ -299,7 +301,7 @@ impl Drop for Place {
         self.peers.total.fetch_sub(1, Ordering::AcqRel);
         self.peers.tell_if_quiet();
         let counted = self.account.as_ref().filter(|_| self.held.is_none());
-        let Some(address) = counted.map(|account| account.address) else {
+        let Some(address) = counted.map(|account| account.of) else {
             return;
         };
         let mut open = self.peers.open();
@@ -332,6 +334,23 @@ mod tests {
         assert!(peers.seat(Some(A)).is_none());
         drop(first);
         assert!(peers.seat(Some(A)).is_some());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let peers = Peers::new(2);
+        let seat = |address: &str| peers.seat(Some(address.parse().expect("an address")));
+        let first = seat("2001:db8::1").expect("room");
+        let _second = seat("2001:db8::ffff:2").expect("room");
+        assert!(seat("2001:db8::3").is_none(), "both are busy");
+        let _other = seat("2001:db8:0:1::1").expect("another's");
+        let mut held = first.share();
+        assert!(held.hold(20 << 20));
+        first.idle();
+        let third = seat("2001:db8::4").expect("the idle one makes room");
+        assert!(!third.share().hold(20 << 20), "what it holds counts");
+        assert!(peers.penalise("2001:db8::1".parse().expect("an address")));
+        assert!(!peers.penalise("2001:db8::2".parse().expect("an address")));
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! Addresses that had a connection broken off, and for a while get new ones only now and then: a TLS
+//! Addresses (of IPv6: each /64) that had a connection broken off, and for a while get new ones only now and then: a TLS
 //! handshake costs more than what it was broken off for (threats E-12). An address may stand for a whole
 //! office, so it is not shut out.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::subscriber::Subscriber;
 
 /// How long an address is slowed down after the last offence.
 const PENALTY: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ pub struct Penalties {
     /// How many there are: most of the time nobody, and then nothing is locked.
     count: AtomicUsize,
     /// Guards the penalties by address.
-    addresses: Mutex<HashMap<IpAddr, Penalty>>,
+    addresses: Mutex<HashMap<Subscriber, Penalty>>,
 }
 
 #[derive(Debug)]
@@ -38,7 +39,7 @@ struct Penalty {
 
 impl Penalties {
     /// True when the address was not slowed down already.
-    pub fn add(&self, address: IpAddr, now: Instant) -> bool {
+    pub fn add(&self, address: Subscriber, now: Instant) -> bool {
         let mut addresses = self
             .addresses
             .lock()
@@ -60,7 +61,7 @@ impl Penalties {
     }
 
     /// Whether a new connection of this address is refused; counts it otherwise.
-    pub fn keeps_off(&self, address: IpAddr, now: Instant) -> bool {
+    pub fn keeps_off(&self, address: Subscriber, now: Instant) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
             return false;
         }
@@ -89,32 +90,34 @@ impl Penalties {
 mod tests {
     use super::*;
 
-    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+    fn at(address: &str) -> Subscriber {
+        Subscriber::of(address.parse().expect("an address"))
+    }
 
     #[test]
     fn who_offends_gets_a_few_connections_and_then_one_a_second() {
         let (penalties, start) = (Penalties::default(), Instant::now());
+        let (a, b) = (at("2001:db8::1"), at("2001:db8:0:1::1"));
         let served = |from: Instant, tries: usize| {
-            (0..tries).filter(|_| !penalties.keeps_off(A, from)).count()
+            (0..tries).filter(|_| !penalties.keeps_off(a, from)).count()
         };
         assert_eq!(served(start, 100), 100);
-        assert!(penalties.add(A, start) && !penalties.add(A, start));
+        assert!(penalties.add(a, start) && !penalties.add(at("2001:db8::2"), start));
         assert_eq!(served(start, 100), BURST as usize);
         assert_eq!(served(start + 3 * EACH, 100), 3);
-        assert!(!penalties.keeps_off(B, start), "nobody else is");
+        assert!(!penalties.keeps_off(b, start), "nobody else is");
         assert_eq!(served(start + PENALTY, 100), 100, "it is over");
-        assert!(penalties.add(A, start + PENALTY));
+        assert!(penalties.add(a, start + PENALTY));
     }
 
     #[test]
     fn memory_is_bounded() {
         let (penalties, start) = (Penalties::default(), Instant::now());
         for number in 0..(MOST as u32 + 100) {
-            penalties.add(IpAddr::V4(number.into()), start);
+            penalties.add(at(&std::net::Ipv4Addr::from(number).to_string()), start);
         }
         assert_eq!(penalties.count.load(Ordering::Relaxed), MOST);
-        penalties.add(A, start + PENALTY);
+        penalties.add(at("192.0.2.1"), start + PENALTY);
         assert_eq!(penalties.count.load(Ordering::Relaxed), 1);
     }
 }

@@ -1,10 +1,11 @@
-//! What one address makes us hold: answers that it does not read, bodies that it does not end, streams and messages
+//! What one address (of IPv6: one /64) makes us hold: answers that it does not read, bodies that it does not end, streams and messages
 //! without an end. Each has a limit of its own; these are for their sums, since an address may have many of each. It knows
 //! nothing of what is held.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::subscriber::Subscriber;
 
 /// Bytes of memory that one address may make us hold. What is not counted is less than [`STEP`] of each thing, 256
 /// connections with their tasks, TLS and heads, and the windows of HTTP/2: with these it stays below 64 MiB.
@@ -23,7 +24,7 @@ pub const STREAM: u64 = 2 * STEP;
 /// The sums of an address.
 #[derive(Debug)]
 pub struct Account {
-    pub address: IpAddr,
+    pub of: Subscriber,
     memory: AtomicU64,
     disk: AtomicU64,
 }
@@ -127,13 +128,9 @@ impl Share {
 }
 
 impl Account {
-    pub fn new(address: IpAddr) -> Self {
+    pub fn new(of: Subscriber) -> Self {
         let (memory, disk) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self {
-            address,
-            memory,
-            disk,
-        }
+        Self { of, memory, disk }
     }
 
     fn sum(&self, of: Of) -> (&AtomicU64, u64) {
@@ -156,7 +153,9 @@ mod tests {
 
     #[test]
     fn an_address_has_one_sum_for_all_it_holds_and_gets_it_back() {
-        let account = Arc::new(Account::new(std::net::Ipv4Addr::LOCALHOST.into()));
+        let account = Arc::new(Account::new(Subscriber::of(
+            std::net::Ipv4Addr::LOCALHOST.into(),
+        )));
         let mut first = Share::of_memory(Some(Arc::clone(&account)));
         let mut second = Share::of_memory(Some(Arc::clone(&account)));
         assert!(first.hold(MEMORY - STEP) && second.hold(STEP));
@@ -178,7 +177,9 @@ mod tests {
 
     #[test]
     fn who_holds_nothing_else_has_no_limit_here() {
-        let account = Arc::new(Account::new(std::net::Ipv4Addr::LOCALHOST.into()));
+        let account = Arc::new(Account::new(Subscriber::of(
+            std::net::Ipv4Addr::LOCALHOST.into(),
+        )));
         let mut one = Share::of_memory(Some(account));
         let mut other = one.another();
         assert!(one.hold(MEMORY / 2) && one.hold(2 * MEMORY) && !other.hold(STEP));

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::serve::{By, Rate};
+use crate::edge::subscriber::Subscriber;
 
 /// Parts of the table, each with a lock of its own, so that edge threads seldom meet.
 const SHARDS: usize = 16;
@@ -56,21 +57,9 @@ impl Default for Rates {
     }
 }
 
-/// Whose requests are counted together: the part of an address that one subscriber has.
+/// Whose requests are counted together: those of a subscriber, and those that come without an address.
 pub fn subject(address: Option<IpAddr>) -> [u8; 9] {
-    let mut subject = [0; 9];
-    match address.map(|address| address.to_canonical()) {
-        Some(IpAddr::V4(address)) => {
-            subject[0] = 4;
-            subject[1..5].copy_from_slice(&address.octets());
-        }
-        Some(IpAddr::V6(address)) => {
-            subject[0] = 6;
-            subject[1..].copy_from_slice(&address.octets()[..8]);
-        }
-        None => {}
-    }
-    subject
+    address.map_or([0; 9], |address| Subscriber::of(address).bytes())
 }
 
 impl Rates {
@@ -234,12 +223,9 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_counted_as_one_subscriber() {
+    fn a_subscriber_is_counted_once() {
         let of = |text: &str| subject(Some(text.parse().expect("an address")));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
         assert_ne!(of("0.0.0.0"), subject(None));
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::edge::share::{Account, Share};
+use crate::edge::subscriber::Subscriber;
 
 use super::frame::{Opcode, Violation, encode};
 use super::{By, Closed, Data, Event, Handshake, Outgoing, Session, Settings, handshake};
@@ -534,7 +535,9 @@ async fn a_client_that_does_not_read_stops_the_app_and_nothing_else() {
 #[tokio::test]
 async fn messages_that_wait_for_their_app_are_counted_and_what_follows_is_not_read() {
     const MESSAGE: usize = 14 << 20;
-    let account = Arc::new(Account::new(std::net::Ipv4Addr::LOCALHOST.into()));
+    let account = Arc::new(Account::new(Subscriber::of(
+        std::net::Ipv4Addr::LOCALHOST.into(),
+    )));
     let share = Share::of_memory(Some(account));
     let mut other = share.another();
     let settings = Settings {
