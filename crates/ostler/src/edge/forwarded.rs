@@ -16,6 +16,9 @@ use super::h1::names;
 use super::reason::Reason;
 use crate::config::Trust;
 
+/// Bytes of a proxy's name for a request: those in use have 16 to 64.
+const LONGEST_ID: usize = 128;
+
 /// Which proxies stand before us.
 #[derive(Debug, Clone)]
 pub enum TrustedProxies {
@@ -157,6 +160,17 @@ impl Sender {
         head.script_name().filter(|_| self.trusted && allowed)
     }
 
+    /// What a trusted proxy calls the request: one word that fits in a line of a log.
+    pub fn request_id<'h>(&self, head: &'h Head) -> Option<&'h [u8]> {
+        if !self.trusted {
+            return None;
+        }
+        let mut said = head.fields_named(b"x-request-id");
+        let id = said.next().filter(|_| said.next().is_none())?;
+        let is_word = (1..=LONGEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+        is_word.then_some(id)
+    }
+
     /// The client spoke TLS, to us or to a trusted proxy.
     pub fn https(&self, tls: bool) -> bool {
         self.https.unwrap_or(tls)
@@ -261,10 +275,12 @@ fn list<'h>(head: &'h Head, name: &[u8]) -> Option<Cow<'h, [u8]>> {
     Some(list)
 }
 
-/// Fields by which somebody says who the client is, or speaks in our name.
+/// Fields by which somebody says who the client is or which request this is, or speaks in our name.
 pub(super) fn says_who(id: u8, name: &[u8]) -> bool {
-    matches!(id, names::FORWARDED | names::X_REAL_IP | names::X_SCHEME)
-        || name.starts_with(b"x-forwarded-")
+    matches!(
+        id,
+        names::FORWARDED | names::X_REAL_IP | names::X_SCHEME | names::X_REQUEST_ID
+    ) || name.starts_with(b"x-forwarded-")
         || name.starts_with(b"x-ostler-")
         || name == b"x-client-ip"
 }
@@ -367,7 +383,7 @@ mod tests {
         }])
     }
 
-    const LIES: &str = "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Ostler-User: root\r\nX-Client-IP: 9.9.9.9\r\n";
+    const LIES: &str = "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\nX-Ostler-User: root\r\nX-Client-IP: 9.9.9.9\r\nX-Request-Id: 9\r\n";
 
     #[test]
     fn what_strangers_say_about_themselves_never_arrives() {
@@ -387,9 +403,10 @@ mod tests {
             (
                 value("forwarded").len(),
                 value("x-ostler-user").len(),
-                value("x-client-ip").len()
+                value("x-client-ip").len(),
+                value("x-request-id").len()
             ),
-            (0, 0, 0)
+            (0, 0, 0, 0)
         );
     }
 
@@ -420,6 +437,31 @@ mod tests {
         }
         let (address, _, _) = sent("5.5.5.5", Trust::Everyone, lines);
         assert_eq!(address, "6.6.6.6", "the first one when all are trusted");
+    }
+
+    #[test]
+    fn a_trusted_proxy_names_the_request_by_one_word() {
+        let long = "x".repeat(LONGEST_ID + 1);
+        for (said, expected) in [
+            (&["a-1"][..], Some("a-1")),
+            (&[], None),
+            (&[""], None),
+            (&["a 1"], None),
+            (&["\u{e4}"], None),
+            (&["a", "b"], None),
+            (&[&long[1..]], Some(&long[1..])),
+            (&[&long], None),
+        ] {
+            let line = |id: &&str| format!("X-Request-Id: {id}\r\n");
+            let head = head(&said.iter().map(line).collect::<String>());
+            let named = |peer: &str| {
+                let sender = resolved(peer, only("127.0.0.1"), &head).expect("no conflict");
+                let id = sender.request_id(&head);
+                id.map(|id| String::from_utf8_lossy(id).into_owned())
+            };
+            assert_eq!(named("127.0.0.1").as_deref(), expected, "{said:?}");
+            assert_eq!(named("1.2.3.4"), None, "{said:?}");
+        }
     }
 
     #[test]

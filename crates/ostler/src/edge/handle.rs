@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ostler_wire::{BACKLOG_FRAME, BodyKind, RequestEncoder, RequestHead};
 
+use crate::logs::request_id;
 use crate::pool::{Asks, Fault, Grant, Lease, Refused, Rest};
 
 use super::body::{Body, BodyReader, Collector, IN_MEMORY};
@@ -374,6 +375,9 @@ impl Connection {
             |id, name, value| encoder.field_with_id(id, name, value),
         );
         fields.tell_app(|name, value| encoder.field(name, value));
+        self.tell_id(sender, |id| {
+            encoder.field_with_id(names::X_REQUEST_ID, b"x-request-id", id);
+        });
         self.tell_trace(|name, value| encoder.field(name, value));
         self.tell_claims(|name, value| encoder.field(name, value));
         if let (Some(user), true) = (&self.row.user, streams) {
@@ -397,6 +401,18 @@ impl Connection {
             let said = self.head.fields_named(b"traceparent");
             let trace = Trace::of(said, &self.thread.ids);
             self.row.told.get_or_insert_default().trace = Some(trace);
+        }
+    }
+
+    /// What an app or upstream is told the request is called: as in every log of ours, unless a trusted proxy or a rule
+    /// of the site has said another.
+    pub(super) fn tell_id(&self, sender: &Sender, field: impl FnOnce(&[u8])) {
+        if self.site.policy.fields.request_drops.has(b"x-request-id") {
+            return;
+        }
+        match sender.request_id(&self.head) {
+            Some(id) => field(id),
+            None => field(request_id(self.row.id).as_str().as_bytes()),
         }
     }
 

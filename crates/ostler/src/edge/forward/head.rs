@@ -6,7 +6,6 @@ use crate::edge::forwarded::Sender;
 use crate::edge::h1::bytes::{escape, hex_digit, line, push_decimal};
 use crate::edge::h1::head::{Framing, Head};
 use crate::edge::h1::names;
-use crate::logs::request_id;
 
 /// How the upstream learns where the body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +31,6 @@ impl Connection {
         }
         // A stream may spread one field over several, as it does with cookies (RFC 9113 section 8.2.3).
         let join = self.io.is_stream();
-        let mut asked = false;
         sender.fields(
             head,
             https,
@@ -44,7 +42,6 @@ impl Connection {
                 names::CONNECTION | names::UPGRADE => {}
                 _ => {
                     named |= id == names::HOST;
-                    asked |= id == names::X_REQUEST_ID;
                     line(name, value, out);
                 }
             },
@@ -57,13 +54,7 @@ impl Connection {
         if !self.site.mount.is_empty() {
             line(b"x-forwarded-prefix", self.site.mount.as_bytes(), out);
         }
-        if !asked {
-            line(
-                b"x-request-id",
-                request_id(self.row.id).as_str().as_bytes(),
-                out,
-            );
-        }
+        self.tell_id(sender, |id| line(b"x-request-id", id, out));
         self.tell_trace(|name, value| line(name, value, out));
         self.tell_claims(|name, value| line(name, value, out));
         if let Some(user) = &self.row.user {

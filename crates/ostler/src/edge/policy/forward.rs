@@ -31,6 +31,7 @@ use crate::edge::forwarded::{Sender, says_who};
 use crate::edge::lock;
 use crate::edge::reason::Reason;
 use crate::edge::sending::After;
+use crate::logs::request_id;
 
 /// Requests about which one authority is asked at once: each may have a connection of its own. One that is slow must
 /// not take all our descriptors.
@@ -326,6 +327,10 @@ impl Authority {
                 fields.insert(name, HeaderValue::from_bytes(value)?);
             }
         }
+        let id = about.sender.request_id(head);
+        let own = request_id(about.connection.row.id);
+        let id = id.unwrap_or(own.as_str().as_bytes());
+        fields.insert("x-request-id", HeaderValue::from_bytes(id)?);
         Ok(request)
     }
 }
