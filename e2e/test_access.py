@@ -5,6 +5,9 @@ import concurrent.futures
 import json
 import signal
 import sys
+import threading
+
+import pytest
 
 import harness
 
@@ -192,6 +195,35 @@ def test_many_guesses_at_once_are_no_more_than_one_after_the_other(host, tmp_pat
         codes = sorted(answer.result().status for answer in asked)
     assert codes[0] == 401 and codes.count(401) <= 11, codes
     assert set(codes[codes.count(401):]) == {429}, codes
+
+
+SLOW_KEYS = f'''
+[projects.shop.access]
+keys = true
+key_file = "../keys.csv"
+key_hash = "argon2id"
+'''
+
+
+@pytest.mark.parametrize(("rules", "shown", "wrong"), [
+    (USERS, {"Authorization": basic("ada:password")}, lambda n: {"Authorization": basic(f"ada:{n}")}),
+    (SLOW_KEYS, {"X_API_Key": "key-of-ada"}, lambda n: {"X_API_Key": f"key-{n}"}),
+], ids=["password", "key"])
+def test_a_page_with_a_good_password_is_served_right_after_a_start(host, tmp_path, rules, shown, wrong):
+    (tmp_path / "keys.csv").write_text("ada,key-of-ada\n")
+    shop = Shop(host, tmp_path, rules)
+    start = threading.Barrier(30)
+
+    def ask(fields):
+        start.wait(30)
+        return shop.ask("/", X_Forwarded_For="192.0.2.7", **fields).status
+
+    with concurrent.futures.ThreadPoolExecutor(30) as pool:
+        assert list(pool.map(ask, [shown] * 30)) == [200] * 30
+        codes = sorted(pool.map(ask, map(wrong, range(30))))
+        refused = 401 if rules is USERS else 403
+        assert codes[:10] == [refused] * 10 and set(codes[11:]) == {429}, codes
+        assert list(pool.map(ask, [shown] * 30)) == [200] * 30, "known already"
 
 
 def test_a_reload_does_not_forget_who_has_shown_a_good_password(host, tmp_path):

@@ -58,6 +58,7 @@ def test_who_is_let_in_reaches_the_app_with_a_name_and_what_was_copied(shop, aut
     assert {name: value for name, value in fields.items() if name.startswith("x-")} == {
         "x-forwarded-method": "GET", "x-forwarded-proto": "http", "x-forwarded-host": "shop.test",
         "x-forwarded-uri": "/a/b?c=%20d", "x-forwarded-for": "127.0.0.1",
+        "x-request-id": told["HTTP_X_REQUEST_ID"],
     }, "and nothing that the client has made up"
     assert (fields["cookie"], fields["authorization"]) == ("session=ada", "Bearer mine")
 

@@ -9,6 +9,7 @@ use crate::config::serve::KeyHash;
 
 use super::credential::Shown;
 use super::hash::{Digest, Hasher};
+use super::proofs::{Proof, Proofs};
 use super::slow::{Busy, SlowLine};
 
 /// Most keys under a slow function: to hash them takes ten seconds at each change.
@@ -20,9 +21,8 @@ pub struct KeySet {
     /// By the first bytes of what is kept. Those depend on a secret: how long a look-up takes tells nothing.
     users: HashMap<[u8; 8], Vec<(Digest, Arc<str>)>>,
     count: usize,
-    /// Under a slow function: keys that were found good, by their quick digest. Never more than there are keys.
-    /// Guards the map alone.
-    proven: RwLock<HashMap<Digest, Arc<str>>>,
+    /// Under a slow function: keys that were found good.
+    proofs: Arc<Proofs>,
 }
 
 /// The keys that are in force now.
@@ -46,7 +46,7 @@ impl KeySet {
             hasher,
             users: HashMap::new(),
             count: 0,
-            proven: RwLock::default(),
+            proofs: Arc::default(),
         };
         for (user, key) in entries {
             if set.hasher.is_slow() && set.count == MOST_SLOW {
@@ -74,11 +74,6 @@ impl KeySet {
         let same =
             |(known, _): &&(Digest, Arc<str>)| verify_slices_are_equal(known, digest).is_ok();
         near.iter().find(same).map(|(_, user)| Arc::clone(user))
-    }
-
-    fn proven(&self, quick: &Digest) -> Option<Arc<str>> {
-        let proven = self.proven.read().unwrap_or_else(PoisonError::into_inner);
-        proven.get(quick).map(Arc::clone)
     }
 }
 
@@ -117,35 +112,21 @@ impl Keys {
             let quick = set.hasher.quick(key);
             match set.hasher.is_slow() {
                 false => set.user(&quick),
-                true => set.proven(&quick),
+                true => set.proofs.known(&quick),
             }
         })
     }
 
-    /// The same by a slow function.
+    /// The user whose key this is, by a slow function.
     ///
     /// # Errors
     /// Too many ask at once.
-    pub async fn prove(&self, shown: Shown<'_>) -> Result<Option<Arc<str>>, Busy> {
+    pub async fn prove(&self, key: Vec<u8>) -> Result<Proof, Busy> {
         let set = self.now();
-        for key in shown.keys() {
-            if let Some(user) = self.slowly(&set, key).await? {
-                return Ok(Some(user));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn slowly(&self, set: &Arc<KeySet>, key: &[u8]) -> Result<Option<Arc<str>>, Busy> {
-        let quick = set.hasher.quick(key);
-        let (own, key) = (Arc::clone(set), key.to_vec());
-        let digest = self.line.run(move || own.hasher.digest(&key)).await?;
-        let user = set.user(&digest.ok_or(Busy)?);
-        if let Some(user) = &user {
-            let mut proven = set.proven.write().unwrap_or_else(PoisonError::into_inner);
-            proven.insert(quick, Arc::clone(user));
-        }
-        Ok(user)
+        let quick = set.hasher.quick(&key);
+        let own = Arc::clone(&set);
+        let work = move || Ok(own.user(&own.hasher.digest(&key).ok_or(Busy)?));
+        set.proofs.of(quick, &self.line, work).await
     }
 }
 
@@ -162,8 +143,13 @@ mod tests {
             ..Shown::default()
         };
         let known = keys.known(shown);
-        let proven = runtime.expect("a runtime").block_on(keys.prove(shown));
-        let proven = proven.expect("nobody else asks");
+        let proving = async {
+            match keys.prove(key.into()).await.expect("nobody else asks") {
+                Proof::Known(user) => user,
+                Proof::Open(mut trial) => trial.run().await.expect("memory"),
+            }
+        };
+        let proven = runtime.expect("a runtime").block_on(proving);
         assert!(keys.is_slow() || known == proven);
         proven.map(|user| user.to_string())
     }

@@ -1,6 +1,7 @@
 //! Who is asking. Each check gives a value that proves it happened: what lies behind asks for a [`Caller`].
 //!
-//! In call order: [`credential`] finds what a request shows, [`keys`], [`users`] and [`jwt`] know whose it is; [`keyfile`] reads the
+//! In call order: [`credential`] finds what a request shows, [`keys`], [`users`] and [`jwt`] know whose it is, [`proofs`] whose
+//! slow function runs for whom; [`keyfile`] reads the
 //! texts that keys come from, [`watch`] follows their files. Nothing here knows connections or answers.
 
 mod credential;
@@ -9,6 +10,7 @@ mod hash;
 pub mod jwt;
 pub mod keyfile;
 mod keys;
+mod proofs;
 mod slow;
 mod users;
 mod watch;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 
 pub use credential::Shown;
 pub use keys::Keys;
+pub use proofs::Proof;
 pub use slow::{Busy, SlowLine};
 pub use users::Users;
 pub use watch::open;

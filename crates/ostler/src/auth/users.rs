@@ -1,7 +1,7 @@
 //! Users with passwords, for HTTP basic authentication (RFC 7617). Passwords are kept as Argon2 has them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use argon2::password_hash::PasswordHash;
 use argon2::{Argon2, PasswordVerifier as _};
@@ -9,7 +9,8 @@ use argon2::{Argon2, PasswordVerifier as _};
 use crate::config::serve::KeyHash;
 
 use super::credential::Shown;
-use super::hash::{Digest, Hasher};
+use super::hash::Hasher;
+use super::proofs::{Proof, Proofs};
 use super::slow::{Busy, SlowLine};
 
 /// The most that one check may take, in KiB: a hash that asks for more was made for something else.
@@ -20,8 +21,8 @@ pub struct Users {
     known: Arc<HashMap<String, String>>,
     realm: String,
     hasher: Hasher,
-    /// Who has shown a good password, by the quick digest of both. Each user has one. Guards the map alone.
-    proven: RwLock<HashMap<Digest, Arc<str>>>,
+    /// Who has shown a good password. Each user has one.
+    proofs: Arc<Proofs>,
     line: Arc<SlowLine>,
 }
 
@@ -51,7 +52,7 @@ impl Users {
             known: Arc::new(users.iter().cloned().collect()),
             realm: realm.replace(|c: char| c.is_control() || matches!(c, '"' | '\\'), "'"),
             hasher,
-            proven: RwLock::default(),
+            proofs: Arc::default(),
             line: Arc::clone(line),
         })
     }
@@ -63,30 +64,21 @@ impl Users {
     /// A user who has shown this password before.
     pub fn known(&self, shown: Shown<'_>) -> Option<Arc<str>> {
         let credentials = shown.basic()?;
-        let proven = self.proven.read().unwrap_or_else(PoisonError::into_inner);
-        if proven.is_empty() {
+        if self.proofs.is_empty() {
             return None;
         }
-        proven.get(&self.hasher.quick(&credentials)).map(Arc::clone)
+        self.proofs.known(&self.hasher.quick(&credentials))
     }
 
-    /// A user whose password this is.
+    /// A user whose name and password these are.
     ///
     /// # Errors
     /// Too many ask at once.
-    pub async fn prove(&self, shown: Shown<'_>) -> Result<Option<Arc<str>>, Busy> {
-        let Some(credentials) = shown.basic() else {
-            return Ok(None);
-        };
+    pub async fn prove(&self, credentials: Vec<u8>) -> Result<Proof, Busy> {
         let quick = self.hasher.quick(&credentials);
         let known = Arc::clone(&self.known);
-        let user = self.line.run(move || verify(&known, &credentials)).await?;
-        let user: Option<Arc<str>> = user.map(Into::into);
-        if let Some(user) = &user {
-            let mut proven = self.proven.write().unwrap_or_else(PoisonError::into_inner);
-            proven.insert(quick, Arc::clone(user));
-        }
-        Ok(user)
+        let work = move || Ok(verify(&known, &credentials).map(Into::into));
+        self.proofs.of(quick, &self.line, work).await
     }
 }
 

@@ -1,10 +1,11 @@
 //! Who sends a request.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::auth::jwt::Looked;
-use crate::auth::{Busy, Caller, Shown};
+use crate::auth::{Busy, Caller, Proof, Shown};
 use crate::config::serve::By;
 use crate::edge::connection::Connection;
 use crate::edge::forwarded::Sender;
@@ -35,7 +36,8 @@ impl Connection {
                 None => self.bearer().await,
             };
             if found.is_none() {
-                found = self.prove(sender).await?;
+                // Boxed: who has shown a good one comes by without it.
+                found = Box::pin(self.prove(sender)).await?;
             }
         }
         match (found, authority) {
@@ -92,34 +94,49 @@ impl Connection {
     async fn prove(&mut self, sender: &Sender) -> Result<Option<Arc<str>>, Reason> {
         let address = sender.ip();
         let site = Arc::clone(&self.site);
-        let keys = site
-            .policy
-            .keys
-            .as_ref()
-            .filter(|keys| keys.is_slow() && self.shown().keys().next().is_some());
-        let users = site
-            .policy
-            .users
-            .as_ref()
-            .filter(|_| self.shown().basic().is_some());
-        if keys.is_none() && users.is_none() {
-            return Ok(None);
+        let slow = site.policy.keys.as_ref().filter(|keys| keys.is_slow());
+        if let Some(keys) = slow {
+            let shown: Vec<Vec<u8>> = self.shown().keys().map(<[u8]>::to_vec).collect();
+            for key in shown {
+                self.may_guess(address)?;
+                let proof = keys.prove(key).await;
+                if let Some(user) = self.outcome(proof, address).await? {
+                    return Ok(Some(user));
+                }
+            }
         }
-        self.guess(address)?;
-        let busy = |Busy| Reason::AuthBusy;
-        if let Some(keys) = keys
-            && let Some(user) = keys.prove(self.shown()).await.map_err(busy)?
+        if let Some(users) = &site.policy.users
+            && let Some(credentials) = self.shown().basic()
         {
-            self.knew(address);
-            return Ok(Some(user));
-        }
-        if let Some(users) = users
-            && let Some(user) = users.prove(self.shown()).await.map_err(busy)?
-        {
-            self.knew(address);
-            return Ok(Some(user));
+            self.may_guess(address)?;
+            let proof = users.prove(credentials).await;
+            return self.outcome(proof, address).await;
         }
         Ok(None)
+    }
+
+    /// Whom a proof names. Only what was wrong counts as a guess, but before anybody else has a turn: many at once are
+    /// as few as one after the other.
+    async fn outcome(
+        &mut self,
+        proof: Result<Proof, Busy>,
+        address: Option<IpAddr>,
+    ) -> Result<Option<Arc<str>>, Reason> {
+        let busy = |Busy| Reason::AuthBusy;
+        let mut trial = match proof.map_err(busy)? {
+            Proof::Known(Some(user)) => return Ok(Some(user)),
+            // Found out by another, and wrong of both.
+            Proof::Known(None) => return self.guessed(address).map(|()| None),
+            Proof::Open(trial) => trial,
+        };
+        self.may_guess(address)?;
+        // Dropped before the trial is, whose turn is the next one's then.
+        let guess = self.guess(address);
+        let found = trial.run().await;
+        if !matches!(found, Ok(None)) {
+            guess.forgive();
+        }
+        found.map_err(busy)
     }
 
     /// Why nobody was found.

@@ -1,9 +1,10 @@
 //! Who may come at all, and how often.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::rate::{Limit, subject};
+use super::rate::{Limit, Rates, subject};
 use crate::config::serve::By;
 use crate::edge::connection::Connection;
 use crate::edge::forwarded::Sender;
@@ -56,27 +57,59 @@ impl Connection {
         }
     }
 
-    /// Counts a guess before the work that it costs, so that many at once are as few as one after the other; refuses
-    /// an address from which too many wrong ones came.
-    pub(super) fn guess(&mut self, address: Option<IpAddr>) -> Result<(), Reason> {
+    /// Refuses an address from which too many wrong guesses came.
+    pub(super) fn may_guess(&mut self, address: Option<IpAddr>) -> Result<(), Reason> {
         let policy = &self.site.policy;
-        let take = |limit: &Limit| {
-            policy
-                .rates
-                .take(limit, &subject(address), Instant::now())
-                .wait
+        let look = |limit: &Limit| {
+            let verdict = policy.rates.look(limit, &subject(address), Instant::now());
+            verdict.wait
         };
-        let wait = policy.wrong.as_ref().and_then(take);
+        let wait = policy.wrong.as_ref().and_then(look);
         self.unless(wait)
     }
 
-    /// It was no guess.
-    pub(super) fn knew(&self, address: Option<IpAddr>) {
+    /// Counts a wrong guess; refuses one too many.
+    pub(super) fn guessed(&mut self, address: Option<IpAddr>) -> Result<(), Reason> {
+        let wait = self.guess(address).count();
+        self.unless(wait)
+    }
+
+    /// One whose outcome is not known yet.
+    pub(super) fn guess(&self, address: Option<IpAddr>) -> Guess {
         let policy = &self.site.policy;
-        if let Some(limit) = &policy.wrong {
-            policy
-                .rates
-                .give_back(limit, &subject(address), Instant::now());
+        Guess {
+            rates: Arc::clone(&policy.rates),
+            limit: policy.wrong,
+            subject: subject(address),
+        }
+    }
+}
+
+/// A guess: a wrong one unless it is said to be none, also where nobody waits for its outcome any more.
+pub(super) struct Guess {
+    rates: Arc<Rates>,
+    limit: Option<Limit>,
+    subject: [u8; 9],
+}
+
+impl Guess {
+    /// It was none.
+    pub(super) fn forgive(mut self) {
+        self.limit = None;
+    }
+
+    /// Seconds until the next one may come, when this was one too many.
+    fn count(mut self) -> Option<u32> {
+        let limit = self.limit.take()?;
+        let verdict = self.rates.take(&limit, &self.subject, Instant::now());
+        verdict.wait
+    }
+}
+
+impl Drop for Guess {
+    fn drop(&mut self) {
+        if let Some(limit) = &self.limit {
+            self.rates.take(limit, &self.subject, Instant::now());
         }
     }
 }

@@ -84,14 +84,6 @@ impl Rates {
         verdict
     }
 
-    /// Takes back one that was counted.
-    pub fn give_back(&self, limit: &Limit, subject: &[u8], now: Instant) {
-        let (key, _) = self.place(limit, subject, now);
-        if let Some(clock) = self.shard(key).get_mut(&key) {
-            *clock = clock.saturating_sub(limit.step());
-        }
-    }
-
     /// What [`Rates::take`] would say, without counting.
     pub fn look(&self, limit: &Limit, subject: &[u8], now: Instant) -> Verdict {
         let (key, now) = self.place(limit, subject, now);
