@@ -570,6 +570,33 @@ def test_a_client_stays_with_its_upstream_by_a_cookie(proxy, upstream):
     assert {host.get("/", {"Cookie": "ostler_upstream=forged"}).status for _ in range(3)} == {200}
 
 
+def servers(host):
+    return [p for p in host._children(host.process.pid) if "__server" in harness.command_line(p)]
+
+
+def test_clients_stay_with_their_upstream_when_another_server_takes_over(host, upstream, tmp_path):
+    running = Proxy(host, tmp_path, [upstream(named("one")), upstream(named("two"))], more="proxy = { sticky = true }").host
+    answers = {}
+    while len(answers) < 2:
+        first = running.get()
+        answers[first.body] = first.header("Set-Cookie").split(";")[0]
+
+    def stay():
+        for body, cookie in answers.items():
+            for _ in range(3):
+                answer = running.get("/", {"Cookie": cookie})
+                assert (answer.body, answer.header("Set-Cookie")) == (body, None)
+
+    for _ in range(2):
+        done = subprocess.run([harness.OSTLER, "upgrade"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        stay()
+    eventually(lambda: len(servers(running)) == 1, 20)
+    running.server().kill()
+    running.log.wait("the server ended unexpectedly")
+    stay()
+
+
 def test_the_cookie_of_a_client_with_tls_is_for_tls_alone(host, upstream, tmp_path, tls):
     one, two = upstream(), upstream()
     port = harness.free_port()

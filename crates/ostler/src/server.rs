@@ -88,7 +88,8 @@ async fn serve(handover: ServerHandover) -> anyhow::Result<u8> {
     let handles = || threads.iter().map(|thread| thread.handle.clone()).collect();
     let mut first = handover.first;
     let folder = parts::spool_folder(&machine.said.settings);
-    let policies = Arc::new(Policies::new(folder, handover.hidden)?);
+    let policies = Policies::new(folder, handover.hidden, &handover.marks);
+    let policies = Arc::new(policies);
     let mut started = Vec::new();
     for project in projects {
         let hooks = first.as_mut().and_then(|first| first.hooks.take());

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys::{Child, Pidfd, anew, fds};
 
 use super::bind::{Left, Listening};
-use super::protocol::{ZygoteId, from_file, to_file};
+use super::protocol::{MarkKey, ZygoteId, from_file, to_file};
 use super::zygotes::Trouble;
 
 /// Of the text below. A program that does not know it refuses, and then nothing changes.
@@ -46,6 +46,9 @@ pub struct Heritage {
     /// Why the program that was executed gives the process back to the one before.
     #[serde(default)]
     pub failed: Option<String>,
+    /// Clients have cookies that were made with it.
+    #[serde(default)]
+    pub marks: Option<MarkKey>,
     /// What only the program reads that has written it.
     pub own: serde_json::Value,
 }
@@ -87,6 +90,7 @@ impl Heritage {
             serving: Vec::new(),
             ticket: None,
             failed: None,
+            marks: None,
             own,
         }
     }

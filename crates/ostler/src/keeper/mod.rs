@@ -45,7 +45,7 @@ use certificates::Files;
 use maintenance::Maintenance;
 use notify::Notify;
 use pidfile::PidFile;
-use protocol::{Machine, ProjectId};
+use protocol::{Machine, MarkKey, ProjectId};
 use reaping::Zygotes;
 use servers::{Server, Servers};
 use signals::{Order, Signals};
@@ -97,6 +97,8 @@ struct Keeper {
     metrics: Vec<Listening>,
     /// The folder of the request log.
     requests: Option<PathBuf>,
+    /// What cookies name upstreams with.
+    marks: MarkKey,
     pidfile: Option<PidFile>,
     log: Sink,
     /// The files of certificates.
@@ -260,6 +262,7 @@ impl Keeper {
             admin,
             metrics,
             requests,
+            marks: MarkKey::random()?,
             pidfile,
             log,
             files,

@@ -1,6 +1,7 @@
 //! What keeper and server say to each other, and what a server starts with.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -157,6 +158,29 @@ pub struct Handover {
     pub requests: Option<PathBuf>,
     /// Variables that its environment does not have: what runs as its user can read that.
     pub hidden: BTreeMap<String, String>,
+    pub marks: MarkKey,
+}
+
+/// What cookies tell upstreams apart by is made with this. The keeper has it, so that clients keep their upstream when
+/// another server takes the place of one.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkKey(pub [u8; 32]);
+
+impl MarkKey {
+    /// # Errors
+    /// There is no randomness.
+    pub fn random() -> io::Result<Self> {
+        let mut key = [0; 32];
+        let filled = aws_lc_rs::rand::fill(&mut key);
+        filled.map_err(|_| io::Error::other("no randomness"))?;
+        Ok(Self(key))
+    }
+}
+
+impl fmt::Debug for MarkKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MarkKey")
+    }
 }
 
 /// Everything that a server is to serve.
@@ -324,6 +348,7 @@ pub struct ServerHandover {
     pub metrics: Vec<OwnedFd>,
     pub requests: Option<PathBuf>,
     pub hidden: BTreeMap<String, String>,
+    pub marks: MarkKey,
     pub listeners: Vec<(ListenerName, OwnedFd)>,
     pub first: Option<FirstZygote>,
 }
@@ -365,6 +390,7 @@ impl ServerHandover {
             operator,
             requests: handover.requests,
             hidden: handover.hidden,
+            marks: handover.marks,
             admin: admin.map(|fd| AdminSocket { fd, operator }),
             configuration: handover.configuration,
             beside: handover.beside,

@@ -64,6 +64,7 @@ impl Keeper {
             operator: sys::users::own().uid,
             requests: self.requests.clone(),
             hidden: values(&hidden),
+            marks: self.marks,
             admin: admin.map(|_| last),
             metrics: (last + i32::from(admin.is_some())..)
                 .take(metrics.len())

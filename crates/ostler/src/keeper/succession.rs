@@ -109,6 +109,7 @@ impl Keeper {
         }
         self.zygotes.with_hooks = said.with_hooks;
         self.last_project = said.last_project;
+        self.marks = said.marks.unwrap_or(self.marks);
         self.program.clone_from(&said.program);
         self.ever_ready = true;
         Ok(servers)

@@ -266,6 +266,7 @@ impl Keeper {
             metrics: self.metrics.iter().filter_map(Listening::left).collect(),
             last_project: self.last_project,
             serving: self.names_of_serving(),
+            marks: Some(self.marks),
             ..Heritage::new(self.program.clone(), before, own)
         })
     }

@@ -12,6 +12,7 @@ use crate::auth::{self, Keys, SlowLine, Users};
 use crate::client;
 use crate::config::serve::{KeySource, Rules, TokenKeys, TokenSource};
 use crate::edge::{Authority, Behind, Doors, Policy, Press, Rates};
+use crate::keeper::protocol::MarkKey;
 use crate::upstream::{Caretaker, Group};
 
 /// Users with the hashes of their passwords, and what the password is for.
@@ -36,13 +37,10 @@ pub(super) struct Policies {
 }
 
 impl Policies {
-    /// Copies of files are made in `folder`; `hidden` are variables that the environment does not have.
-    ///
-    /// # Errors
-    /// There is no randomness.
-    pub(super) fn new(folder: PathBuf, hidden: BTreeMap<String, String>) -> anyhow::Result<Self> {
-        let upstreams = Caretaker::new().map_err(|_| anyhow::anyhow!("no randomness"))?;
-        Ok(Self {
+    /// Copies of files are made in `folder`; `hidden` are variables that the environment does not have; cookies name
+    /// upstreams with `marks`.
+    pub(super) fn new(folder: PathBuf, hidden: BTreeMap<String, String>, marks: &MarkKey) -> Self {
+        Self {
             hidden,
             line: Arc::default(),
             rates: Arc::default(),
@@ -51,8 +49,8 @@ impl Policies {
             users: Mutex::default(),
             tokens: Mutex::default(),
             roots: Mutex::default(),
-            upstreams,
-        })
+            upstreams: Caretaker::new(&marks.0),
+        }
     }
 
     /// Those that the rules name.

@@ -60,16 +60,13 @@ struct Kind {
 }
 
 impl Caretaker {
-    /// # Errors
-    /// There is no randomness.
-    pub fn new() -> Result<Self, aws_lc_rs::error::Unspecified> {
-        let mut key = [0; 32];
-        aws_lc_rs::rand::fill(&mut key)?;
-        Ok(Self {
+    /// Cookies made with the same `marks` name the same upstreams.
+    pub fn new(marks: &[u8; 32]) -> Self {
+        Self {
             groups: Mutex::default(),
             look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
-            marks: hmac::Key::new(hmac::HMAC_SHA256, &key),
-        })
+            marks: hmac::Key::new(hmac::HMAC_SHA256, marks),
+        }
     }
 
     /// The group that `said` means: the one that is there already, with its connections and what is known of its
