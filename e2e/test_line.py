@@ -36,16 +36,36 @@ def test_too_long_in_line_is_503(host):
         assert first.answer().status == 200
 
 
-def test_client_that_left_the_line_is_not_served(host):
-    running = host("probe:app")
-    with running.raw() as slow:
-        slow.send(b"GET /slow/1000 HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(0.1)
+GATED = """
+import os, time
+
+def app(environ, start_response):
+    with open("calls", "a") as calls:
+        calls.write(environ["PATH_INFO"] + "\\n")
+    while environ["PATH_INFO"] == "/slow" and not os.path.exists("go"):
+        time.sleep(0.01)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def test_client_that_left_the_line_is_not_served(host, tmp_path):
+    running = host("app:app", "--edge-threads", 1, source=GATED)
+    calls = lambda: (tmp_path / "calls").read_text().split() if (tmp_path / "calls").exists() else []
+    connections = lambda: [c for c in running.server().net_connections() if c.status != "LISTEN"]
+    with running.raw(60) as slow:
+        slow.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: calls() == ["/slow"], 20, "the only worker is busy")
         for _ in range(5):
-            with running.raw() as raw:
+            with running.raw(20) as raw:
                 raw.send(b"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n")
+        with running.raw(20) as after:
+            assert after.send(b"nonsense\r\n\r\n").answer().status == 400, "those before it are accepted as well"
+        eventually(lambda: len(connections()) == 1, 20, "the server knows that they left")
+        (tmp_path / "go").touch()
         assert slow.answer().status == 200
-    assert int(running.get("/calls").body) <= 2
+    assert running.get("/after").status == 200
+    assert calls() == ["/slow", "/after"]
 
 
 NOTES = """
@@ -67,7 +87,10 @@ def test_kills_under_load_cost_what_the_worker_held_and_nothing_more(host, tmp_p
     for _ in range(kills):
         victim = running.workers()[0].pid
         os.kill(victim, signal.SIGKILL)
+        # A GET that it had is asked once more, and must be answered before another worker is killed under it.
+        old = [c.count for c in getters + posters]
         eventually(lambda: len(running.workers()) == 2 and victim not in {w.pid for w in running.workers()}, 20)
+        eventually(lambda: all(c.count > o + 4 for c, o in zip(getters + posters, old)), 30, "each client is served again")
         assert running.get("/").status == 200
     assert [c.finish().failures for c in getters] == [[]] * 3
     asked = {f"/{n}-{i}" for n, client in enumerate(posters) for i in range(client.finish().count)}
@@ -95,7 +118,7 @@ PID = """
 import os, time
 
 def app(environ, start_response):
-    time.sleep(0.1)
+    time.sleep(0.3)
     start_response("200 OK", [("Content-Length", str(len(str(os.getpid()))))])
     return [str(os.getpid()).encode()]
 """
@@ -103,7 +126,7 @@ def app(environ, start_response):
 
 def test_worker_that_is_to_leave_takes_nothing_from_the_line(host):
     running = host("app:app", "-w", "2", source=PID)
-    raws = [running.raw(20) for _ in range(30)]
+    raws = [running.raw(30) for _ in range(30)]
 
     def served_by(raws, after_the_first=lambda: None):
         for raw in raws:
