@@ -27,16 +27,38 @@ def four(request, host, redis_url):
 
 class Listener:
     def __init__(self, host, transports):
-        self.news = []
+        self.news, self.probed = [], threading.Event()
         self.client = socketio.Client(reconnection_delay=0.1, reconnection_delay_max=0.5)
-        self.client.on("news", self.news.append)
+        self.client.on("news", self.take)
         self.client.connect(host.url, transports=transports, wait_timeout=20)
+
+    def take(self, data):
+        if data == PROBE:
+            self.probed.set()
+        else:
+            self.news.append(data)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.client.disconnect()
+
+
+PROBE = {"n": 0}
+
+
+def all_hear(host, listeners):
+    """Until an announcement reaches each of them: a worker subscribes to Redis in a thread of its own once its first
+    client has come, and what is said before that is lost to it."""
+    for one in listeners:
+        one.probed.clear()
+
+    def heard():
+        assert requests.post(host.url + "/announce", json=PROBE).status_code == 204
+        return all(one.probed.wait(0.2) for one in listeners)
+
+    eventually(heard, 30, "every worker listens to Redis")
 
 
 @pytest.mark.parametrize("transports", [["websocket"], ["polling", "websocket"]])
@@ -75,6 +97,7 @@ def test_broadcast_reaches_everybody_in_every_worker(four, request):
     kinds = [polling, ["websocket"], ["polling", "websocket"]] * 3
     listeners = [Listener(four, kind) for kind in kinds]
     try:
+        all_hear(four, listeners)
         assert requests.post(four.url + "/announce", json={"n": 1}).status_code == 204
         eventually(lambda: all(one.news == [{"n": 1}] for one in listeners), 15)
         listeners[0].client.emit("shout", {"n": 2})
@@ -115,6 +138,7 @@ def only_its_own_clients_are_lost(four, transports):
                 assert event.wait(30), "it connects anew"
             else:
                 assert one.client.call("who", timeout=10) == worker
+        all_hear(four, listeners)
         requests.post(four.url + "/announce", json={"n": 3})
         eventually(lambda: all({"n": 3} in one.news for one in listeners), 20)
     finally:
