@@ -42,8 +42,13 @@ def good_client_is_fine(host, count, kind, seconds):
 @pytest.mark.parametrize("kind", CROWDS)
 def test_200_slow_ones_hurt_nobody(host, kind):
     running = host("probe:app", "-w", "2")
-    quiet, busy, count = good_client_is_fine(running, 200, kind, 4)
-    assert count > 100 and busy < max(4 * quiet, 0.05), (quiet, busy, count)
+    attempts = []
+    for _ in range(3):  # the machine may stand still by itself, but hardly each time
+        attempts.append(good_client_is_fine(running, 200, kind, 4))
+        quiet, busy, count = attempts[-1]
+        if count > 100 and busy < max(4 * quiet, 0.05):
+            return
+    raise AssertionError(f"(quiet, busy, count) each time: {attempts}")
 
 
 @pytest.mark.soak
@@ -145,23 +150,23 @@ def test_header_timeout_is_a_setting(host):
     running = host("probe:app", "--header-timeout", "1")
     with running.raw() as raw:
         raw.send(b"GET / HTTP/1.1\r\n")
-        ends_within(raw, 4)
+        ends_within(raw, 8)
 
 
 def test_silent_connection_is_closed(host):
     running = host("probe:app", "--keep-alive", "1", "--header-timeout", "2")
     with running.raw() as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer()
-        assert ends_within(raw, 4) == b"", "an idle connection is closed without a word"
+        assert ends_within(raw, 15) == b"", "an idle connection is closed without a word"
     with running.raw() as raw:
-        ends_within(raw, 5)
+        ends_within(raw, 8)
 
 
 def test_body_that_stops_is_given_up(host):
     running = host("probe:app", "--body-timeout", "1")
     with running.raw() as raw:
         raw.send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx")
-        assert ends_within(raw, 5).startswith((b"HTTP/1.1 408", b""))
+        assert ends_within(raw, 15).startswith(b"HTTP/1.1 408")
     assert running.get("/calls").body == b"0"
 
 
@@ -189,9 +194,8 @@ def test_reader_that_stops_is_given_up(host):
     server = running.server()
     with running.raw() as raw:
         raw.send(b"GET /large/50000000 HTTP/1.1\r\nHost: a\r\n\r\n")
-        raw.socket.recv(100)
-        eventually(lambda: any(c.status == "ESTABLISHED" for c in server.net_connections()), 5)
-        eventually(lambda: not any(c.status == "ESTABLISHED" for c in server.net_connections()), 10)
+        assert raw.socket.recv(100)
+        eventually(lambda: not any(c.status == "ESTABLISHED" for c in server.net_connections()), 20)
 
 
 def test_tls_handshake_has_a_time(host, tls):
@@ -219,18 +223,33 @@ def test_cap_per_address_closes_the_oldest_idle_one_first(host):
     assert held[4].send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
 
 
-def test_cap_per_address_answers_503_when_none_is_idle(host):
-    running = host("probe:app", "--max-connections-per-address", 3, "--threads", "8", "--forwarded-allow-ips", "10.0.0.1")
-    busy = [running.raw(source=SLOW) for _ in range(3)]
-    for raw in busy:
-        raw.send(b"GET /slow/1500 HTTP/1.1\r\nHost: a\r\n\r\n")
-    eventually(lambda: int(running.get("/calls").body) == 3, what="all three are being served")
+GATED = """
+import os, time
+
+def app(environ, start_response):
+    if environ["PATH_INFO"].startswith("/slow"):
+        open("entered" + environ["PATH_INFO"][-1], "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def test_cap_per_address_answers_503_when_none_is_idle(host, tmp_path):
+    args = ["--max-connections-per-address", 3, "--threads", "8", "--forwarded-allow-ips", "10.0.0.1"]
+    running = host("app:app", *args, source=GATED)
+    busy = [running.raw(30, SLOW) for _ in range(3)]
+    for n, raw in enumerate(busy):
+        raw.send(f"GET /slow{n} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    eventually(lambda: len(list(tmp_path.glob("entered*"))) == 3, 20, "all three are being served")
     with running.raw(source=SLOW) as more:
         refused = more.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer()
         assert refused.status == 503 and "reason: too_many_connections" in refused.text
         assert refused.header("Connection") == "close" and more.closed_within(2)
     with running.raw(source="127.0.0.8") as other:
         assert other.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+    (tmp_path / "go").touch()
     assert [raw.answer().status for raw in busy] == [200] * 3
 
 
