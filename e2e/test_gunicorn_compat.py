@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 
 import pytest
@@ -362,6 +363,10 @@ def app(environ, start_response):
 """
     running = host("app:app", "-w", "2", source=source, env={"PROMETHEUS_MULTIPROC_DIR": str(metrics)})
 
+    def listens():
+        with socket.socket() as metrics_server:
+            return metrics_server.connect_ex(("127.0.0.1", port)) == 0
+
     def scraped():
         with harness.Raw(("127.0.0.1", port)) as raw:
             text = raw.send(b"GET /metrics HTTP/1.0\r\n\r\n").answer().text
@@ -370,6 +375,8 @@ def app(environ, start_response):
     def gauges_of(pids):
         return [path.name for pid in pids for path in metrics.glob(f"gauge_live*_{pid}.db")]
 
+    # A hook is called beside the server, which does not wait for it.
+    eventually(listens, 20, "when_ready has started the metrics server")
     sent = 0
     for reload in range(4):
         for _ in range(20):
