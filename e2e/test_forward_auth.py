@@ -22,7 +22,7 @@ SECTION = """
 forward_auth = "{url}/verify?from=shop"
 forward_auth_copy = ["X-Groups", "Authorization"]
 forward_auth_user = "X-User"
-forward_auth_timeout = "2s"
+forward_auth_timeout = "10s"
 """
 
 
@@ -122,11 +122,12 @@ def test_names_and_fields_that_do_not_count_let_nobody_in(shop, authority):
     shop.host.log.wait("answers again")
 
 
-def test_an_authority_that_is_away_slow_or_silent_lets_nobody_in(shop, authority, host):
+def test_an_authority_that_is_away_slow_or_silent_lets_nobody_in(host, tmp_path, authority):
     def slow(request):
         authority.release.wait(20)
         return 200, [], b""
 
+    shop = Shop(host, tmp_path, SECTION.replace("{url}", authority.url).replace("10s", "2s"))
     assert shop.ask(Cookie="session=ada").status == 200
     authority.reply = slow
     began = time.monotonic()
@@ -136,6 +137,7 @@ def test_an_authority_that_is_away_slow_or_silent_lets_nobody_in(shop, authority
     answer = shop.ask(Accept=JSON, Cookie="session=ada")
     assert (answer.status, code(answer)) == (502, "authority_away")
     with socket.socket() as nonsense:
+        nonsense.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         nonsense.bind(("127.0.0.1", authority.port))
         nonsense.listen()
         threading.Thread(target=lambda: nonsense.accept()[0].sendall(b"SSH-2.0-x\r\n"), daemon=True).start()
@@ -224,12 +226,12 @@ def test_one_of_several_ways_is_enough_and_the_authority_has_the_last_word(host,
 
 def test_many_at_once_are_bounded(shop, authority):
     def slow(request):
-        authority.release.wait(20)
+        authority.release.wait(40)
         return by_cookie(request)
 
     authority.reply = slow
     request = b"GET / HTTP/1.1\r\nHost: shop.test\r\nAccept: application/json\r\n\r\n"
-    all_of_them = [shop.host.raw(20, f"127.0.0.{10 + n % 40}") for n in range(300)]
+    all_of_them = [shop.host.raw(40, f"127.0.0.{10 + n % 40}") for n in range(300)]
     for one in all_of_them:
         one.send(request)
     answers = [one.answer() for one in all_of_them]
