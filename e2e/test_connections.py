@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -54,32 +55,48 @@ def curl(*arguments, body=None):
 
 
 def test_connection_serves_many_requests_and_the_server_decides_when_it_ends(host):
-    running = host("probe:app", "--keep-alive", "1")
+    running = host("probe:app", "--keep-alive", "4")
     with running.raw() as raw:
         for _ in range(200):
             answer = raw.send(GET).answer()
             assert answer.status == 200 and not answer.all("Connection")
-        assert raw.closed_within(5)
+        assert raw.closed_within(20)
 
 
-def test_idle_connections_give_back_what_their_requests_took(host):
+GATED = """
+import os, time
+
+def app(environ, start_response):
+    while environ["PATH_INFO"] != "/first" and not os.path.exists("go"):
+        time.sleep(0.01)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def test_idle_connections_give_back_what_their_requests_took(host, tmp_path):
     count = 2000
-    running = host("probe:app")
-    assert running.get("/").status == 200
+    running = host("app:app", "--line-length", 3000, "--line-timeout", 60, "--timeout", 60, source=GATED)
+    assert running.get("/first").status == 200
 
     def memory():
-        return running.server().memory_full_info().pss
+        return running.server().memory_full_info().uss
 
     quiet = memory()
     with contextlib.ExitStack() as held:
-        raws = [held.enter_context(running.raw(source=f"127.0.1.{1 + n % 20}")) for n in range(count)]
-        # All of them within a second: the allocator gives back by itself what was freed a second before something else.
-        for some in (raws[n : n + 100] for n in range(0, count, 100)):
-            for raw in some:
-                raw.send(GET)
-            assert {raw.answer().status for raw in some} == {200}
-        busy = (memory() - quiet) / count
-        harness.eventually(lambda: (memory() - quiet) / count < busy / 2, 10, f"half of {busy:.0f} bytes each")
+        raws = [held.enter_context(running.raw(60, f"127.0.1.{1 + n % 20}")) for n in range(count)]
+        for raw in raws:
+            raw.send(GET)
+        harness.eventually(lambda: running.server().num_fds() > count, 20, "all are accepted")
+        before, full = quiet, memory()
+        while full > before * 1.01:  # some are still to be read
+            time.sleep(0.5)
+            before, full = full, memory()
+        busy = (full - quiet) / count
+        # All are answered at once: the allocator gives back by itself what was freed a second before something else.
+        (tmp_path / "go").touch()
+        assert {raw.answer().status for raw in raws} == {200}
+        harness.eventually(lambda: (memory() - quiet) / count < busy / 2, 30, f"half of {busy:.0f} bytes each")
 
 
 def test_keep_alive_of_0_closes_after_each_answer(host):
@@ -271,7 +288,7 @@ def test_plain_http_on_a_tls_port_is_told_so(host, tls):
     with running.raw() as raw:
         answer = raw.send(GET).answer()
         assert answer.status == 400 and "reason: plain_on_tls" in answer.text
-        assert answer.header("Connection") == "close" and raw.closed_within(1)
+        assert answer.header("Connection") == "close" and raw.closed_within(5)
 
 
 # Clients that others wrote

@@ -3,7 +3,7 @@
 Each is sent alone, with a request behind it, behind a good request, byte by byte and in two pieces; a
 sample also through a UNIX socket and TLS. (Cutting at every byte is done at the parsers, in
 crates/ostler/src/edge/h1/corpus.rs.) "Refused" is always the same: the status, `Connection: close`, the
-socket closed within a second, and an app that was never called.
+socket closed before any timeout of the server's (CLOSED_SECONDS), and an app that was never called.
 """
 
 import json
@@ -19,7 +19,7 @@ POST = b"POST /echo HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 GOOD = b"GET /good HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
-CLOSED_SECONDS = 1.0
+CLOSED_SECONDS = 5.0
 
 CASES = corpus.read("http1.txt")
 REFUSED = [case for case in CASES if case.code]
@@ -170,13 +170,13 @@ def test_connection_close_is_honoured(probe):
     with probe.raw() as raw:
         answer = raw.send(GET + b"Connection: close\r\n\r\n").answer()
         assert answer.header("Connection").lower() == "close"
-        assert raw.closed_within(1)
+        assert raw.closed_within(CLOSED_SECONDS)
 
 
 def test_http_1_0_closes_unless_asked_to_keep(probe):
     with probe.raw() as raw:
         raw.send(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").answer()
-        assert raw.closed_within(1)
+        assert raw.closed_within(CLOSED_SECONDS)
     with probe.raw() as raw:
         kept = raw.send(b"GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").answer()
         assert kept.header("Connection").lower() == "keep-alive"
