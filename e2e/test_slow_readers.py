@@ -169,7 +169,7 @@ def test_slow_but_steady_reader_is_not_given_up(host, tls, kind, tmp_path):
     (tmp_path / "static").mkdir()
     (tmp_path / "static" / "file").write_bytes(whole)
     tls = tls if kind == "tls" else None
-    options = ["--write-timeout", 2, "--threads", 4, "--static", f"/static={tmp_path / 'static'}", *(secure(tls) if tls else ())]
+    options = ["--write-timeout", 4, "--threads", 4, "--static", f"/static={tmp_path / 'static'}", *(secure(tls) if tls else ())]
     running = host("app:app", *options, source=STEADY)
 
     def read_steadily(path):
