@@ -227,13 +227,13 @@ def test_many_requests_run_at_once_in_one_worker(raw_app):
     for raw in raws:
         raw.send(b"GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n")
     assert {raw.answer().status for raw in raws} == {200}
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12, "one after the other they take 15 s"
     for raw in raws:
         raw.socket.close()
 
 
 def test_timeout_is_504_and_cancels_the_task(host):
-    running = host("app:app", "--timeout", 1, source=RAW)
+    running = host("app:app", "--timeout", 3, source=RAW)
     worker = running.get("/pid").body
     assert running.get("/hang").status == 504
     eventually(lambda: json.loads(running.get("/seen").body).get("cancelled"))
