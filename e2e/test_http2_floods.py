@@ -45,7 +45,7 @@ def good(served):
         yield client
         began = time.monotonic()
         assert client.get("/after").body == b"ok"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 6
         with Http2(served.port, served.certificate) as another:
             assert another.get("/new").body == b"ok"
 
@@ -168,4 +168,4 @@ def test_preface_and_nothing_more(module_host, module_tls):
         client = Http2(running.port, module_tls[0], preface=sent)
         client.take = lambda frame: None  # an answer to the settings would break the head that has begun
         client.end(10)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
