@@ -120,6 +120,60 @@ def test_colours_are_for_terminals_and_can_be_turned_off(machine):
     assert b"\x1b" not in on_terminal({"NO_COLOR": "1"})
 
 
+def test_reload_leaves_addresses_as_they_are_bound_and_an_upgrade_takes_them(machine, tls):
+    cert, key = tls
+    ports = [harness.free_port() for _ in range(2)]
+
+    def secure(port):
+        return TWO.replace("[server]", f"""[server]
+listen_tls = ["127.0.0.1:{port}"]
+certfile = "{cert}"
+keyfile = "{key}"
+""", 1)
+
+    def done(*words):
+        done = ostler(machine, *words)
+        assert done.returncode == 0, (done.stderr, str(machine.host.log))
+        return done.stderr
+
+    def plain():
+        answer = machine.host.get("/x", {"Host": "shop.test"})
+        return answer.status, answer.header("Location")
+
+    def handshake(port):
+        with harness.Raw(("127.0.0.1", port, str(cert), "shop.test")) as raw:
+            return raw.send(b"GET /x HTTP/1.1\r\nHost: shop.test\r\n\r\n").answer().status
+
+    def closed(port):
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", port)) != 0
+
+    warned = "warning: `listen_tls` of [server] changed; it takes effect with `ostler upgrade` or a restart\n"
+    there = [(308, f"https://shop.test:{port}/x") for port in ports]
+    machine.write(secure(ports[0]))
+    for _ in range(2):
+        assert done("reload") == warned
+        assert plain() == (200, None), "nobody is sent to a port that nobody listens on"
+    done("upgrade")
+    assert plain() == there[0] and handshake(ports[0]) == 200
+    machine.write(secure(ports[1]))
+    assert done("reload") == warned
+    assert plain() == there[0] and handshake(ports[0]) == 200
+    machine.write(TWO)
+    assert done("reload") == warned
+    assert plain() == there[0] and handshake(ports[0]) == 200, "its certificate is still there"
+    machine.write(secure(ports[1]))
+    done("upgrade")
+    assert plain() == there[1] and handshake(ports[1]) == 200
+    harness.eventually(lambda: closed(ports[0]))
+    assert done("reload") == ""
+    machine.write(TWO.replace("state =", 'backlog = 100\nstate =').replace(f"127.0.0.1:{{port}}", f"127.0.0.1:{ports[0]}"))
+    assert done("reload") == warned.replace("`listen_tls`", "`listen_tls`, `listen`, `backlog`").replace("it takes", "they take")
+    done("upgrade")
+    machine.host.port = ports[0]
+    assert plain() == (200, None)
+
+
 def test_reload_says_what_changed_once_it_serves(machine):
     before = machine.workers("blog")
     machine.write(TWO.replace("workers = 2", "workers = 3").replace('"*.shop.test"', '"other.test"'))

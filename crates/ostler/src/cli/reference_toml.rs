@@ -56,6 +56,9 @@ that ostler starts in without these variables and without that of `key_variable`
 **Paths** in `[server]` and `[acme]`, `source`, `certfile`, `keyfile` and `client_ca` are relative to the file they stand in; those in `static`, `access` and `errors`, and `chdir`, `env_file`,
 `config` and `python` in `web`, to the project's source; other paths in `web` to `chdir`.
 
+**A reload** (`ostler reload`, `HUP`) takes all of it anew, but for keys that are marked *at the start*: a change of those
+is a warning, and takes effect with `ostler upgrade`, which loses no request, or a restart; that of `state` with a restart.
+
 **Several files.** `include` names more files, relative to the one it stands in and in the order of their names; no file is
 read twice. What two files say is put together, section by section; a key that both set is an error.
 
@@ -114,12 +117,24 @@ fn row(section: Section, key: &Key) -> String {
         None => (key.help, None),
     };
     let default = special.map_or_else(|| default(key), escaped);
+    let mark = if at_start(key) {
+        " *(at the start)*"
+    } else {
+        ""
+    };
     format!(
-        "| `{}` | {} | {default} | {owner} | {} |\n",
+        "| `{}` | {} | {default} | {owner} | {}{mark} |\n",
         key.name,
         form(key),
         escaped(help)
     )
+}
+
+/// A reload does not take it.
+fn at_start(key: &Key) -> bool {
+    const OWN: [&str; 3] = ["listen_tls", "state", "admin"];
+    key.setting
+        .map_or_else(|| OWN.contains(&key.name), |row| row.at_start)
 }
 
 /// What a value is, with its unit.

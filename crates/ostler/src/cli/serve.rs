@@ -18,7 +18,7 @@ use crate::config::serve::{self, Acme, Clients, Host, Pair, Problems, Rules, Ser
 use crate::config::table::Kind;
 use crate::config::written::Layer;
 use crate::config::{self, Bind, Complaint, ConfigError, Settings, Written, value};
-use crate::keeper::protocol::{Entrance, Machine, ProjectId, Route};
+use crate::keeper::protocol::{Machine, ProjectId, Route};
 
 /// Everything the keeper needs to serve several projects.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,7 +72,11 @@ pub struct ProjectPlan {
     pub routes: Vec<Route>,
     /// What holds on them, each different one once.
     pub rules: Vec<Rules>,
-    pub entrance: Entrance,
+    /// Requests without TLS are answered, and not redirected.
+    pub https_optional: bool,
+    pub canonical_host: Option<String>,
+    /// Seconds.
+    pub hsts: Option<u64>,
     /// Its own certificate.
     pub pair: Option<Pair>,
     pub clients: Option<Clients>,
@@ -340,7 +344,9 @@ impl ProjectPlan {
             name: project.name.clone(),
             routes,
             rules,
-            entrance: entrance(project, machine),
+            https_optional: project.https_optional,
+            canonical_host: project.canonical_host.clone(),
+            hsts: project.hsts,
             pair: project.pair.clone(),
             clients: project.clients.clone(),
             graceful: settings.workers.graceful_timeout,
@@ -401,23 +407,6 @@ fn written(project: &serve::Project, machine: &Settings, around: &Surroundings<'
         set: around.names.clone(),
         toml,
         ..Written::default()
-    }
-}
-
-/// Where requests for a project should come to.
-fn entrance(project: &serve::Project, machine: &Settings) -> Entrance {
-    let mut ports = machine
-        .listening
-        .tls_binds
-        .iter()
-        .filter_map(|bind| match bind {
-            Bind::Tcp { addresses, .. } => addresses.first().map(|address| address.port()),
-            Bind::Unix(_) | Bind::Fd(_) => None,
-        });
-    Entrance {
-        https: ports.next().filter(|_| !project.https_optional),
-        host: project.canonical_host.clone(),
-        hsts: project.hsts,
     }
 }
 

@@ -31,7 +31,7 @@ pub use layers::check_early;
 pub use network::{Network, Trust};
 pub use report::{effective, print};
 pub use settings::*;
-pub use unknown::{file_names, hook_warnings, machines, not_reloaded};
+pub use unknown::{changed_at_start, file_names, hook_warnings, machines, not_reloaded};
 #[cfg(test)]
 pub use worker_class::WorkerClass;
 #[cfg(test)]

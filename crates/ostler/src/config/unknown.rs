@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::bind::Bind;
 use super::error::Warning;
 use super::flags;
 use super::layers::Merged;
@@ -77,6 +78,35 @@ pub fn not_reloaded(started: &Settings, reloaded: &Settings) -> Option<Warning> 
     (!found.is_empty()).then(|| {
         Warning(format!(
             "changed, but taken only when ostler is started anew: {}",
+            found.join(", ")
+        ))
+    })
+}
+
+/// The same for the machine of `ostler serve`, by the keys of `[server]`.
+pub fn changed_at_start(started: &Settings, reloaded: &Settings) -> Option<Warning> {
+    let written = |binds: &[Bind]| -> Vec<String> { binds.iter().map(Bind::to_string).collect() };
+    let changed = |name: &str| started.values.get(name) != reloaded.values.get(name);
+    let (before, after) = (&started.listening.tls_binds, &reloaded.listening.tls_binds);
+    let tls = (written(before) != written(after)).then_some("listen_tls");
+    let rows = flags::rows().filter(|row| row.at_start && changed(row.name));
+    let rows = rows.filter_map(|row| match row.place {
+        Place::Server(key) => Some(key),
+        _ => None,
+    });
+    let found: Vec<String> = tls
+        .into_iter()
+        .chain(rows)
+        .map(|key| format!("`{key}`"))
+        .collect();
+    let takes = if found.len() == 1 {
+        "it takes"
+    } else {
+        "they take"
+    };
+    (!found.is_empty()).then(|| {
+        Warning(format!(
+            "{} of [server] changed; {takes} effect with `ostler upgrade` or a restart",
             found.join(", ")
         ))
     })

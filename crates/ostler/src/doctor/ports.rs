@@ -44,7 +44,7 @@ fn port(case: &Case, address: SocketAddr) -> Finding {
         Ok(()) if running.is_some() => warning(
             "port",
             format!(
-                "{address}: the running server does not listen there; hint: addresses come into force with its next start"
+                "{address}: the running server does not listen there; hint: `ostler upgrade` has it take the addresses of the file"
             ),
         ),
         Ok(()) => ok("port", format!("{address} is free")),

@@ -114,6 +114,20 @@ impl Listening {
         }
     }
 
+    /// Listens on, and more may wait in the kernel, or less.
+    fn again(self, backlog: i32) -> io::Result<Self> {
+        self.fd.as_ref().map_or(Ok(()), |fd| listen(fd, backlog))?;
+        Ok(self)
+    }
+
+    /// The port it has, however it was asked for; `None` for a UNIX socket, and once it is closed.
+    pub fn port(&self) -> Option<u16> {
+        let bound = rustix::net::getsockname(self.fd.as_ref()?).ok()?;
+        SocketAddr::try_from(bound)
+            .ok()
+            .map(|address| address.port())
+    }
+
     /// Whether this is what is asked for: another socket could not be bound beside it.
     pub fn is_at(&self, path: &Path) -> bool {
         self.file.as_ref().is_some_and(|file| file.path == path)
@@ -150,7 +164,7 @@ pub fn all(
                     cause,
                 };
                 listening.push(match found(&address.to_string(), tls) {
-                    Some(known) => known,
+                    Some(known) => known.again(backlog(settings)).map_err(named)?,
                     None => tcp(address, tls, settings).map_err(named)?,
                 });
                 Ok(())
@@ -159,7 +173,7 @@ pub fn all(
                 // As gunicorn: the socket's mode follows --umask, which is 0 by default.
                 let umask = settings.process.umask.unwrap_or(0);
                 listening.push(match found(&path.to_string_lossy(), false) {
-                    Some(known) => known,
+                    Some(known) => known.again(backlog(settings)).map_err(named)?,
                     None => unix(path, umask, backlog(settings), user).map_err(named)?,
                 });
                 Ok(())

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crate::cli::run::RunPlan;
 use crate::cli::serve::{self, ProjectPlan, ServePlan};
-use crate::config;
+use crate::config::{self, Settings};
 
+use super::bind::Listening;
 use super::certificates;
-use super::maintenance::Maintenance;
-use super::protocol::{Configuration, Entrance, FromKeeper, Project, ProjectId, to_file};
+use super::protocol::{Configuration, Entrance, FromKeeper, Machine, Project, ProjectId, to_file};
 use super::servers::Servers;
 use super::serving::TEXT_MAX;
 use super::{Keeper, Plan};
@@ -38,7 +38,7 @@ impl Keeper {
                 patient: self.ever_ready,
                 has_app: true,
             }],
-            Plan::Serve(plan) => projects(plan, &self.maintenance),
+            Plan::Serve(plan) => self.projects(plan),
         };
         Configuration {
             again: self.ever_ready,
@@ -136,6 +136,8 @@ impl Keeper {
         &mut self,
         mut next: ServePlan,
     ) -> Result<(ServePlan, Vec<String>, OwnedFd), String> {
+        let changed = config::changed_at_start(&self.started, &next.machine.settings);
+        stay_bound(&mut next.machine, &self.started, &self.machine);
         self.files = certificates::read(&mut next)?;
         certificates::make_folder(&next.machine, self.user.as_ref())?;
         let mut warnings = next.warnings.clone();
@@ -149,8 +151,7 @@ impl Keeper {
             let text = "`keep_requests` begins or ends the request log with the next start";
             warnings.push(text.to_owned());
         }
-        let fixed = config::not_reloaded(&self.started, &next.machine.settings);
-        warnings.extend(fixed.map(|warning| warning.to_string()));
+        warnings.extend(changed.map(|warning| warning.to_string()));
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -179,7 +180,7 @@ impl Keeper {
         let configuration = Configuration {
             again: false,
             machine: next.machine.clone(),
-            projects: projects(&next, &self.maintenance),
+            projects: self.projects(&next),
         };
         let file = to_file("ostler-configuration", &configuration);
         let file = file.map_err(|error| format!("error: {error}"))?;
@@ -192,6 +193,29 @@ impl Keeper {
             self.machine = plan.machine.clone();
             self.plan = Plan::Serve(Box::new(plan));
         }
+    }
+
+    fn projects(&self, plan: &ServePlan) -> Vec<Project> {
+        let mut secure = self.listening.iter().filter(|socket| socket.name.tls);
+        let https = secure.find_map(Listening::port);
+        let projects = plan.projects.iter().map(|project| Project {
+            id: project.id,
+            name: project.name.clone(),
+            routes: project.routes.clone(),
+            rules: project.rules.clone(),
+            entrance: Entrance {
+                https: https.filter(|_| !project.https_optional),
+                host: project.canonical_host.clone(),
+                hsts: project.hsts,
+            },
+            closed: self.maintenance.has(&project.name),
+            pair: project.pair.clone(),
+            clients: project.clients.clone(),
+            settings: project.settings.clone(),
+            patient: true,
+            has_app: project.run.is_some(),
+        });
+        projects.collect()
     }
 
     /// The numbers of projects with these names.
@@ -224,19 +248,23 @@ fn number(last: &mut u64, plan: &mut ServePlan) {
     }
 }
 
-fn projects(plan: &ServePlan, maintenance: &Maintenance) -> Vec<Project> {
-    let projects = plan.projects.iter().map(|project| Project {
-        id: project.id,
-        name: project.name.clone(),
-        routes: project.routes.clone(),
-        rules: project.rules.clone(),
-        entrance: project.entrance.clone(),
-        closed: maintenance.has(&project.name),
-        pair: project.pair.clone(),
-        clients: project.clients.clone(),
-        settings: project.settings.clone(),
-        patient: true,
-        has_app: project.run.is_some(),
-    });
-    projects.collect()
+/// A reload binds nothing: the addresses stay those of the start, and with them what HTTPS there needs. `now` is what
+/// is in force.
+fn stay_bound(next: &mut Machine, started: &Settings, now: &Machine) {
+    let (bound, listening) = (&started.listening, &mut next.settings.listening);
+    match (bound.tls_binds.is_empty(), listening.tls_binds.is_empty()) {
+        // Handshakes go on as they are.
+        (false, true) => {
+            listening.tls.clone_from(&now.settings.listening.tls);
+            next.acme.clone_from(&now.acme);
+        }
+        // Nobody could show a certificate.
+        (true, false) => next.acme = None,
+        (true, true) | (false, false) => {}
+    }
+    listening.binds.clone_from(&bound.binds);
+    listening.tls_binds.clone_from(&bound.tls_binds);
+    if let Some(bind) = started.values.get("bind") {
+        next.settings.values.insert("bind".to_owned(), bind.clone());
+    }
 }
