@@ -13,8 +13,8 @@ use crate::config::value;
 /// Lines are filled up to at most this column, so that the places stand below each other.
 const WIDEST: usize = 60;
 
-/// The text of `ostler check --print`: `tree` is what the files say, with the repositories' keys in it. Values of
-/// environment variables for apps are left out: they may be secrets.
+/// The text of `ostler check --print`: `tree` is what the files say, with the repositories' keys in it. Variables stay
+/// as they are written, and values of environment variables for apps are left out: they may be secrets.
 pub fn print(tree: &Table, sources: &Sources) -> String {
     let mut printer = Printer {
         sources,
@@ -152,19 +152,31 @@ impl Printer<'_> {
             (Form::Plain(Kind::Path | Kind::Binds), _)
                 if matches!(section, Section::Server | Section::Acme | Section::Project) =>
             {
-                toml(&absolute(
-                    key,
-                    entry.node.json(),
-                    self.sources.of(entry.node.at),
-                ))
+                toml(&self.absolute(key, &entry.node))
             }
             _ => shown(&entry.node),
+        }
+    }
+
+    /// Paths from where they are written; what begins with a variable may be one already.
+    fn absolute(&self, key: &Key, node: &Node) -> Json {
+        if let Value::List(items) = &node.value {
+            let items = items.iter().map(|item| self.absolute(key, item));
+            let one_by_one = items.flat_map(|item| match item {
+                Json::Array(some) => some,
+                one => vec![one],
+            });
+            return one_by_one.collect();
+        }
+        match node.text() == node.written() {
+            true => absolute(key, node.json(), self.sources.of(node.at)),
+            false => node.written_json(),
         }
     }
 }
 
 fn shown(node: &Node) -> String {
-    toml(&node.json())
+    toml(&node.written_json())
 }
 
 /// A default as a person would write it; `None` where there is none.

@@ -132,15 +132,24 @@ impl Node {
 
     /// The value alone; null for what no key takes.
     pub fn json(&self) -> Json {
+        self.json_of(&Node::text)
+    }
+
+    /// The same as it is written: what variables say may be secret.
+    pub fn written_json(&self) -> Json {
+        self.json_of(&Node::written)
+    }
+
+    fn json_of(&self, text_of: &impl Fn(&Node) -> Option<&str>) -> Json {
         match &self.value {
             Value::Bool(yes) => Json::Bool(*yes),
             Value::Number(number) => Json::Number(number.clone()),
-            Value::Text { text, .. } => Json::from(text.as_str()),
-            Value::List(items) => items.iter().map(Node::json).collect(),
+            Value::Text { .. } => Json::from(text_of(self)),
+            Value::List(items) => items.iter().map(|item| item.json_of(text_of)).collect(),
             Value::Table(table) => table
                 .0
                 .iter()
-                .map(|(name, entry)| (name.clone(), entry.node.json()))
+                .map(|(name, entry)| (name.clone(), entry.node.json_of(text_of)))
                 .collect(),
             Value::Odd | Value::Unknown => Json::Null,
         }
@@ -149,6 +158,14 @@ impl Node {
     pub fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The text before variables were replaced.
+    pub fn written(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text { written, .. } => Some(written),
             _ => None,
         }
     }

@@ -29,12 +29,14 @@ impl Shaper<'_> {
         let mut seen: Vec<(Address, At)> = Vec::new();
         let mut list = Vec::new();
         for item in items {
-            let Some((address, at, weight)) = self.upstream(key, item) else {
+            let Some((node, weight)) = self.upstream(key, item) else {
                 continue;
             };
-            match Address::parse(&address) {
+            let (at, address) = (node.at, node.text().unwrap_or_default());
+            match Address::parse(address) {
                 Err(complaint) => {
-                    let what = format!("\"{}\" {}", short(&address), complaint.what);
+                    let shown = short(node.written().unwrap_or_default());
+                    let what = format!("\"{shown}\" {}", complaint.what);
                     self.problems.push(Problem::new(at, what, complaint.hint));
                 }
                 Ok(parsed) => {
@@ -68,9 +70,10 @@ impl Shaper<'_> {
         }
     }
 
-    fn upstream(&mut self, key: &Key, item: &Node) -> Option<(String, At, u64)> {
-        if let Some(text) = item.text() {
-            return Some((text.to_owned(), item.at, 1));
+    /// The text that is its address, and its weight.
+    fn upstream<'t>(&mut self, key: &Key, item: &'t Node) -> Option<(&'t Node, u64)> {
+        if item.text().is_some() {
+            return Some((item, 1));
         }
         let Some(table) = item.table() else {
             let hint = "write [\"http://127.0.0.1:9000\"], or { address = \"…\", weight = 2 }";
@@ -84,10 +87,10 @@ impl Shaper<'_> {
             let value = self.value(&own, &entry.node)?;
             match (own.name, value.as_str()) {
                 ("weight", _) => weight = value.as_u64().unwrap_or(1),
-                (_, text) => address = text.map(|text| (text.to_owned(), entry.node.at)),
+                (_, text) => address = text.map(|_| &entry.node),
             }
         }
-        let Some((address, at)) = address else {
+        let Some(address) = address else {
             let hint = "write { address = \"http://127.0.0.1:9000\" }";
             self.problems.push(Problem::new(
                 item.at,
@@ -96,6 +99,6 @@ impl Shaper<'_> {
             ));
             return None;
         };
-        Some((address, at, weight))
+        Some((address, weight))
     }
 }

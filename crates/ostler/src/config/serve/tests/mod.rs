@@ -442,7 +442,7 @@ fn the_print_names_the_source_of_each_value() {
         "listen_tls = [\":443\"] # ostler.toml:11",
         "keep_alive = \"30s\" # ostler.toml:10",
         "header_timeout = \"10s\" # default",
-        "user = \"set\" # conf.d/one.toml:2",
+        "user = \"${SET}\" # conf.d/one.toml:2",
         "# group # not set",
         "tmp_upload_dir = \"DIR/conf.d/../shop\" # conf.d/one.toml:3",
         "source = \"DIR/shop\" # ostler.toml:3",

@@ -276,6 +276,46 @@ fn a_repository_cannot_open_what_the_operator_closes() {
     assert!(told.contains("`redirects` has 1001 entries"), "{told}");
 }
 
+/// Whatever the key, and in what form: what a variable says is nowhere, and the print means the same.
+#[test]
+fn values_of_variables_are_printed_and_told_as_they_are_written() {
+    let text = with(
+        "headers.request_set = { X-Token = \"Bearer ${TOKEN}\" }\naccess.forward_auth = \"http://127.0.0.1/${TOKEN}\"\nerrors.pages = { 404 = \"${TOKEN}.html\" }\nroutes = [{ prefix = \"/\" }, { prefix = \"/api\", upstreams = [\"http://${TOKEN}.test\"] }]\n",
+    );
+    let server = "[server]\nstate = \"${HOME}/state\"\nlisten = [\"unix:a.sock\", \"unix:${HOME}/b.sock\"]\nadmin = \"${ADMIN}\"\n";
+    let text = format!("{text}{server}");
+    let folder = Folder::with(&[("ostler.toml", &*text), ("shop/hunter2.html", "")]);
+    let variables = [
+        ("TOKEN", "hunter2"),
+        ("HOME", "/srv/hunter2"),
+        ("ADMIN", "127.0.0.1:9100"),
+    ];
+    let checked = folder.good(&variables);
+    let printed = checked.print();
+    for line in [
+        "request_set = { X-Token = \"Bearer ${TOKEN}\" }",
+        "forward_auth = \"http://127.0.0.1/${TOKEN}\"",
+        "upstreams = [\"http://${TOKEN}.test\"]",
+        "pages = { 404 = \"${TOKEN}.html\" }",
+        "state = \"${HOME}/state\"",
+        "listen = [\"unix:DIR/a.sock\", \"unix:${HOME}/b.sock\"]",
+        "admin = \"${ADMIN}\"",
+    ] {
+        let printed = folder.without_names(&printed);
+        assert!(printed.contains(line), "{line}\n{printed}");
+    }
+    assert!(!printed.contains("hunter2"), "{printed}");
+    std::fs::write(folder.0.join("ostler.toml"), printed).expect("write");
+    let again = folder.good(&variables).serve;
+    assert_eq!(again.machine.listening, checked.serve.machine.listening);
+    assert_eq!(again.projects[0].routes, checked.serve.projects[0].routes);
+    let wrong = with("upstreams = [\"http://ada:${TOKEN}@api.test\"]\n");
+    let folder = Folder::with(&[("ostler.toml", &*wrong), ("shop/", "")]);
+    let told = folder.problems(&variables);
+    assert!(told.contains("ada:${TOKEN}@api.test"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
 #[test]
 fn passwords_are_not_printed() {
     let text = with(
