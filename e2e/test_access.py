@@ -313,6 +313,26 @@ def test_own_pages_take_the_place_of_errors(host, tmp_path):
     assert shop.ask("/dist/x", Accept=HTML).text == "<p>anew"
 
 
+def test_a_reload_takes_pages_that_alone_have_changed(host, tmp_path):
+    rules = '[projects.shop.static]\n"/dist" = "dist"\n[projects.shop.errors]\npages = { 404 = "pages/404.html" }\nmaintenance = "pages/back.html"'
+    shop = Shop(host, tmp_path, rules)
+    assert shop.ask("/dist/x", Accept=HTML).text == "<p>ours: not here"
+    (shop.folder / "pages" / "404.html").write_text("<p>anew")
+    shop.reload(rules)
+    shop.host.log.wait("shop: changed")
+    assert shop.ask("/dist/x", Accept=HTML).text == "<p>anew"
+    (shop.folder / "pages" / "back.html").write_text("<p>back later")
+    shop.reload(rules)
+    shop.host.log.wait("shop: changed", count=2)
+    shop.reload(rules, "maintenance = true")
+    assert shop.ask(Accept=HTML).text == "<p>back later"
+    shop.reload(rules, "maintenance = true")
+    assert len(shop.host.log.matches("shop: changed")) == 3, "what is the same is no change"
+    (shop.folder / "pages" / "back.html").write_text("<p>back tomorrow")
+    shop.reload(rules, "maintenance = true")
+    assert shop.ask(Accept=HTML).text == "<p>back tomorrow"
+
+
 def test_a_page_that_is_not_there_is_the_browser_apps(host, tmp_path):
     shop = Shop(host, tmp_path, '[projects.shop.static]\n"/" = "dist"\n', 'fallback = "index.html"')
     for path in ["/cart/7", "/", "/index.html"]:

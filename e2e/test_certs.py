@@ -290,6 +290,23 @@ def test_own_certificate_is_followed_when_its_files_change(host, tmp_path):
     assert isinstance(ca.handshake(shop.port, "shop.example", second), bytes), "what was read before is served"
 
 
+def test_own_certificate_is_still_followed_after_a_reload_that_was_refused(host, tmp_path):
+    first = pair(tmp_path, "shop.example", "*.shop.example")
+    ports = Ports()
+    text = OWN.replace("{port}", str(ports.tls_port)).replace("{python}", sys.executable)
+    shop = Shop(host, tmp_path, ports, text)
+    for name in ("other.pem", "other.key"):
+        (tmp_path / name).write_text("nothing")
+    shop.file.write_text(text.replace("own.", "other."))
+    shop.host.kill(signal.SIGHUP)
+    shop.host.log.wait("shop: cannot use the certificate .*other.pem")
+    shop.host.log.wait("reload failed: the configuration stays as it was")
+    assert isinstance(ca.handshake(shop.port, "shop.example", first), bytes)
+    second = pair(tmp_path, "shop.example", "*.shop.example")
+    shop.host.log.wait("certificate files have changed")
+    eventually(lambda: isinstance(ca.handshake(shop.port, "shop.example", second), bytes), 10)
+
+
 def authority(folder, name):
     """An authority for client certificates; gives its file, and a function that makes a pair for a client."""
     run = lambda *args: subprocess.run(["openssl", *args], check=True, capture_output=True, cwd=folder)

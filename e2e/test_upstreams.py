@@ -277,6 +277,19 @@ def test_upstreams_on_unix_sockets_and_over_tls(proxy, upstream, tmp_path, pair)
     assert (unix.connections, secure.connections) == (1, 1)
 
 
+def test_a_reload_takes_authorities_that_alone_have_changed(proxy, upstream, tmp_path, tls, pair):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*pair)
+    secure, ca = upstream(context=context), tmp_path / "ca.pem"
+    shutil.copy(tls[0], ca)
+    host = proxy(secure, more=f'proxy = {{ ca = "{ca}", max_fails = 0 }}')
+    assert code(host.get()) == (502, "upstream_down")
+    shutil.copy(pair[0], ca)
+    host.kill(signal.SIGHUP)
+    host.log.wait("reload complete")
+    assert host.get().body == b"ok"
+
+
 def test_a_certificate_that_is_not_trusted_is_no_upstream(proxy, upstream, tls):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*tls)

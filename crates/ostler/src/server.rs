@@ -5,6 +5,7 @@ mod certificates;
 mod configure;
 mod maintenance;
 mod metrics;
+mod named;
 mod parts;
 mod policies;
 mod project;

@@ -10,7 +10,7 @@ use crate::cli::serve::{self, ProjectPlan, ServePlan};
 use crate::config::{self, Settings};
 
 use super::bind::Listening;
-use super::certificates;
+use super::certificates::{self, Files};
 use super::protocol::{Configuration, Entrance, FromKeeper, Machine, Project, ProjectId, to_file};
 use super::servers::Servers;
 use super::serving::TEXT_MAX;
@@ -112,7 +112,7 @@ impl Keeper {
     /// A file of a certificate has changed: has the server take what is in all of them now.
     pub(super) async fn read_certificates(&mut self, servers: &Servers) {
         let now = match (self.told.back(), &self.plan) {
-            (Some(told), _) => told,
+            (Some((told, _)), _) => told,
             (None, Plan::Serve(now)) => &**now,
             (None, Plan::Run(_)) => return,
         };
@@ -135,10 +135,10 @@ impl Keeper {
     fn next_configuration(
         &mut self,
         mut next: ServePlan,
-    ) -> Result<(ServePlan, Vec<String>, OwnedFd), String> {
+    ) -> Result<((ServePlan, Files), Vec<String>, OwnedFd), String> {
         let changed = config::changed_at_start(&self.started, &next.machine.settings);
         stay_bound(&mut next.machine, &self.started, &self.machine);
-        self.files = certificates::read(&mut next)?;
+        let files = certificates::read(&mut next)?;
         certificates::make_folder(&next.machine, self.user.as_ref())?;
         let mut warnings = next.warnings.clone();
         if let Plan::Serve(now) = &self.plan
@@ -159,7 +159,7 @@ impl Keeper {
         let cut = |warning: String| warning.chars().take(LONGEST_WARNING).collect();
         let warnings = warnings.into_iter().map(cut).collect();
         let before = match (self.told.back(), &self.plan) {
-            (Some(told), _) => Some(told),
+            (Some((told, _)), _) => Some(told),
             (None, Plan::Serve(now)) => Some(&**now),
             (None, Plan::Run(_)) => None,
         };
@@ -184,12 +184,13 @@ impl Keeper {
         };
         let file = to_file("ostler-configuration", &configuration);
         let file = file.map_err(|error| format!("error: {error}"))?;
-        Ok((next, warnings, file))
+        Ok(((next, files), warnings, file))
     }
 
     /// The server has answered for the oldest configuration it was told.
     pub(super) fn configured(&mut self, taken: bool) {
-        if let Some(plan) = self.told.pop_front().filter(|_| taken) {
+        if let Some((plan, files)) = self.told.pop_front().filter(|_| taken) {
+            self.files = files;
             self.machine = plan.machine.clone();
             self.plan = Plan::Serve(Box::new(plan));
         }

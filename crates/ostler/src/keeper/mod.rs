@@ -105,8 +105,8 @@ struct Keeper {
     files: Files,
     maintenance: Maintenance,
     zygotes: Zygotes,
-    /// Configurations that the server has been told and has not answered for yet.
-    told: VecDeque<ServePlan>,
+    /// Configurations that the server has been told and has not answered for yet, with their files.
+    told: VecDeque<(ServePlan, Files)>,
     /// The number of the last project there was.
     last_project: u64,
     /// Those whose app has served.

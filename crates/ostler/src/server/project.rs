@@ -19,6 +19,7 @@ use crate::supervise::{Hooks, Request, Supervisor, SupervisorHandle, Zygote};
 use crate::upstream::Group;
 
 use super::admin::{self, Troubles};
+use super::named::Named;
 use super::parts::{self, Machine};
 use super::policies::Policies;
 use super::reloads::{Awaited, Since};
@@ -66,6 +67,7 @@ struct Served {
 struct Found {
     routes: Vec<Route>,
     rules: Vec<Rules>,
+    files: Named,
     entrance: Entrance,
     /// The number of which clients a handshake for it lets in.
     clients: u32,
@@ -117,6 +119,7 @@ impl Project {
         let clients = tls::number(clients.as_ref());
         let found = Found {
             routes,
+            files: Named::by(&rules),
             rules,
             entrance,
             clients,
@@ -178,6 +181,7 @@ impl Project {
         let found = Found {
             routes: next.routes.clone(),
             rules: next.rules.clone(),
+            files: Named::by(&next.rules),
             entrance: next.entrance.clone(),
             clients: tls::number(next.clients.as_ref()),
         };
