@@ -1,5 +1,6 @@
 """The request log: one row for each request, and questions to it."""
 
+import http.client
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import threading
 import pytest
 
 import harness
+import test_keys
 from harness import Client
 from test_metrics import Metered
 from test_serve import TWO, Machine, seen
@@ -65,6 +67,23 @@ def test_each_request_is_a_row_that_can_be_found(machine):
     assert rows(machine, "--project", "x' OR '1'='1") == []
     shown = ostler(machine, "requests", "--project", "shop").stdout
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  shop .* 200 .*GET /x$", shown, re.M)
+
+
+def test_a_row_says_whose_request_it_was(host, tmp_path):
+    shop = test_keys.Shop(host, tmp_path)
+    assert shop.get("/ada", Authorization="key-of-ada").status == 200
+    assert shop.get("/grace", X_API_Key="key-of-grace", X_Ostler_User="root").status == 200
+    assert shop.get("/nobody", X_Ostler_User="root").status == 403
+    other = http.client.HTTPConnection("127.0.0.1", shop.port, source_address=("127.0.0.2", 0))
+    other.request("GET", "/elsewhere", headers={"Host": "shop.test", "X-API-Key": "key-of-ada"})
+    assert other.getresponse().status == 200
+    other.close()
+    told = [(row["path"], row["user"], row["version"]) for row in all_rows(shop, 4)]
+    assert told == [("/ada", "ada", None), ("/grace", "grace", None), ("/nobody", None, None), ("/elsewhere", "ada", None)]
+    paths = lambda *args: [row["path"] for row in rows(shop, *args)]
+    assert paths("--user", "ada") == ["/ada", "/elsewhere"] and paths("--client", "127.0.0.2") == ["/elsewhere"]
+    assert paths("--user", "ada", "--client", "127.0.0.1") == ["/ada"] and paths("--user", "root") == []
+    assert re.search(r" 127\.0\.0\.1 grace +GET /grace$", ostler(shop, "requests").stdout, re.M)
 
 
 def test_percentiles_are_told_by_path(machine):

@@ -110,14 +110,17 @@ pub fn requests(rows: &[Request], colours: bool) -> String {
         };
         let status = screen.painted(&format!("{:3}", row.status), colour);
         let at = moment(row.at);
+        let sender = match &row.user {
+            Some(user) => format!("{} {}", visible(&row.client), visible(user)),
+            None => visible(&row.client),
+        };
         screen.out.push_str(&format!(
-            "{at}  {:12}  {status}  {:>8}  line {:>8}  app {:>8}  {:>9}  {:15}  {} {}{}\n",
+            "{at}  {:12}  {status}  {:>8}  line {:>8}  app {:>8}  {:>9}  {sender:15}  {} {}{}\n",
             visible(named(&row.project)),
             brief(row.total.cast_unsigned()),
             micros(row.queue),
             micros(row.app),
             size(row.sent.cast_unsigned()),
-            visible(&row.client),
             visible(&row.method),
             visible(&row.path),
             match &row.reason[..] {

@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 ostler requests --status 5xx --since 1h     what failed in the last hour
 ostler requests --slower 500ms --follow     what is slow, as it happens
 ostler requests --percentiles --project shop
+ostler requests --user ada --client 192.0.2.7  who did what, and from where
 The newest million rows are looked at. Queries (behind `?`) are not kept.";
 
 /// Between two questions of `--follow`.
@@ -46,6 +47,12 @@ pub fn command() -> Command {
             value("project", "NAME", "Only of this project"),
             value("method", "METHOD", "Only with this method"),
             value("path", "PREFIX", "Only paths that begin so"),
+            value("client", "ADDR", "Only from this address"),
+            value(
+                "user",
+                "NAME",
+                "Only of this user: whose key, password or token came with it",
+            ),
             value(
                 "status",
                 "STATUS",
@@ -85,7 +92,7 @@ pub fn requests(matches: &ArgMatches) -> ExitCode {
 fn query(matches: &ArgMatches) -> Result<Vec<(&'static str, String)>, ConfigError> {
     let mut query = Vec::new();
     let given = |name: &str| matches.get_one::<String>(name);
-    for name in ["project", "path"] {
+    for name in ["project", "path", "client", "user"] {
         query.extend(given(name).map(|value| (name, value.clone())));
     }
     query.extend(given("method").map(|method| ("method", method.to_ascii_uppercase())));

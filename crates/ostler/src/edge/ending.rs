@@ -124,6 +124,7 @@ impl Connection {
             method: head.method(),
             path: head.path(),
             client: remote,
+            user: row.user.as_deref().unwrap_or_default().as_bytes(),
             reason: row
                 .reason
                 .map_or(row.refusal.unwrap_or_default(), |reason| reason.code())

@@ -15,6 +15,8 @@ pub struct Filter {
     pub method: Option<String>,
     /// The beginning of a path.
     pub path: Option<String>,
+    pub client: Option<String>,
+    pub user: Option<String>,
     /// Statuses from and up to these.
     pub status: Option<u16>,
     pub status_to: Option<u16>,
@@ -47,6 +49,7 @@ pub struct Request {
     /// Its id in answers and other logs.
     pub request: String,
     pub project: String,
+    /// None as long as a project is a folder.
     pub version: Option<String>,
     pub method: String,
     pub path: String,
@@ -54,6 +57,7 @@ pub struct Request {
     pub received: Option<i64>,
     pub sent: i64,
     pub client: String,
+    /// Where somebody had to prove who they are.
     pub user: Option<String>,
     pub queue: Option<i64>,
     pub app: Option<i64>,
@@ -196,6 +200,8 @@ impl Asked {
             asked.only("substr(path, 1, ?) = ?", Some(path.chars().count() as i64));
             asked.values.push(Box::new(path.clone()));
         }
+        asked.only("client = ?", filter.client.clone());
+        asked.only("user = ?", filter.user.clone());
         asked.only("status >= ?", filter.status);
         asked.only("status <= ?", filter.status_to.or(filter.status));
         asked.only("total >= ?", filter.slower);
@@ -235,7 +241,56 @@ fn request(row: &Row<'_>) -> Result<Request> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Record, table};
     use super::*;
+
+    /// A file with these rows, in a folder of its own.
+    fn file(name: &str, records: &[Record<'_>]) -> table::tests::Folder {
+        let folder = table::tests::Folder::new(name);
+        let mut batch = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut batch));
+        let mut table = Table::open(&folder.file()).expect("open");
+        table.write(&batch).expect("write");
+        folder
+    }
+
+    #[test]
+    fn rows_are_found_by_who_sent_them() {
+        let row = |client, user| Record {
+            client,
+            user,
+            ..Record::default()
+        };
+        let records = [
+            row(b"192.0.2.1", b"ada"),
+            row(b"192.0.2.2", b"ada"),
+            row(b"192.0.2.1", b"grace"),
+            row(b"192.0.2.1", b""),
+        ];
+        let folder = file("senders", &records);
+        let found = |client: Option<&str>, user: Option<&str>| {
+            let filter = Filter {
+                client: client.map(str::to_owned),
+                user: user.map(str::to_owned),
+                ..Filter::default()
+            };
+            let found = rows(&folder.file(), &filter).expect("rows").rows;
+            let numbers = found.iter().map(|row| row.number);
+            (numbers.collect::<Vec<_>>(), found)
+        };
+        assert_eq!(found(None, Some("ada")).0, [1, 2]);
+        assert_eq!(found(Some("192.0.2.1"), None).0, [1, 3, 4]);
+        assert_eq!(found(Some("192.0.2.1"), Some("ada")).0, [1]);
+        assert_eq!(
+            found(None, Some("")).0,
+            [0; 0],
+            "nobody is not a user without a name"
+        );
+        let (_, all) = found(None, None);
+        let users: Vec<_> = all.iter().map(|row| row.user.as_deref()).collect();
+        assert_eq!(users, [Some("ada"), Some("ada"), Some("grace"), None]);
+        assert!(all.iter().all(|row| row.version.is_none()));
+    }
 
     #[test]
     fn percentiles_are_of_the_nearest_rank() {

@@ -24,6 +24,8 @@ pub struct Record<'a> {
     /// Decoded, without its query, which may hold what is nobody's to read.
     pub path: &'a [u8],
     pub client: &'a [u8],
+    /// Who sent it, where somebody has to prove that; empty for nobody.
+    pub user: &'a [u8],
     /// Why ostler itself answered; empty when it did not.
     pub reason: &'a [u8],
 }
@@ -55,6 +57,7 @@ impl<'a> Record<'a> {
             self.method,
             self.path,
             self.client,
+            self.user,
             self.reason,
         ] {
             let text = &text[..text.len().min(LONGEST_TEXT)];
@@ -69,13 +72,13 @@ impl<'a> Record<'a> {
         for number in &mut numbers {
             *number = u64::from_le_bytes(*bytes.split_off(..8)?.first_chunk()?);
         }
-        let mut texts: [&[u8]; 5] = [&[]; 5];
+        let mut texts: [&[u8]; 6] = [&[]; 6];
         for text in &mut texts {
             let length = u16::from_le_bytes(*bytes.split_off(..2)?.first_chunk()?);
             *text = bytes.split_off(..usize::from(length))?;
         }
         let [at, id, status, received, sent, queue, app, total, worker] = numbers;
-        let [project, method, path, client, reason] = texts;
+        let [project, method, path, client, user, reason] = texts;
         let maybe = |number: u64| (number != NONE).then_some(number);
         Some(Self {
             at,
@@ -91,6 +94,7 @@ impl<'a> Record<'a> {
             method,
             path,
             client,
+            user,
             reason,
         })
     }
@@ -108,7 +112,7 @@ mod tests {
             numbers in prop::array::uniform4(0..u64::MAX),
             maybe in prop::option::of(0..u64::MAX),
             status in 0..u16::MAX,
-            texts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..2000), 5),
+            texts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..2000), 6),
         ) {
             let record = Record {
                 at: numbers[0],
@@ -124,7 +128,8 @@ mod tests {
                 method: &texts[1],
                 path: &texts[2],
                 client: &texts[3],
-                reason: &texts[4],
+                user: &texts[4],
+                reason: &texts[5],
             };
             let mut bytes = Vec::new();
             record.encode(&mut bytes);
@@ -133,6 +138,8 @@ mod tests {
             let mut rest = &bytes[..];
             let first = Record::decode(&mut rest).expect("whole");
             prop_assert_eq!(first.path, &cut(&texts[2])[..]);
+            prop_assert_eq!(first.user, &cut(&texts[4])[..]);
+            prop_assert_eq!(first.reason, &cut(&texts[5])[..]);
             prop_assert_eq!((first.at, first.status, first.queue, first.app), (record.at, status, maybe, None));
             prop_assert_eq!(Record::decode(&mut rest).expect("whole"), first);
             prop_assert!(rest.is_empty() && Record::decode(&mut rest).is_none());

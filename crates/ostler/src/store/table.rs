@@ -16,6 +16,7 @@ const DELETED_AT_ONCE: i64 = 5_000;
 /// How long a writer waits for a reader's lock, which in WAL mode nobody holds for long.
 const BUSY: Duration = Duration::from_secs(2);
 
+/// `version` waits for projects that have several: today's are folders, which have none.
 const CREATE: &str = "
 CREATE TABLE requests (
     number INTEGER PRIMARY KEY,
@@ -39,8 +40,8 @@ CREATE TABLE requests (
 ";
 
 const INSERT: &str = "
-INSERT INTO requests (at, request, project, method, path, status, received, sent, client, queue, app, total, worker, reason)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+INSERT INTO requests (at, request, project, method, path, status, received, sent, client, user, queue, app, total, worker, reason)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 
 /// Numbers rise with time, so the oldest rows are the first.
 const DELETE: &str = "
@@ -98,6 +99,7 @@ impl Table {
                     number(record.received),
                     record.sent.cast_signed(),
                     text(record.client),
+                    (!record.user.is_empty()).then(|| text(record.user)),
                     number(record.queue),
                     number(record.app),
                     record.total.cast_signed(),
@@ -134,14 +136,32 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
-    fn folder(name: &str) -> std::path::PathBuf {
-        let folder = std::env::temp_dir().join(format!("ostler-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).expect("a folder");
-        folder
+    /// A folder for one test, which goes with it.
+    pub struct Folder(PathBuf);
+
+    impl Folder {
+        pub fn new(name: &str) -> Self {
+            let name = format!("ostler-{name}-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            let _ = std::fs::remove_dir_all(&folder);
+            std::fs::create_dir_all(&folder).expect("a folder");
+            Self(folder)
+        }
+
+        pub fn file(&self) -> PathBuf {
+            self.0.join("requests.db")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 
     fn count(table: &Table) -> i64 {
@@ -167,8 +187,8 @@ mod tests {
 
     #[test]
     fn rows_leave_by_age_and_by_size() {
-        let folder = folder("trim");
-        let path = folder.join("requests.db");
+        let folder = Folder::new("trim");
+        let path = folder.file();
         let mut table = Table::open(&path).expect("open");
         assert_eq!(table.write(&batch(6_000, 0)).expect("write"), 6_000);
         assert_eq!(table.write(&batch(10, 1_000_000)).expect("write"), 10);
@@ -189,14 +209,12 @@ mod tests {
             "the file is larger than that"
         );
         assert_eq!(count(&table), 1_010);
-        drop(table);
-        std::fs::remove_dir_all(&folder).expect("gone");
     }
 
     #[test]
     fn file_of_a_later_version_or_of_somebody_else_is_left_alone() {
-        let folder = folder("later");
-        let path = folder.join("requests.db");
+        let folder = Folder::new("later");
+        let path = folder.file();
         drop(Table::open(&path).expect("open"));
         let connection = Connection::open(&path).expect("open");
         connection
@@ -204,12 +222,8 @@ mod tests {
             .expect("set");
         drop(connection);
         assert!(Table::open(&path).is_err());
-        std::fs::write(
-            folder.join("other"),
-            "no database at all, and longer than a header",
-        )
-        .expect("write");
-        assert!(Table::open(&folder.join("other")).is_err());
-        std::fs::remove_dir_all(&folder).expect("gone");
+        let other = path.with_file_name("other");
+        std::fs::write(&other, "no database at all, and longer than a header").expect("write");
+        assert!(Table::open(&other).is_err());
     }
 }
