@@ -39,6 +39,15 @@ pub struct Rung {
     pub closing: bool,
 }
 
+impl Rung {
+    /// What it says, for the one who now sees to the rows.
+    fn answered(&mut self) -> Self {
+        let now = *self;
+        self.rows = false;
+        now
+    }
+}
+
 impl Inbox {
     pub fn new(bell: &Arc<Bell>) -> Self {
         Self {
@@ -87,9 +96,12 @@ impl Bell {
                 .wait(rung)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let now = *rung;
-        rung.rows = false;
-        now
+        rung.answered()
+    }
+
+    /// What it has been rung for, without a wait.
+    pub fn look(&self) -> Rung {
+        lock(&self.rung).answered()
     }
 
     /// Waits for so long, unless it all closes.

@@ -3,15 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Result, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Result, params};
 
 use super::record::Record;
 
 /// The version of the table. A file of a later version is left alone.
 const VERSION: i64 = 1;
-
-/// Rows that are deleted in one transaction: some milliseconds, in which new rows wait in their inboxes.
-const DELETED_AT_ONCE: i64 = 5_000;
 
 /// How long a writer waits for a reader's lock, which in WAL mode nobody holds for long.
 const BUSY: Duration = Duration::from_secs(2);
@@ -46,6 +43,8 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 /// Numbers rise with time, so the oldest rows are the first.
 const DELETE: &str = "
 DELETE FROM requests WHERE number IN (SELECT number FROM requests ORDER BY number LIMIT ?1) AND at < ?2";
+
+const OLDEST: &str = "SELECT at FROM requests ORDER BY number LIMIT 1";
 
 /// The file, for the one who writes it.
 #[derive(Debug)]
@@ -113,22 +112,31 @@ impl Table {
         Ok(rows)
     }
 
-    /// Deletes some of the oldest rows when they are from before `since` (microseconds since 1970), or when the file
-    /// holds more than `size` bytes; true when there may be more to delete.
-    pub fn trim(&mut self, since: u64, size: u64) -> Result<bool> {
-        let since = match self.bytes()? > size {
+    /// Deletes some of the oldest rows, `most` at most, when they are from before `since` (microseconds since 1970), or
+    /// when the file holds more than `size` bytes; true when there is more to delete.
+    pub fn trim(&mut self, since: u64, size: u64, most: u64) -> Result<bool> {
+        let Some(before) = self.too_much(since, size)? else {
+            return Ok(false);
+        };
+        let mut delete = self.0.prepare_cached(DELETE)?;
+        delete.execute(params![most.cast_signed(), before])?;
+        drop(delete);
+        Ok(self.too_much(since, size)?.is_some())
+    }
+
+    /// The moment before which rows have to go; `None` when none has to.
+    fn too_much(&self, since: u64, size: u64) -> Result<Option<i64>> {
+        let before = match self.bytes()? > size {
             true => i64::MAX,
             false => since.cast_signed(),
         };
-        let deleted = self
-            .0
-            .prepare_cached(DELETE)?
-            .execute(params![DELETED_AT_ONCE, since])?;
-        Ok(deleted as i64 == DELETED_AT_ONCE)
+        let mut oldest = self.0.prepare_cached(OLDEST)?;
+        let oldest: Option<i64> = oldest.query_row([], |row| row.get(0)).optional()?;
+        Ok(oldest.filter(|at| *at < before).map(|_| before))
     }
 
     /// Bytes of the file that hold something. It never shrinks: what is deleted makes room for what comes.
-    fn bytes(&self) -> Result<u64> {
+    pub fn bytes(&self) -> Result<u64> {
         let one = |pragma: &str| self.0.query_row(pragma, [], |row| row.get::<_, i64>(0));
         let (pages, free) = (one("PRAGMA page_count")?, one("PRAGMA freelist_count")?);
         Ok((pages - free).cast_unsigned() * one("PRAGMA page_size")?.cast_unsigned())
@@ -192,20 +200,17 @@ pub(super) mod tests {
         let mut table = Table::open(&path).expect("open");
         assert_eq!(table.write(&batch(6_000, 0)).expect("write"), 6_000);
         assert_eq!(table.write(&batch(10, 1_000_000)).expect("write"), 10);
-        assert!(!table.trim(0, u64::MAX).expect("trim"));
-        assert_eq!(count(&table), 6_010);
-        assert!(
-            table.trim(1_000_000, u64::MAX).expect("trim"),
-            "not all at once"
-        );
-        assert!(!table.trim(1_000_000, u64::MAX).expect("trim"));
+        let mut trim = |since, size| table.trim(since, size, 5_000).expect("trim");
+        assert!(!trim(0, u64::MAX), "nothing is too old or too much");
+        assert!(trim(1_000_000, u64::MAX), "not all at once");
+        assert!(!trim(1_000_000, u64::MAX));
         assert_eq!(count(&table), 10);
         drop(table);
         let mut table = Table::open(&path).expect("open again");
         assert_eq!(count(&table), 10);
         table.write(&batch(6_000, 2_000_000)).expect("write");
         assert!(
-            table.trim(0, 1000).expect("trim"),
+            table.trim(0, 1000, 5_000).expect("trim"),
             "the file is larger than that"
         );
         assert_eq!(count(&table), 1_010);
