@@ -86,14 +86,35 @@ def test_a_row_says_whose_request_it_was(host, tmp_path):
     assert re.search(r" 127\.0\.0\.1 grace +GET /grace$", ostler(shop, "requests").stdout, re.M)
 
 
-def test_percentiles_are_told_by_path(machine):
+def test_percentiles_are_told_by_route(machine):
     for number in range(10):
-        machine.host.get(f"/{'often' if number else 'once'}", {"Host": "shop.test"})
-    all_rows(machine, 10)
-    often, once = rows(machine, "--percentiles")
-    assert (often["path"], often["requests"], once["path"], once["requests"]) == ("/often", 9, "/once", 1)
+        machine.host.get(f"/item/{number}" if number else "/once", {"Host": "shop.test"})
+    machine.host.request("POST", "/item/1", {"Host": "shop.test"}, b"abc")
+    all_rows(machine, 11)
+    often, post, once = rows(machine, "--percentiles")
+    assert (often["method"], often["path"], often["requests"]) == ("GET", "/item/{}", 9)
+    assert (post["method"], post["path"], post["requests"]) == ("POST", "/item/{}", 1)
+    assert (once["method"], once["path"], once["requests"]) == ("GET", "/once", 1)
     assert 0 < often["p50"] <= often["p90"] <= often["p99"] <= often["longest"] and often["failed"] == 0
-    assert "PATH" in ostler(machine, "requests", "--percentiles").stdout
+    shown = ostler(machine, "requests", "--percentiles").stdout
+    assert "ROUTE" in shown and re.search(r"^shop +9 .*  GET /item/\{\}$", shown, re.M)
+
+
+def test_routes_have_the_names_that_runs_have(machine):
+    machine.reload(TWO.replace("workers = 2", "workers = 2\nperf = true"))
+    machine.host.log.wait("shop: reload complete: generation 2 serves")
+    segments = ["7", "007", "v1", "cafe1", "8f14e45fceea167a", "8f14e45f-ceea-167a-9d3e-8f14e45fceea", "facefacefaceface",
+                "x" * 40, "x" * 41, "a.b", "7/", "", "7/of/8"]
+    for segment in segments:
+        machine.host.request("PUT", f"/thing/{segment}", {"Host": "shop.test"}, b"")
+    machine.host.request("BREW", "/thing/7", {"Host": "shop.test"})
+    all_rows(machine, len(segments) + 1)
+    routes = {(f"{row['method']} {row['path']}", row["requests"]) for row in rows(machine, "--percentiles")}
+    assert machine.host.stop() == 0
+    told = ostler(machine, "perf", "last", "--project", "shop", "--json")
+    assert told.returncode == 0, told.stderr
+    named = {(call["name"], call["calls"]) for call in map(json.loads, told.stdout.splitlines())}
+    assert routes == named
 
 
 def test_follow_shows_what_comes(machine):

@@ -151,13 +151,13 @@ pub fn percentiles(all: &[Percentiles], colours: bool) -> String {
             number(brief(one.p90)),
             number(brief(one.p99)),
             number(brief(one.longest)),
-            text(&one.path),
+            text(format!("{} {}", one.method, one.path).trim_start()),
         ]
     });
     let rows = rows.collect();
     screen.table(
         &[
-            "PROJECT", "REQUESTS", "FAILED", "P50", "P90", "P99", "LONGEST", "PATH",
+            "PROJECT", "REQUESTS", "FAILED", "P50", "P90", "P99", "LONGEST", "ROUTE",
         ],
         rows,
     );

@@ -63,10 +63,13 @@ pub fn command() -> Command {
             value(
                 "limit",
                 "N",
-                "So many rows or paths, at most 1000 [default: 50]",
+                "So many rows or routes, at most 1000 [default: 50]",
             ),
-            flag("percentiles", "How long requests took, by project and path")
-                .conflicts_with("follow"),
+            flag(
+                "percentiles",
+                "How long requests took, by route: /item/1 and /item/2 are /item/{}",
+            )
+            .conflicts_with("follow"),
             flag("follow", "Go on with those to come").conflicts_with("limit"),
             flag("json", "One JSON object on each line"),
         ])

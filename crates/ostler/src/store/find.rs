@@ -6,6 +6,7 @@ use std::path::Path;
 use rusqlite::{Result, Row, ToSql};
 use serde::{Deserialize, Serialize};
 
+use super::route::Route;
 use super::table::Table;
 
 /// Which rows are asked for. All of it must hold.
@@ -66,11 +67,13 @@ pub struct Request {
     pub reason: String,
 }
 
-/// How long requests for one path took, in microseconds.
+/// How long requests of one route took, in microseconds.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Percentiles {
     pub project: String,
-    /// `…` for all that there was no room for.
+    /// `OTHER` for those that nobody has defined.
+    pub method: String,
+    /// With `{}` for each value in it; `…` for all that there was no room for.
     pub path: String,
     pub requests: u64,
     /// Those of them with a status of 500 and above.
@@ -89,10 +92,10 @@ const MOST: u32 = 1_000;
 /// Rows that are looked at for one answer, the newest: a second's work.
 const SEARCHED: i64 = 1_000_000;
 
-/// Paths that are told apart: each word of a client may be one.
-const MOST_PATHS: usize = 1_000;
+/// Routes that are told apart: each word of a client may be one.
+const MOST_ROUTES: usize = 1_000;
 
-/// Where the paths go that there is no room for.
+/// Where the routes go that there is no room for.
 const OTHERS: &str = "…";
 
 const COLUMNS: &str = "number, at, request, project, version, method, path, status, received, sent, client, user, queue, app, total, worker, reason";
@@ -126,46 +129,84 @@ pub fn rows(path: &Path, filter: &Filter) -> Result<Found> {
     })
 }
 
-/// How long they took, by project and path, the most frequent first.
+/// How long they took, by route, the most frequent first.
 pub fn percentiles(path: &Path, filter: &Filter) -> Result<Vec<Percentiles>> {
     let connection = Table::read(path)?;
     let mut asked = Asked::new(filter, last(&connection)?);
     let text = format!(
-        "SELECT project, path, status, total FROM requests WHERE {}",
+        "SELECT project, method, path, status, total FROM requests WHERE {}",
         asked.conditions.join(" AND ")
     );
     let mut statement = connection.prepare(&text)?;
     let values: Vec<&dyn ToSql> = asked.values.iter_mut().map(|value| &**value).collect();
-    let mut times: HashMap<(String, String), (u64, Vec<u64>)> = HashMap::new();
+    let mut routes = Routes::default();
     let mut rows = statement.query(&values[..])?;
     while let Some(row) = rows.next()? {
-        let mut key = (row.get(0)?, row.get(1)?);
-        if times.len() >= MOST_PATHS && !times.contains_key(&key) {
-            key.1 = OTHERS.to_owned();
-        }
-        let (failed, times) = times.entry(key).or_default();
-        *failed += u64::from(row.get::<_, u16>(2)? >= 500);
-        times.push(row.get::<_, i64>(3)?.cast_unsigned());
+        let (method, path) = (row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
+        let route = Route::new(row.get(0)?, method, path);
+        routes.add(route, row.get(3)?, row.get::<_, i64>(4)?.cast_unsigned());
     }
-    let mut all: Vec<Percentiles> = times.into_iter().map(summed).collect();
+    let mut all = routes.summed();
     all.sort_by(|one, other| {
         let order = other.requests.cmp(&one.requests);
-        order.then_with(|| (&one.project, &one.path).cmp(&(&other.project, &other.path)))
+        order
+            .then_with(|| one.project.cmp(&other.project))
+            .then_with(|| one.path.cmp(&other.path))
+            .then_with(|| one.method.cmp(&other.method))
     });
     all.truncate(filter.limit.unwrap_or(USUAL).min(MOST) as usize);
     Ok(all)
 }
 
-fn summed(
-    ((project, path), (failed, mut times)): ((String, String), (u64, Vec<u64>)),
-) -> Percentiles {
-    times.sort_unstable();
+/// The times of each route.
+#[derive(Default)]
+struct Routes {
+    there: HashMap<Route, Times>,
+    /// What was not found (404, 405). Those who guess paths take no room from those that are there.
+    missing: HashMap<Route, Times>,
+}
+
+#[derive(Default)]
+struct Times {
+    /// Those with a status of 500 and above.
+    failed: u64,
+    micros: Vec<u64>,
+}
+
+impl Routes {
+    fn add(&mut self, mut route: Route, status: u16, micros: u64) {
+        let all = match status {
+            404 | 405 if !self.there.contains_key(&route) => &mut self.missing,
+            _ => &mut self.there,
+        };
+        if all.len() >= MOST_ROUTES && !all.contains_key(&route) {
+            route.method.clear();
+            OTHERS.clone_into(&mut route.path);
+        }
+        let times = all.entry(route).or_default();
+        times.failed += u64::from(status >= 500);
+        times.micros.push(micros);
+    }
+
+    fn summed(mut self) -> Vec<Percentiles> {
+        for (route, missing) in self.missing {
+            let times = self.there.entry(route).or_default();
+            times.micros.extend(missing.micros);
+        }
+        self.there.into_iter().map(summed).collect()
+    }
+}
+
+fn summed((route, times): (Route, Times)) -> Percentiles {
+    let Times { failed, mut micros } = times;
+    micros.sort_unstable();
     // The nearest rank: the smallest time that so many of a hundred are not above.
-    let rank = |percent: usize| times[(times.len() * percent).div_ceil(100).max(1) - 1];
+    let rank = |percent: usize| micros[(micros.len() * percent).div_ceil(100).max(1) - 1];
     Percentiles {
-        project,
-        path,
-        requests: times.len() as u64,
+        project: route.project,
+        method: route.method,
+        path: route.path,
+        requests: micros.len() as u64,
         failed,
         p50: rank(50),
         p90: rank(90),
@@ -293,9 +334,69 @@ mod tests {
     }
 
     #[test]
+    fn percentiles_are_told_by_route() {
+        let row = |method, path, status| Record {
+            project: b"shop",
+            method,
+            path,
+            status,
+            ..Record::default()
+        };
+        let ids: Vec<String> = (0..1500).map(|number| format!("/item/{number}")).collect();
+        let guesses: Vec<String> = (0..1500).map(|number| format!("/x{number}.php")).collect();
+        let mut records: Vec<_> = guesses
+            .iter()
+            .map(|path| row(b"GET", path.as_bytes(), 404))
+            .collect();
+        records.extend(ids.iter().map(|path| row(b"GET", path.as_bytes(), 200)));
+        records.push(row(b"GET", b"/item/7", 404));
+        records.push(row(b"POST", b"/item/7", 500));
+        records.push(row(b"GET", b"/items", 200));
+        let folder = file("routes", &records);
+        let filter = Filter {
+            limit: Some(MOST),
+            ..Filter::default()
+        };
+        let all = percentiles(&folder.file(), &filter).expect("percentiles");
+        let of = |method: &str, path: &str| {
+            let found = all
+                .iter()
+                .find(|one| (&*one.method, &*one.path) == (method, path));
+            found.map(|one| (one.requests, one.failed))
+        };
+        assert_eq!(of("GET", "/item/{}"), Some((1501, 0)));
+        assert_eq!(of("", OTHERS), Some((500, 0)));
+        let few = |path: &str| Filter {
+            path: Some(path.to_owned()),
+            ..Filter::default()
+        };
+        let all = percentiles(&folder.file(), &few("/item")).expect("percentiles");
+        let told: Vec<_> = all
+            .iter()
+            .map(|one| (&*one.method, &*one.path, one.requests, one.failed))
+            .collect();
+        let (item, items) = ("/item/{}", "/items");
+        assert_eq!(
+            told,
+            [
+                ("GET", item, 1501, 0),
+                ("POST", item, 1, 1),
+                ("GET", items, 1, 0)
+            ]
+        );
+    }
+
+    #[test]
     fn percentiles_are_of_the_nearest_rank() {
         let of = |times: Vec<u64>| {
-            let found = summed((("p".to_owned(), "/".to_owned()), (0, times)));
+            let route = Route::new("p".to_owned(), "GET", "/");
+            let found = summed((
+                route,
+                Times {
+                    failed: 0,
+                    micros: times,
+                },
+            ));
             (found.p50, found.p90, found.p99, found.longest)
         };
         assert_eq!(of(vec![7]), (7, 7, 7, 7));

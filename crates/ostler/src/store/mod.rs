@@ -8,6 +8,7 @@ pub mod find;
 mod inbox;
 mod log;
 mod record;
+mod route;
 mod table;
 
 pub use inbox::Inbox;
