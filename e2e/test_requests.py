@@ -7,15 +7,16 @@ import re
 import sqlite3
 import subprocess
 import sys
-import threading
+import types
 
 import pytest
 
 import harness
 import test_keys
 from harness import Client
+from http2 import Http2
 from test_metrics import Metered
-from test_serve import TWO, Machine, seen
+from test_serve import APP, SECURE, TWO, Machine, seen
 from test_status import ostler, status
 
 
@@ -67,6 +68,55 @@ def test_each_request_is_a_row_that_can_be_found(machine):
     assert rows(machine, "--project", "x' OR '1'='1") == []
     shown = ostler(machine, "requests", "--project", "shop").stdout
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  shop .* 200 .*GET /x$", shown, re.M)
+
+
+def received(machine, count):
+    return {row["path"]: (row["status"], row["received"]) for row in all_rows(machine, count)}
+
+
+def test_received_is_what_came_and_not_what_was_announced(machine):
+    streams = "workers = 2\nrequest_buffering = false"
+    machine.reload(TWO.replace("workers = 2", streams) + '[projects.blog.limits]\nbody = "1KiB"\n')
+    machine.host.log.wait("shop: reload complete: generation 2 serves")
+
+    def send(name, path, field, body=b"", end=False):
+        with machine.host.raw() as raw:
+            raw.send(f"POST {path} HTTP/1.1\r\nHost: {name}\r\n{field}\r\n\r\n".encode() + body)
+            return (raw.finish() if end else raw).answer().status
+
+    chunked = b"5\r\nhello\r\n3\r\nabc\r\n0\r\n\r\n"
+    assert send("blog.test", "/blog/refused", "Content-Length: 10000000000") == 413
+    assert send("blog.test", "/blog/chunked", "Transfer-Encoding: chunked", chunked) == 200
+    assert send("blog.test", "/blog/cut", "Content-Length: 1000", b"x" * 10, end=True) == 400
+    assert send("blog.test", "/blog/many", "Transfer-Encoding: chunked", b"800\r\n" + b"x" * 0x800 + b"\r\n") == 413
+    assert send("shop.test", "/streamed", "Transfer-Encoding: chunked", chunked) == 200
+    assert send("blog.test", "/blog/static/a.txt", "Content-Length: 3", b"abc") == 405
+    assert machine.host.get("/blog/none", {"Host": "blog.test"}).status == 200
+    assert received(machine, 7) == {
+        "/blog/refused": (413, 0), "/blog/chunked": (200, 8), "/blog/cut": (400, 10), "/blog/many": (413, 0x800),
+        "/streamed": (200, 8), "/blog/static/a.txt": (405, 3), "/blog/none": (200, None),
+    }
+
+
+def test_received_is_what_came_over_http2(host, tls, tmp_path):
+    (tmp_path / "app.py").write_text(APP)
+    machine = types.SimpleNamespace(file=tmp_path / "ostler.toml")
+    port, tls_port = harness.free_port(), harness.free_port()
+    text = SECURE.replace("open.test", "localhost") + '[projects.open.limits]\nbody = "1KiB"\n'
+    machine.file.write_text(text.format(port=port, tls_port=tls_port, cert=tls[0], key=tls[1], python=sys.executable))
+    host.serve(port=port, ready="shop: ready").log.wait("open: ready")
+    with Http2(tls_port, tls[0]) as client:
+        refused = client.ask("/refused", "POST", [("content-length", "10000000000")], end=False)
+        assert client.answer(refused).status == 413
+        plain = client.ask("/plain", "POST", end=False)
+        client.data(plain, b"abc")
+        client.data(plain, b"defgh", end=True)
+        assert client.answer(plain).status == 200
+        announced = client.ask("/announced", "POST", [("content-length", "5")], end=False)
+        client.data(announced, b"hello", end=True)
+        assert client.answer(announced).status == 200
+        assert client.get("/none").status == 200
+    assert received(machine, 4) == {"/refused": (413, 0), "/plain": (200, 8), "/announced": (200, 5), "/none": (200, None)}
 
 
 def test_a_row_says_whose_request_it_was(host, tmp_path):

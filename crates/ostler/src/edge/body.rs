@@ -57,6 +57,11 @@ impl BodyReader {
         })
     }
 
+    /// Bytes decoded so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     pub fn is_done(&self) -> bool {
         matches!(self.framing, Decoder::Done)
     }

@@ -284,7 +284,9 @@ impl Connection {
         while !body.is_done() && dropped.len() <= LINGER_BYTES {
             let (io, buffer) = (&mut self.io, &mut self.buffer);
             let piece = poll_fn(|cx| body.poll_piece(cx, io, buffer, &mut dropped));
-            if !matches!(self.deadline.bound(piece).await, Ok(Ok(()))) {
+            let piece = self.deadline.bound(piece).await;
+            self.row.received = body.received();
+            if !matches!(piece, Ok(Ok(()))) {
                 return false;
             }
         }

@@ -112,8 +112,8 @@ impl Connection {
             id: row.id,
             status: row.status,
             received: match head.framing() {
-                Framing::Length(length) => Some(length),
-                Framing::None | Framing::Chunked | Framing::UntilEnd => None,
+                Framing::None => None,
+                Framing::Length(_) | Framing::Chunked | Framing::UntilEnd => Some(row.received),
             },
             sent: row.sent,
             queue: row.worker.map(|_| row.queue_us),

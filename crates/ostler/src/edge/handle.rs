@@ -159,6 +159,12 @@ impl Connection {
             self.body_read = true;
             return Ok(Body::None);
         }
+        let collected = self.collect_all(reader).await;
+        self.row.received = reader.received();
+        collected
+    }
+
+    async fn collect_all(&mut self, reader: &mut BodyReader) -> Result<Body, Reason> {
         let mut collector = Collector::new(&self.edge.spool, self.place.share());
         while !reader.is_done() {
             self.deadline.set(reader.deadline(&self.edge.times));
@@ -222,6 +228,7 @@ impl Connection {
         let mut relay = Relay::new(self, app, Some(Upload::new(reader)));
         let relayed = relay.run(&mut lease).await;
         let (rest, body) = relay.into_rest();
+        self.row.received = body.as_ref().map_or(0, BodyReader::received);
         let after = match relayed {
             Relayed::Failed(failure) => {
                 return Err(self

@@ -28,6 +28,8 @@ pub struct Row {
     pub lines: Vec<u8>,
     /// Status sent; 0 while none was.
     pub status: u16,
+    /// Bytes of its body that were read, whatever its head announces.
+    pub received: u64,
     /// Body bytes sent.
     pub sent: u64,
     /// Microseconds in line.
@@ -71,6 +73,7 @@ impl Default for Row {
             told: None,
             lines: Vec::new(),
             status: 0,
+            received: 0,
             sent: 0,
             queue_us: 0,
             dispatched: now,

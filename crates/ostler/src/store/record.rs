@@ -9,7 +9,7 @@ pub struct Record<'a> {
     pub id: u64,
     /// 0 when none was sent.
     pub status: u16,
-    /// Bytes of its body, where the head says it.
+    /// Bytes of its body that were read from the client, when its head says that there is one.
     pub received: Option<u64>,
     /// Bytes of body that were sent.
     pub sent: u64,

@@ -89,6 +89,7 @@ impl Connection {
         let (mut lease, link) = self.reach(&mut tries, true).await?;
         let source = (Source::Stream(reader), None);
         let mut done = self.exchange_with(&lease, link, sender, source, ends).await;
+        self.row.received = done.rest.as_ref().map_or(0, BodyReader::received);
         if let Forwarded::Failed(failure) = done.forwarded {
             self.row.lines.truncate(tries.lines);
             return Err(self.blame(&mut lease, &failure));
