@@ -167,6 +167,23 @@ def test_routes_have_the_names_that_runs_have(machine):
     assert routes == named
 
 
+def test_an_answer_says_how_far_back_it_goes(machine):
+    for path in "/old", "/new":
+        machine.host.get(path, {"Host": "shop.test"})
+    all_rows(machine, 2)
+    whole = ostler(machine, "requests", "--percentiles")
+    assert "/old" in whole.stdout and whole.stderr == ""
+    with sqlite3.connect(machine.file.parent / "state" / "requests" / "requests.db") as there:
+        there.execute("UPDATE requests SET number = number + 1000000 WHERE number > 1")
+    for args in [], ["--percentiles"], ["--since", "1d"]:
+        cut = ostler(machine, "requests", *args)
+        assert "/new" in cut.stdout and "/old" not in cut.stdout
+        assert re.fullmatch(r"note: only since [-0-9]{10} [:0-9]{8}\.\d{3}; older rows were not looked at\n", cut.stderr)
+        (row,) = rows(machine, *args)
+        assert row["path"] == "/new" and row["searched_since"] > 1_000_000_000_000_000
+    assert "note" not in ostler(machine, "requests", "--limit", "1").stderr, "the newest row"
+
+
 def test_follow_shows_what_comes(machine):
     machine.host.get("/before", {"Host": "shop.test"})
     all_rows(machine, 1)
@@ -245,4 +262,6 @@ def test_rows_that_cannot_be_written_are_counted_and_no_request_waits_for_them(h
     assert seen(machine.host, "shop.test", "/after")[0] == "shop.test"
     (row,) = all_rows(machine, 1)
     assert row["path"] == "/after" and lost() == 7
+    for args in [], ["--json"], ["--percentiles"]:
+        assert "note: 7 rows were lost" in ostler(machine, "requests", *args).stderr, args
     machine.host.log.wait("the request log: . rows are missing")

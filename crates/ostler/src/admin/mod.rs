@@ -177,7 +177,7 @@ async fn ask<T>(
 async fn requests(State(asks): State<mpsc::Sender<Ask>>, Query(filter): Query<Filter>) -> Response {
     let found = search(asks, move |log| {
         let mut found = find::rows(&log.path, &filter)?;
-        found.lost = log.lost();
+        found.reach.lost = log.lost();
         Ok(found)
     });
     found.await
@@ -187,7 +187,12 @@ async fn percentiles(
     State(asks): State<mpsc::Sender<Ask>>,
     Query(filter): Query<Filter>,
 ) -> Response {
-    search(asks, move |log| find::percentiles(&log.path, &filter)).await
+    let spread = search(asks, move |log| {
+        let mut spread = find::percentiles(&log.path, &filter)?;
+        spread.reach.lost = log.lost();
+        Ok(spread)
+    });
+    spread.await
 }
 
 /// Looks into the request log, on a thread that may wait for a disk.

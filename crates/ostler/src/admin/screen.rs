@@ -4,7 +4,7 @@ mod upstreams;
 
 use time::OffsetDateTime;
 
-use crate::store::find::{Percentiles, Request};
+use crate::store::find::{Percentiles, Reach, Request};
 
 mod runs;
 
@@ -162,6 +162,24 @@ pub fn percentiles(all: &[Percentiles], colours: bool) -> String {
         rows,
     );
     screen.out
+}
+
+/// What stands below an answer of the request log that does not tell of all; nothing below one that does.
+pub fn reach(reach: &Reach) -> String {
+    let mut out = String::new();
+    if let Some(since) = reach.searched_since {
+        let since = moment(since);
+        out.push_str(&format!(
+            "note: only since {since}; older rows were not looked at\n"
+        ));
+    }
+    if reach.lost > 0 {
+        out.push_str(&format!(
+            "note: {} rows were lost since the server was started: their disk was too slow or full\n",
+            reach.lost
+        ));
+    }
+    out
 }
 
 /// µs since the epoch as "2026-11-21 14:05:09.120", in UTC.

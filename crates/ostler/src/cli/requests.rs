@@ -4,20 +4,22 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::output::{colours, written};
 use super::{operator, refuse};
 use crate::admin::screen;
 use crate::config::{ConfigError, units};
-use crate::store::find::{Found, Percentiles, Request};
+use crate::store::find::{Found, Reach, Spread};
 
 const EXAMPLES: &str = "\
 ostler requests --status 5xx --since 1h     what failed in the last hour
 ostler requests --slower 500ms --follow     what is slow, as it happens
 ostler requests --percentiles --project shop
 ostler requests --user ada --client 192.0.2.7  who did what, and from where
-The newest million rows are looked at. Queries (behind `?`) are not kept.";
+The newest million rows are looked at; a note says when older ones are there too (in JSON: `searched_since`).
+Queries (behind `?`) are not kept.";
 
 /// Between two questions of `--follow`.
 const FOLLOW: Duration = Duration::from_millis(500);
@@ -83,9 +85,7 @@ pub fn requests(matches: &ArgMatches) -> ExitCode {
     };
     let told = match (matches.get_flag("percentiles"), matches.get_flag("follow")) {
         (true, _) => percentiles(matches, &query),
-        (false, false) => {
-            asked(matches, &query).and_then(|found: Found| show(matches, &found.rows))
-        }
+        (false, false) => asked(matches, &query).and_then(|found: Found| show(matches, &found)),
         (false, true) => follow(matches, &query),
     };
     told.err().unwrap_or(ExitCode::SUCCESS)
@@ -186,8 +186,9 @@ fn ask<T: DeserializeOwned>(
 /// Goes on until it is interrupted, or nobody reads any more.
 fn follow(matches: &ArgMatches, query: &[(&'static str, String)]) -> Result<(), ExitCode> {
     let first: Found = asked(matches, query)?;
-    show(matches, &first.rows)?;
+    show(matches, &first)?;
     let (mut after, mut behind) = (first.last, false);
+    let mut lost = first.reach.lost;
     loop {
         if !behind {
             std::thread::sleep(FOLLOW);
@@ -197,8 +198,13 @@ fn follow(matches: &ArgMatches, query: &[(&'static str, String)]) -> Result<(), 
             ("after", after.to_string()),
             ("limit", FOLLOWED.to_string()),
         ]);
-        let found: Found = asked(matches, &query)?;
-        show(matches, &found.rows)?;
+        let mut found: Found = asked(matches, &query)?;
+        let told = std::mem::replace(&mut lost, found.reach.lost);
+        // Once is enough.
+        if lost == told {
+            found.reach.lost = 0;
+        }
+        show(matches, &found)?;
         behind = found.rows.len() == FOLLOWED as usize;
         let shown = found.rows.last().map_or(0, |row| row.number);
         // Rows that came while the server looked are shown, and are above its last one.
@@ -210,23 +216,50 @@ fn follow(matches: &ArgMatches, query: &[(&'static str, String)]) -> Result<(), 
 }
 
 fn percentiles(matches: &ArgMatches, query: &[(&str, String)]) -> Result<(), ExitCode> {
-    let all: Vec<Percentiles> = ask(matches, "/v1/requests/percentiles", query)?;
+    let spread: Spread = ask(matches, "/v1/requests/percentiles", query)?;
     match matches.get_flag("json") {
-        true => written(&lines(&all)),
-        false => written(&screen::percentiles(&all, colours(&std::io::stdout()))),
+        true => written(&lines(&spread.routes, &spread.reach))?,
+        false => written(&screen::percentiles(
+            &spread.routes,
+            colours(&std::io::stdout()),
+        ))?,
     }
+    note(&spread.reach);
+    Ok(())
 }
 
-fn show(matches: &ArgMatches, rows: &[Request]) -> Result<(), ExitCode> {
+fn show(matches: &ArgMatches, found: &Found) -> Result<(), ExitCode> {
     match matches.get_flag("json") {
-        true => written(&lines(rows)),
-        false => written(&screen::requests(rows, colours(&std::io::stdout()))),
+        true => written(&lines(&found.rows, &found.reach))?,
+        false => written(&screen::requests(&found.rows, colours(&std::io::stdout())))?,
     }
+    note(&found.reach);
+    Ok(())
 }
 
-fn lines(all: &[impl serde::Serialize]) -> String {
+/// For who looks, beside what a program may read.
+fn note(reach: &Reach) {
+    eprint!("{}", screen::reach(reach));
+}
+
+/// One object on a line, with what a program has to know of all of them.
+#[derive(Serialize)]
+struct Line<'a, T> {
+    #[serde(flatten)]
+    one: &'a T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    searched_since: Option<i64>,
+}
+
+fn lines(all: &[impl Serialize], reach: &Reach) -> String {
+    let line = |one| Line {
+        one,
+        searched_since: reach.searched_since,
+    };
     // What we have just read can be written.
-    let lines = all.iter().filter_map(|one| serde_json::to_string(one).ok());
+    let lines = all
+        .iter()
+        .filter_map(|one| serde_json::to_string(&line(one)).ok());
     lines.map(|line| screen::escaped(&line) + "\n").collect()
 }
 

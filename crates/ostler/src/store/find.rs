@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use rusqlite::{Result, Row, ToSql};
+use rusqlite::{OptionalExtension, Result, Row, ToSql};
 use serde::{Deserialize, Serialize};
 
 use super::route::Route;
@@ -36,9 +36,16 @@ pub struct Found {
     pub rows: Vec<Request>,
     /// The number of the last row there is.
     pub last: i64,
+    pub reach: Reach,
+}
+
+/// What an answer does not tell of.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+pub struct Reach {
     /// Rows that were lost since the server was started.
-    #[serde(default)]
     pub lost: u64,
+    /// When the oldest row ended that was looked at (µs since 1970), where older ones were asked for and are there.
+    pub searched_since: Option<i64>,
 }
 
 /// One row. Times are microseconds, sizes bytes.
@@ -65,6 +72,13 @@ pub struct Request {
     pub total: i64,
     pub worker: Option<i64>,
     pub reason: String,
+}
+
+/// Routes, the most frequent first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Spread {
+    pub routes: Vec<Percentiles>,
+    pub reach: Reach,
 }
 
 /// How long requests of one route took, in microseconds.
@@ -122,17 +136,19 @@ pub fn rows(path: &Path, filter: &Filter) -> Result<Found> {
     if filter.after.is_none() {
         rows.reverse();
     }
-    Ok(Found {
-        rows,
-        last,
-        lost: 0,
-    })
+    // As many as were asked for are the newest there are.
+    let reach = match filter.after.is_none() && rows.len() < limit as usize {
+        true => reach(&connection, filter, last)?,
+        false => Reach::default(),
+    };
+    Ok(Found { rows, last, reach })
 }
 
 /// How long they took, by route, the most frequent first.
-pub fn percentiles(path: &Path, filter: &Filter) -> Result<Vec<Percentiles>> {
+pub fn percentiles(path: &Path, filter: &Filter) -> Result<Spread> {
     let connection = Table::read(path)?;
-    let mut asked = Asked::new(filter, last(&connection)?);
+    let last = last(&connection)?;
+    let mut asked = Asked::new(filter, last);
     let text = format!(
         "SELECT project, method, path, status, total FROM requests WHERE {}",
         asked.conditions.join(" AND ")
@@ -146,16 +162,17 @@ pub fn percentiles(path: &Path, filter: &Filter) -> Result<Vec<Percentiles>> {
         let route = Route::new(row.get(0)?, method, path);
         routes.add(route, row.get(3)?, row.get::<_, i64>(4)?.cast_unsigned());
     }
-    let mut all = routes.summed();
-    all.sort_by(|one, other| {
+    let mut routes = routes.summed();
+    routes.sort_by(|one, other| {
         let order = other.requests.cmp(&one.requests);
         order
             .then_with(|| one.project.cmp(&other.project))
             .then_with(|| one.path.cmp(&other.path))
             .then_with(|| one.method.cmp(&other.method))
     });
-    all.truncate(filter.limit.unwrap_or(USUAL).min(MOST) as usize);
-    Ok(all)
+    routes.truncate(filter.limit.unwrap_or(USUAL).min(MOST) as usize);
+    let reach = reach(&connection, filter, last)?;
+    Ok(Spread { routes, reach })
 }
 
 /// The times of each route.
@@ -218,6 +235,25 @@ fn summed((route, times): (Route, Times)) -> Percentiles {
 fn last(connection: &rusqlite::Connection) -> Result<i64> {
     let last = connection.query_row("SELECT max(number) FROM requests", [], |row| row.get(0))?;
     Ok(Option::unwrap_or(last, 0))
+}
+
+/// How far back an answer goes that looks at all it may.
+fn reach(connection: &rusqlite::Connection, filter: &Filter, last: i64) -> Result<Reach> {
+    let behind = last.saturating_sub(SEARCHED);
+    let at = |text| -> Result<Option<i64>> {
+        let found = connection.query_row(text, [behind], |row| row.get(0));
+        found.optional()
+    };
+    let unseen = at("SELECT at FROM requests WHERE number <= ?1 ORDER BY number DESC LIMIT 1")?;
+    let asked_for = |at| filter.since.is_none_or(|since| at >= since);
+    let searched_since = match unseen.is_some_and(asked_for) {
+        true => at("SELECT at FROM requests WHERE number > ?1 ORDER BY number LIMIT 1")?,
+        false => None,
+    };
+    Ok(Reach {
+        searched_since,
+        ..Reach::default()
+    })
 }
 
 /// A filter as SQL. Every value is bound, none is part of the text.
@@ -334,6 +370,47 @@ mod tests {
     }
 
     #[test]
+    fn answer_says_when_it_does_not_reach_far_enough() {
+        let row = |at| Record {
+            at,
+            ..Record::default()
+        };
+        let folder = file("reach", &[row(10), row(20), row(30)]);
+        let asked = |since, limit| {
+            let filter = Filter {
+                since,
+                limit,
+                ..Filter::default()
+            };
+            let found = rows(&folder.file(), &filter).expect("rows").reach;
+            let spread = percentiles(&folder.file(), &filter).expect("percentiles");
+            (found.searched_since, spread.reach.searched_since)
+        };
+        assert_eq!(asked(None, None), (None, None), "all there is");
+        let connection = rusqlite::Connection::open(folder.file()).expect("open");
+        let later = "UPDATE requests SET number = number + ?1 WHERE number > 1";
+        connection.execute(later, [SEARCHED - 1]).expect("update");
+        assert_eq!(
+            asked(None, None),
+            (None, None),
+            "the first is looked at as well"
+        );
+        connection.execute(later, [1]).expect("update");
+        assert_eq!(asked(None, None), (Some(20), Some(20)));
+        assert_eq!(asked(Some(10), None), (Some(20), Some(20)));
+        assert_eq!(
+            asked(Some(11), None),
+            (None, None),
+            "nothing older is asked for"
+        );
+        assert_eq!(
+            asked(None, Some(2)),
+            (None, Some(20)),
+            "the two newest rows"
+        );
+    }
+
+    #[test]
     fn percentiles_are_told_by_route() {
         let row = |method, path, status| Record {
             project: b"shop",
@@ -357,7 +434,9 @@ mod tests {
             limit: Some(MOST),
             ..Filter::default()
         };
-        let all = percentiles(&folder.file(), &filter).expect("percentiles");
+        let all = percentiles(&folder.file(), &filter)
+            .expect("percentiles")
+            .routes;
         let of = |method: &str, path: &str| {
             let found = all
                 .iter()
@@ -370,7 +449,9 @@ mod tests {
             path: Some(path.to_owned()),
             ..Filter::default()
         };
-        let all = percentiles(&folder.file(), &few("/item")).expect("percentiles");
+        let all = percentiles(&folder.file(), &few("/item"))
+            .expect("percentiles")
+            .routes;
         let told: Vec<_> = all
             .iter()
             .map(|one| (&*one.method, &*one.path, one.requests, one.failed))
