@@ -76,6 +76,42 @@ def test_status_shows_projects_workers_routes_and_limits(machine):
     assert row.rindex("0") == header.index("CRASHES") + len("CRASHES") - 1, "numbers stand on the right"
 
 
+def test_status_shows_the_limits_that_requests_meet(machine):
+    def limits():
+        groups = project(status(machine), "shop")["limits"]["routes"]
+        return [(group["routes"], group["limit_request_body"], group["rates"]) for group in groups]
+
+    everywhere = ["shop.test/", "*.shop.test/"]
+    assert limits() == [(everywhere, 100 << 20, [])]
+    rates = '["1000/m", "5000/h per route burst 50"]'
+    machine.write(TWO + f"""
+[projects.shop.limits]
+body = "1KiB"
+rate = {rates}
+[[projects.shop.routes]]
+prefix = "/"
+[[projects.shop.routes]]
+prefix = "/up"
+limits.body = "1GiB"
+[[projects.shop.routes]]
+prefix = "/open"
+limits.rate = []
+""")
+    done = ostler(machine, "reload")
+    assert done.returncode == 0, done.stderr
+    said = ["1000/m per address", "5000/h per route burst 50"]
+    up, open_ = (sorted(f"{host}{path}" for host in ("shop.test", "*.shop.test")) for path in ("/up", "/open"))
+    told = {tuple(sorted(routes)): rest for routes, *rest in limits()}
+    assert told == {
+        tuple(sorted(everywhere)): [1024, said], tuple(up): [100 << 20, said], tuple(open_): [1024, []],
+    }
+    screen = ostler(machine, "status").stdout
+    assert re.search(r"^shop.test/ +1.0 KiB  1000/m per address, 5000/h per route burst 50$", screen, re.M), screen
+    assert re.search(r"^shop.test/open +1.0 KiB  -$", screen, re.M) and re.search(r"^blog +100.0 MiB  -$", screen, re.M)
+    refused = machine.host.request("POST", "/", {"Host": "shop.test"}, b"x" * 1025)
+    assert refused.status == 413
+
+
 def test_status_shows_who_is_busy_and_who_waits(host, tmp_path):
     machine = Machine(host, tmp_path)
     (tmp_path / "blog" / "app.py").write_text(SLOW)

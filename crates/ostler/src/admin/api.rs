@@ -162,10 +162,23 @@ pub struct Limits {
     pub graceful_timeout: f64,
     pub line_length: u32,
     pub line_timeout: f64,
-    pub limit_request_body: Option<u64>,
     pub max_requests: Option<u64>,
     pub memory_soft: Option<u64>,
     pub memory_hard: Option<u64>,
+    /// Those of requests.
+    #[serde(default)]
+    pub routes: Vec<RouteLimits>,
+}
+
+/// Limits of requests, on the routes that have the same ones.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RouteLimits {
+    /// As among the project's: `shop.test/`.
+    pub routes: Vec<String>,
+    /// Bytes; `None` is no limit.
+    pub limit_request_body: Option<u64>,
+    /// As they are written: `100/m per key`.
+    pub rates: Vec<String>,
 }
 
 /// Something that went wrong.

@@ -1,5 +1,6 @@
 //! How a person sees what the admin API says: tables that line up, with or without colours. Asks nobody.
 
+mod limits;
 mod upstreams;
 
 use time::OffsetDateTime;
@@ -10,7 +11,7 @@ mod runs;
 
 pub use runs::{about_run, compared_runs, list_of_runs, troubles};
 
-use super::api::{Limits, Outcome, Project, Reloaded, State, Status, Worker};
+use super::api::{Outcome, Project, Reloaded, State, Status, Worker};
 
 /// What is shown where, and in which colour.
 pub struct Screen {
@@ -322,59 +323,6 @@ impl Screen {
             rows.extend(all.map(|route| vec![text(route), text(named(&project.name))]));
         }
         self.table(&["ROUTE", "PROJECT"], rows);
-    }
-
-    fn limits(&mut self, status: &Status) {
-        let rows = status.projects.iter().map(|project| {
-            let Limits {
-                timeout,
-                graceful_timeout,
-                line_length,
-                line_timeout,
-                limit_request_body,
-                max_requests,
-                memory_soft,
-                memory_hard,
-            } = project.limits;
-            let bytes = |limit: Option<u64>| number(limit.map_or("-".to_owned(), size));
-            vec![
-                text(named(&project.name)),
-                number(timeout.map_or("-".to_owned(), span)),
-                number(span(graceful_timeout)),
-                number(line_length),
-                number(span(line_timeout)),
-                bytes(limit_request_body),
-                number(max_requests.map_or("-".to_owned(), |most| most.to_string())),
-                bytes(memory_soft),
-                bytes(memory_hard),
-            ]
-        });
-        let rows = rows.collect();
-        self.table(
-            &[
-                "LIMITS OF",
-                "ANSWER",
-                "TO END",
-                "IN LINE",
-                "FOR",
-                "BODY",
-                "REQUESTS",
-                "MEMORY",
-                "HARD",
-            ],
-            rows,
-        );
-        let limits = &status.limits;
-        let span = |limit: Option<f64>| limit.map_or("no limit".to_owned(), span);
-        let most = limits.max_connections_per_address;
-        self.out.push_str(&format!(
-            "connections: {} of one address, head {}, idle {}, silence in a body {}, in an answer {}\n",
-            most.map_or("any number".to_owned(), |most| most.to_string()),
-            span(limits.header_timeout),
-            span(limits.keepalive),
-            span(limits.body_timeout),
-            span(limits.write_timeout),
-        ));
     }
 
     fn certificates(&mut self, status: &Status) {

@@ -9,9 +9,8 @@ use tokio::sync::oneshot;
 
 use crate::admin::{self, Ask, Gate, api};
 use crate::certs;
-use crate::config::Settings;
-use crate::edge::Peers;
-use crate::keeper::protocol::{AdminSocket, ProjectId, ToKeeper};
+use crate::edge::{Peers, Site};
+use crate::keeper::protocol::{AdminSocket, ProjectId, Route, ToKeeper};
 use crate::pool::{self, Pool};
 use crate::supervise::{self, Interface, PoolState, SupervisorHandle};
 use crate::sys::users;
@@ -247,10 +246,7 @@ pub(super) struct Seen {
 impl Seen {
     pub(super) fn new(project: &Project) -> Self {
         let settings = project.settings();
-        let routes = project.places().map(|(route, _)| match project.id {
-            ProjectId::RUN => "everything".to_owned(),
-            _ => format!("{}{}", route.host, route.prefix),
-        });
+        let routes = project.places().map(|(route, _)| place(project, route));
         Self {
             project: api::Project {
                 name: project.name.clone(),
@@ -269,7 +265,7 @@ impl Seen {
                     length: 0,
                     oldest: None,
                 },
-                limits: limits(settings),
+                limits: limits(project),
                 upstreams: upstreams(project),
                 errors: project.troubles.0.clone(),
             },
@@ -375,18 +371,49 @@ fn shown(
     }
 }
 
-fn limits(settings: &Settings) -> api::Limits {
-    let workers = &settings.workers;
+/// A route as it is shown.
+fn place(project: &Project, route: &Route) -> String {
+    match project.id {
+        ProjectId::RUN => "everything".to_owned(),
+        _ => format!("{}{}", route.host, route.prefix),
+    }
+}
+
+fn limits(project: &Project) -> api::Limits {
+    let workers = &project.settings().workers;
     api::Limits {
         timeout: workers.timeout.map(|limit| limit.as_secs_f64()),
         graceful_timeout: workers.graceful_timeout.as_secs_f64(),
         line_length: workers.line_length,
         line_timeout: workers.line_timeout.as_secs_f64(),
-        limit_request_body: settings.http.limit_request_body,
         max_requests: workers.max_requests,
         memory_soft: workers.memory_soft,
         memory_hard: workers.memory_hard,
+        routes: limits_of_routes(project),
     }
+}
+
+/// As the edge judges by them.
+fn limits_of_routes(project: &Project) -> Vec<api::RouteLimits> {
+    let mut all: Vec<(&Site, api::RouteLimits)> = Vec::new();
+    for (route, site) in project.places() {
+        let same = |known: &Site| {
+            known.body_limit == site.body_limit && known.policy.rates().eq(site.policy.rates())
+        };
+        let place = place(project, route);
+        match all.iter_mut().find(|(known, _)| same(known)) {
+            Some((_, limits)) => limits.routes.push(place),
+            None => {
+                let limits = api::RouteLimits {
+                    routes: vec![place],
+                    limit_request_body: Some(site.body_limit).filter(|limit| *limit > 0),
+                    rates: site.policy.rates().map(|rate| rate.to_string()).collect(),
+                };
+                all.push((site, limits));
+            }
+        }
+    }
+    all.into_iter().map(|(_, limits)| limits).collect()
 }
 
 /// What is waited for when a project was told to reload for the `reload`th time.

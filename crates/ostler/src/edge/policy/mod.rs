@@ -132,6 +132,11 @@ impl Policy {
         })
     }
 
+    /// How often requests may come.
+    pub fn rates(&self) -> impl Iterator<Item = Rate> {
+        self.limits.iter().map(|limit| limit.rate)
+    }
+
     fn is_closed(&self) -> bool {
         self.maintenance || self.closed.load(Ordering::Relaxed)
     }

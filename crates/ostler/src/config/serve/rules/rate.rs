@@ -1,5 +1,6 @@
 //! `100/m per key burst 20`: how often who may come.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,28 @@ pub enum By {
     Key,
     /// All.
     Route,
+}
+
+/// As it is written.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.window.as_secs() {
+            86_400.. => 'd',
+            3600.. => 'h',
+            60.. => 'm',
+            _ => 's',
+        };
+        let by = match self.by {
+            By::Address => "address",
+            By::Key => "key",
+            By::Route => "route",
+        };
+        write!(f, "{}/{unit} per {by}", self.quota)?;
+        match self.burst == self.quota {
+            true => Ok(()),
+            false => write!(f, " burst {}", self.burst),
+        }
+    }
 }
 
 /// The most that can be counted: a million in a window.
@@ -97,6 +120,7 @@ mod tests {
             ("1/d", rate(1, 86_400, 1, By::Address)),
         ] {
             assert_eq!(parse(text).expect(text), expected);
+            assert_eq!(parse(&expected.to_string()).expect(text), expected);
         }
         for text in [
             "",
