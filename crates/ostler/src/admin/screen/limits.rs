@@ -1,6 +1,6 @@
 //! The part of the screen that is about limits.
 
-use crate::admin::api::{Limits, Project, Status};
+use crate::admin::api::{Limits, Project, RouteLimits, Status};
 
 use super::{Cell, Screen, named, number, size, span, text};
 
@@ -58,23 +58,19 @@ impl Screen {
 
     /// One row where all routes of a project have the same.
     fn limits_of_routes(&mut self, projects: &[Project]) {
+        let row = |place: &str, limits: &RouteLimits| {
+            let rates = limits.rates.join(", ");
+            let rates = if rates.is_empty() { "-" } else { &rates };
+            vec![text(place), bytes(limits.limit_request_body), text(rates)]
+        };
         let mut rows = Vec::new();
         for project in projects {
-            let groups = &project.limits.routes;
-            let row = |place: &str, group: usize| {
-                let rates = groups[group].rates.join(", ");
-                let rates = if rates.is_empty() { "-" } else { &rates };
-                let body = bytes(groups[group].limit_request_body);
-                vec![text(place), body, text(rates)]
-            };
-            match groups.len() {
-                1 => rows.push(row(named(&project.name), 0)),
-                count => {
-                    for group in 0..count {
-                        let places = groups[group].routes.iter();
-                        rows.extend(places.map(|place| row(place, group)));
-                    }
-                }
+            match &project.limits.routes[..] {
+                [same] => rows.push(row(named(&project.name), same)),
+                groups => rows.extend(groups.iter().flat_map(|limits| {
+                    let places = limits.routes.iter();
+                    places.map(move |place| row(place, limits))
+                })),
             }
         }
         self.table(&["LIMITS AT", "BODY", "RATES"], rows);
