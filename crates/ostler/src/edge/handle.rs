@@ -69,7 +69,7 @@ impl Connection {
         let sender = self.edge.forwarding.resolve(&self.peer, &self.head)?;
         self.https = sender.https(self.io.is_tls());
         let kept = self.access.is_some() || self.thread.requests.is_some();
-        self.row.remote = kept.then(|| sender.address().to_vec());
+        self.row.remote = kept.then(|| sender.address().into());
         if let Some(after) = self.answer_ca().await? {
             return Ok(after);
         }

@@ -17,7 +17,7 @@ pub struct Row {
     /// When its head was complete.
     pub started: Instant,
     /// Its client's address, when there is a log to write it to.
-    pub remote: Option<Vec<u8>>,
+    pub remote: Option<Box<[u8]>>,
     /// Who sent it, where somebody has to prove that.
     pub user: Option<Arc<str>>,
     /// The token it came with.

@@ -388,8 +388,8 @@ mod tests {
         };
         assert_eq!(asked(None, None), (None, None), "all there is");
         let connection = rusqlite::Connection::open(folder.file()).expect("open");
-        let later = "UPDATE requests SET number = number + ?1 WHERE number > 1";
-        connection.execute(later, [SEARCHED - 1]).expect("update");
+        let later = "UPDATE requests SET number = number + ?1 WHERE at = 30";
+        connection.execute(later, [SEARCHED - 3]).expect("update");
         assert_eq!(
             asked(None, None),
             (None, None),
