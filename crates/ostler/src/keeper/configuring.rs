@@ -21,6 +21,12 @@ use super::{Keeper, Plan};
 const MOST_WARNINGS: usize = 20;
 const LONGEST_WARNING: usize = 500;
 
+/// A configuration that a server takes or refuses, and the files of certificates that were read for it.
+pub(super) struct Told {
+    plan: ServePlan,
+    files: Files,
+}
+
 impl Keeper {
     /// What a server is to serve.
     pub(super) fn configuration(&self) -> Configuration {
@@ -112,7 +118,7 @@ impl Keeper {
     /// A file of a certificate has changed: has the server take what is in all of them now.
     pub(super) async fn read_certificates(&mut self, servers: &Servers) {
         let now = match (self.told.back(), &self.plan) {
-            (Some((told, _)), _) => told,
+            (Some(told), _) => &told.plan,
             (None, Plan::Serve(now)) => &**now,
             (None, Plan::Run(_)) => return,
         };
@@ -135,7 +141,7 @@ impl Keeper {
     fn next_configuration(
         &mut self,
         mut next: ServePlan,
-    ) -> Result<((ServePlan, Files), Vec<String>, OwnedFd), String> {
+    ) -> Result<(Told, Vec<String>, OwnedFd), String> {
         let changed = config::changed_at_start(&self.started, &next.machine.settings);
         stay_bound(&mut next.machine, &self.started, &self.machine);
         let files = certificates::read(&mut next)?;
@@ -159,7 +165,7 @@ impl Keeper {
         let cut = |warning: String| warning.chars().take(LONGEST_WARNING).collect();
         let warnings = warnings.into_iter().map(cut).collect();
         let before = match (self.told.back(), &self.plan) {
-            (Some((told, _)), _) => Some(told),
+            (Some(told), _) => Some(&told.plan),
             (None, Plan::Serve(now)) => Some(&**now),
             (None, Plan::Run(_)) => None,
         };
@@ -184,12 +190,12 @@ impl Keeper {
         };
         let file = to_file("ostler-configuration", &configuration);
         let file = file.map_err(|error| format!("error: {error}"))?;
-        Ok(((next, files), warnings, file))
+        Ok((Told { plan: next, files }, warnings, file))
     }
 
     /// The server has answered for the oldest configuration it was told.
     pub(super) fn configured(&mut self, taken: bool) {
-        if let Some((plan, files)) = self.told.pop_front().filter(|_| taken) {
+        if let Some(Told { plan, files }) = self.told.pop_front().filter(|_| taken) {
             self.files = files;
             self.machine = plan.machine.clone();
             self.plan = Plan::Serve(Box::new(plan));

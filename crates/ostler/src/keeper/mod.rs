@@ -42,6 +42,7 @@ use crate::sys::{self, Exit, User, anew, process};
 
 use bind::Listening;
 use certificates::Files;
+use configuring::Told;
 use maintenance::Maintenance;
 use notify::Notify;
 use pidfile::PidFile;
@@ -105,8 +106,8 @@ struct Keeper {
     files: Files,
     maintenance: Maintenance,
     zygotes: Zygotes,
-    /// Configurations that the server has been told and has not answered for yet, with their files.
-    told: VecDeque<(ServePlan, Files)>,
+    /// Configurations that the server has been told and has not answered for yet.
+    told: VecDeque<Told>,
     /// The number of the last project there was.
     last_project: u64,
     /// Those whose app has served.
