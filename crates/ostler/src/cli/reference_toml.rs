@@ -59,6 +59,11 @@ that ostler starts in without these variables and without that of `key_variable`
 **A reload** (`ostler reload`, `HUP`) takes all of it anew, but for keys that are marked *at the start*: a change of those
 is a warning, and takes effect with `ostler upgrade`, which loses no request, or a restart; that of `state` with a restart.
 
+**Sockets handed over by systemd** (`LISTEN_FDS`) are known by the address they are bound to: one that `listen`, `listen_tls`
+or `admin` names is used in the place of a new one. What the file does not name is a warning and is not served; what nobody has
+handed over is bound. A socket of `[::]` that takes IPv4 too counts for `0.0.0.0` with its port. `ostler systemd --socket`
+prints the unit that fits. `fd://N` names one by its number instead.
+
 **Several files.** `include` names more files, relative to the one it stands in and in the order of their names; no file is
 read twice. What two files say is put together, section by section; a key that both set is an error.
 

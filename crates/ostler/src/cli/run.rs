@@ -134,7 +134,7 @@ fn first_line(error: &clap::Error) -> String {
 }
 
 /// How many sockets systemd hands to this very process (sd_listen_fds(3)).
-fn inherited(around: &Surroundings<'_>) -> u16 {
+pub(super) fn inherited(around: &Surroundings<'_>) -> u16 {
     let number = |name| (around.variable)(name).and_then(|text| text.parse::<u32>().ok());
     let count = if number("LISTEN_PID") == Some(around.pid) {
         number("LISTEN_FDS").unwrap_or(0)

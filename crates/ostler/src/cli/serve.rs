@@ -30,6 +30,8 @@ pub struct ServePlan {
     pub warnings: Vec<String>,
     /// Variables of the environment that the operator's file speaks of.
     spoken_of: BTreeSet<String>,
+    /// How many listening sockets systemd handed over.
+    pub handed_over: u16,
     /// What it was made of.
     asked: Asked,
 }
@@ -255,6 +257,7 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
         admin: serve.admin,
         warnings: warnings.iter().map(ToString::to_string).collect(),
         spoken_of,
+        handed_over: run::inherited(around),
         asked,
     })
 }

@@ -1,19 +1,23 @@
-//! `ostler systemd`: the unit that has systemd start, watch and reload `ostler serve`. Installs nothing.
+//! `ostler systemd`: the unit that has systemd start, watch and reload `ostler serve`, and the one that has it bind the
+//! addresses. Installs nothing.
 
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{check, operator, refuse};
-use crate::config::ConfigError;
 use crate::config::serve::Serve;
+use crate::config::{Bind, ConfigError};
 
 const EXAMPLES: &str = "\
 ostler systemd --config /etc/ostler/ostler.toml > /etc/systemd/system/ostler.service
 systemctl daemon-reload && systemctl enable --now ostler
-systemctl reload ostler                        fails, and says why, when the changed file is wrong";
+systemctl reload ostler                        fails, and says why, when the changed file is wrong
+ostler systemd --socket --config /etc/ostler/ostler.toml > /etc/systemd/system/ostler.socket
+systemctl enable --now ostler.socket           systemd binds the addresses: who connects during a restart waits";
 
 /// How long the last requests and their workers may take beyond `graceful_timeout`, in seconds: what the keeper
 /// itself allows, and some air.
@@ -24,7 +28,7 @@ pub fn command() -> Command {
     Command::new("systemd")
         .display_name("ostler")
         .override_usage("ostler systemd [OPTIONS]")
-        .about("Print a unit for systemd that runs ostler serve")
+        .about("Print units for systemd that run ostler serve")
         .after_help(EXAMPLES)
         .disable_version_flag(true)
         .arg(
@@ -33,6 +37,12 @@ pub fn command() -> Command {
                 .long("config")
                 .value_name("FILE")
                 .help("The operator's file [default: as `ostler serve`]"),
+        )
+        .arg(
+            Arg::new("socket")
+                .long("socket")
+                .action(ArgAction::SetTrue)
+                .help("Print the unit beside it that has systemd bind `listen` and `listen_tls`"),
         )
         .arg(operator::on())
 }
@@ -47,6 +57,12 @@ pub fn systemd(matches: &ArgMatches) -> ExitCode {
         Ok((path, checked)) => (path, checked.serve),
         Err(code) => return code,
     };
+    if matches.get_flag("socket") {
+        return match socket_unit(&serve) {
+            Ok(unit) => show(&unit),
+            Err(error) => refuse(&[error]),
+        };
+    }
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => {
@@ -57,10 +73,69 @@ pub fn systemd(matches: &ArgMatches) -> ExitCode {
             }]);
         }
     };
-    let unit = unit(&program, &around.directory.join(path), &serve);
+    show(&unit(&program, &around.directory.join(path), &serve))
+}
+
+fn show(unit: &str) -> ExitCode {
     match std::io::stdout().lock().write_all(unit.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The text of the unit for the addresses (systemd.socket(5)), which `ostler serve` knows again by what they are bound
+/// to.
+fn socket_unit(serve: &Serve) -> Result<String, ConfigError> {
+    let listening = &serve.machine.listening;
+    let (mut tcp, mut lines): (Vec<SocketAddr>, Vec<String>) = Default::default();
+    for bind in listening.binds.iter().chain(&listening.tls_binds) {
+        match bind {
+            Bind::Tcp { addresses, .. } => {
+                lines.extend(addresses.iter().map(ToString::to_string));
+                tcp.extend(addresses);
+            }
+            Bind::Unix(path) => lines.push(path.to_string_lossy().replace('%', "%%")),
+            // Somebody else hands it over.
+            Bind::Fd(_) => {}
+        }
+    }
+    if lines.is_empty() || tcp.iter().any(|address| address.port() == 0) {
+        return Err(ConfigError {
+            what: "no socket unit can be made".to_owned(),
+            seen: "no address of the file, or one with the port 0, for any free one".to_owned(),
+            hint: "write `listen` and `listen_tls` with the ports that visitors come to".to_owned(),
+        });
+    }
+    let lines = lines.iter().map(|line| format!("ListenStream={line}\n"));
+    let lines: String = lines.collect();
+    let (backlog, both) = (listening.backlog, both(&tcp));
+    Ok(format!(
+        "\
+# Made by `ostler systemd --socket`. Install it as /etc/systemd/system/ostler.socket, beside ostler.service.
+[Unit]
+Description=Addresses of ostler
+
+[Socket]
+# As `listen` and `listen_tls` have them: by that they are known again.
+{lines}BindIPv6Only={both}
+Backlog={backlog}
+
+[Install]
+WantedBy=sockets.target
+"
+    ))
+}
+
+/// `[::]` takes IPv4 too, as ostler binds it, unless that has a socket of its own.
+fn both(addresses: &[SocketAddr]) -> &'static str {
+    let has = |ip: IpAddr, port| addresses.contains(&SocketAddr::new(ip, port));
+    let all = addresses
+        .iter()
+        .filter(|address| address.ip() == Ipv6Addr::UNSPECIFIED);
+    let mut ports = all.map(SocketAddr::port);
+    match ports.any(|port| has(Ipv4Addr::UNSPECIFIED.into(), port)) {
+        true => "ipv6-only",
+        false => "both",
     }
 }
 

@@ -211,15 +211,13 @@ fn read_files(plan: &mut Plan) -> Result<Files, Trouble> {
 /// Prepares the start; `None` when somebody stopped that. TERM ends any other process that has no handler for it yet,
 /// but nothing reaches the first of a container without one (pid_namespaces(7)).
 async fn prepare(plan: &Plan) -> Result<Option<start::Outcome>, Trouble> {
+    let mut sockets = Sockets::handed_over(plan)?;
     if std::process::id() != 1 {
-        return start::prepare(plan, &mut Sockets::default())
-            .await
-            .map(Some);
+        return start::prepare(plan, &mut sockets).await.map(Some);
     }
     let mut signals = Signals::new()?;
-    let mut none = Sockets::default();
     let prepared = signals
-        .unless_stopped(start::prepare(plan, &mut none))
+        .unless_stopped(start::prepare(plan, &mut sockets))
         .await;
     prepared.transpose()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::cli::run::RunPlan;
 use crate::cli::serve::ServePlan;
-use crate::config::{self, Account, Settings};
+use crate::config::{self, Account, Bind, Settings};
 use crate::sys::{self, User, process};
 
 use super::Plan;
@@ -54,6 +54,28 @@ impl Sockets {
             listening: all(&said.listening)?,
             admin: admin.transpose()?,
             metrics: all(&said.metrics)?,
+        })
+    }
+
+    /// What systemd hands over to `ostler serve`. (Under `ostler run` the settings have it as `fd://N`.)
+    ///
+    /// # Errors
+    /// It is no listening socket.
+    pub fn handed_over(plan: &Plan) -> Result<Self, Trouble> {
+        let Plan::Serve(plan) = plan else {
+            return Ok(Self::default());
+        };
+        let listening = &plan.machine.settings.listening;
+        let named = listening.binds.iter().chain(&listening.tls_binds);
+        let named: Vec<&Bind> = named.chain(&plan.admin).collect();
+        let sockets = bind::handed_over(plan.handed_over, &named);
+        let listening = sockets.map_err(|error| Trouble {
+            exit: 1,
+            text: format!("error: what was handed over as LISTEN_FDS cannot be used: {error}; hint: ListenStream= alone makes sockets for ostler"),
+        })?;
+        Ok(Self {
+            listening,
+            ..Self::default()
         })
     }
 
@@ -145,11 +167,21 @@ fn bind(
         &mut inherited.listening,
     );
     let listening = listening.map_err(failed)?;
+    let handed_over = inherited
+        .listening
+        .extract_if(.., |socket| socket.is_left_over());
+    inherited.metrics.extend(handed_over);
     let metrics =
         serve.map(|serve| admin::metrics(&machine.settings, &serve.admin, &mut inherited.metrics));
     let metrics = metrics.transpose();
     let metrics = metrics.inspect_err(|_| listening.iter().for_each(Listening::undo));
     let metrics = metrics.map_err(failed)?.unwrap_or_default();
+    for socket in inherited.metrics.extract_if(.., |it| it.is_left_over()) {
+        let address = &socket.name.text;
+        eprintln!(
+            "warning: nobody serves {address}, which was handed over: no address of the file is this; hint: ListenStream= is to name what `listen` and `listen_tls` do"
+        );
+    }
     let state = machine.state.as_deref();
     let admin = state.and_then(|state| admin::open(state, &mut inherited.admin));
     // Without the socket another ostler may have this folder, and two must not write there.

@@ -248,7 +248,7 @@ const TOP: &[Key] = &[
 
 #[rustfmt::skip]
 const SERVER: &[Key] = &[
-    key("listen_tls", Form::Plain(Binds), Words(&[]), "Addresses for HTTPS, in the same forms"),
+    key("listen_tls", Form::Plain(Binds), Words(&[]), "Addresses for HTTPS, in the same forms but unix:PATH"),
     key("state", Form::Plain(Path), Word(STATE), "Folder for what ostler has to remember"),
     key("keep_requests", Form::Plain(Seconds), Preset::Int(14 * 86_400), "How long rows of `ostler requests` are kept; 0: no request log"),
     key("keep_requests_size", Form::Plain(Kind::Size), Preset::Int(1 << 30), "How large its file may become: the oldest rows make room"),

@@ -217,6 +217,11 @@ impl Shaper<'_> {
                 let Some(address) = item.text().and_then(|text| bind::parse(text).ok()) else {
                     continue;
                 };
+                if let ("listen_tls", bind::Address::Unix(_)) = (name, &address) {
+                    let what = "`listen_tls` has a UNIX socket, and TLS is spoken over TCP only";
+                    let hint = "give an address, as in \"127.0.0.1:443\", or write the socket into `listen`, for plain HTTP";
+                    self.problems.push(Problem::new(item.at, what, hint));
+                }
                 if matches!(address, bind::Address::Tcp { port: 0, .. }) {
                     continue;
                 }

@@ -107,6 +107,25 @@ error: the host shop.example.com belongs to two projects
     );
 }
 
+#[test]
+fn tls_is_not_spoken_on_a_unix_socket() {
+    let text = format!(
+        "{SMALL}[server]\nlisten = [\"unix:/run/a.sock\"]\nlisten_tls = [\"127.0.0.1:443\", \"unix:b.sock\"]\n"
+    );
+    check(
+        &[("ostler.toml", &text), ("shop/", "")],
+        r#"
+error: `listen_tls` has a UNIX socket, and TLS is spoken over TCP only
+ --> ostler.toml:7:32
+  |
+7 | listen_tls = ["127.0.0.1:443", "unix:b.sock"]
+  |                                ^^^^^^^^^^^^^
+  |
+  = hint: give an address, as in "127.0.0.1:443", or write the socket into `listen`, for plain HTTP
+"#,
+    );
+}
+
 /// What a CA has to do with it.
 #[test]
 fn certificates_that_cannot_be_had() {
