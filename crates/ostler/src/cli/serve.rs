@@ -227,9 +227,10 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
         }
     };
     let spoken_of = spoken_of.into_inner();
+    let has_file = matches!(asked, Asked::File(_));
     let variable = |name: &str| {
         let own = (around.variable)(name);
-        own.filter(|_| name != VIRTUAL_ENV || !spoken_of.contains(name))
+        own.filter(|_| name != VIRTUAL_ENV || !has_file)
     };
     let around = &around.with(&variable);
     let mut errors = Vec::new();
