@@ -97,6 +97,19 @@ def test_hosts_get_certificates_by_themselves(host, tmp_path, pebble):
     assert len(keys) == 2 and all(stat.S_IMODE(key.stat().st_mode) == 0o600 for key in keys)
 
 
+def test_certificates_stay_while_their_address_is_bound_whatever_the_file_says(host, tmp_path, pebble):
+    authority = pebble()
+    text = config(authority, ["shop.example"])
+    shop = Shop(host, tmp_path, authority, text)
+    context = authority.trusting()
+    shop.trusted("shop.example", context)
+    without = text.replace(authority.acme(), "").replace("listen_tls", "# listen_tls")
+    shop.reload(without)
+    shop.host.log.wait("`listen_tls` of .server. changed; it takes effect with `ostler upgrade` or a restart")
+    assert ca.get(shop.port, "shop.example", context).endswith(b"https shop.example")
+    assert shop.host.get("/", {"Host": "shop.example"}).status == 308
+
+
 def ask(folder, *words):
     """What a command of ostler says in the folder, and its exit code."""
     done = subprocess.run([harness.OSTLER, *words], cwd=folder, capture_output=True, text=True, timeout=60)
