@@ -32,7 +32,7 @@ use crate::keeper::protocol::{
 use crate::routes::Table;
 use crate::store;
 use crate::supervise::{Hooks, Interface, Request, Zygote};
-use crate::sys::{Channel, Pidfd};
+use crate::sys::{Channel, Pidfd, process};
 
 use maintenance::Switching;
 use parts::{EdgeThread, Logs, Machine, Shared};
@@ -56,7 +56,7 @@ pub fn run() -> ExitCode {
     match served {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            process::say(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -164,7 +164,7 @@ fn ended(ended: Ended) -> ExitCode {
     match ended {
         Ok(code) => ExitCode::from(code),
         Err(trouble) => {
-            eprintln!("{}", trouble.text.trim_end());
+            process::say(trouble.text.trim_end());
             ExitCode::from(trouble.exit)
         }
     }

@@ -102,7 +102,7 @@ pub async fn prepare(plan: &Plan, inherited: &mut Sockets) -> Result<Outcome, Tr
         Plan::Run(plan) => prepare_run(plan, inherited).await,
         Plan::Serve(plan) => {
             for warning in &plan.warnings {
-                eprintln!("warning: {warning}");
+                process::say(format_args!("warning: {warning}"));
             }
             bind(plan.machine.clone(), Some(plan), None, inherited)
         }
@@ -118,7 +118,7 @@ async fn prepare_run(plan: &Arc<RunPlan>, inherited: &mut Sockets) -> Result<Out
     let zygote = zygote?;
     let settings = zygote.settings.clone();
     for warning in &zygote.warnings {
-        eprintln!("warning: {warning}");
+        process::say(format_args!("warning: {warning}"));
     }
     if settings.process.print_config {
         print!("{}", config::print(&settings));
@@ -153,7 +153,9 @@ fn bind(
                 "an account named ostler (useradd --system ostler), or `user` under [server], gives server and apps"
             }
         };
-        eprintln!("warning: running as root; hint: {hint} less power");
+        process::say(format_args!(
+            "warning: running as root; hint: {hint} less power"
+        ));
     }
     certificates::make_folder(&machine, user.as_ref()).map_err(|text| Trouble { exit: 1, text })?;
     let failed = |error| Trouble {

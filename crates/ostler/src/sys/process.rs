@@ -11,6 +11,16 @@ use tokio::io::Interest;
 
 use super::{Exit, Signal};
 
+/// Writes a line to standard error in one piece: other processes of ours write there too, and `eprintln!` writes each
+/// part by itself.
+pub fn say(line: impl std::fmt::Display) {
+    // Nobody can be told when standard error is closed.
+    drop(io::Write::write_all(
+        &mut io::stderr(),
+        format!("{line}\n").as_bytes(),
+    ));
+}
+
 /// A handle on one process that can never mean another one, however pids are reused.
 #[derive(Debug)]
 pub struct Pidfd {

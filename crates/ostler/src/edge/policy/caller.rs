@@ -50,8 +50,8 @@ impl Connection {
     }
 
     pub(super) fn let_in(&mut self, user: Arc<str>) -> Result<Asked, Reason> {
-        self.charge(By::Key, user.as_bytes())?;
         self.row.user = Some(Arc::clone(&user));
+        self.charge(By::Key, user.as_bytes())?;
         Ok(Asked::In(Caller::User(user)))
     }
 
