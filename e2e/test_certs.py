@@ -235,6 +235,8 @@ def test_unprivileged_server_keeps_certificates_in_a_folder_of_its_own(host, tmp
         if stat.S_IMODE(folder.stat().st_mode) == 0o700:
             folder.chmod(0o755)
     text = config(authority, ["shop.example"]).replace("[server]", '[server]\nuser = "nobody"')
+    # Who the app runs as must reach its interpreter: one below /root will not do.
+    text = text.replace(sys.executable, "/usr/bin/python3")
     shop = Shop(host, tmp_path, authority, text)
     shop.trusted("shop.example", authority.trusting())
     eventually(lambda: list((tmp_path / "state").rglob("current.pem")), 20)

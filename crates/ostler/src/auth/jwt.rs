@@ -159,8 +159,9 @@ async fn follow(mut file: Followed, tokens: Weak<Tokens>, about: String) {
         });
         match set {
             Ok(set) => {
-                tracing::info!("{about}keys of tokens read anew: {}", set.keys.len());
+                let count = set.keys.len();
                 *tokens.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+                tracing::info!("{about}keys of tokens read anew: {count}");
             }
             Err(what) => tracing::error!("{about}{what}; the keys of tokens stay as they were"),
         }

@@ -200,6 +200,7 @@ impl Watch {
                 Look::Set(set) => {
                     let path = self.source.file.as_deref().unwrap_or(Path::new(""));
                     let count = set.len();
+                    keys.replace(*set);
                     match count {
                         0 => tracing::warn!(
                             "{}{} is empty: every API key is revoked",
@@ -208,7 +209,6 @@ impl Watch {
                         ),
                         _ => tracing::info!("{}API keys read anew: {count}", self.about),
                     }
-                    keys.replace(*set);
                 }
             }
         }

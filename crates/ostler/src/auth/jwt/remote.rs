@@ -90,17 +90,18 @@ impl Fetcher {
             };
             let wait = match fetched {
                 Ok((text, set, good_for)) => {
-                    if text != known || told {
-                        let count = set.keys.len();
+                    let count = set.keys.len();
+                    let is_new = text != known;
+                    if is_new {
+                        *tokens.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+                        known = text;
+                    }
+                    if is_new || told {
                         tracing::info!(
                             "{}keys of tokens read from {}: {count}",
                             self.about,
                             self.url
                         );
-                    }
-                    if text != known {
-                        *tokens.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
-                        known = text;
                     }
                     (retry, told) = (FIRST_RETRY, false);
                     good_for.unwrap_or(REFRESH).clamp(SOONEST, LATEST)
