@@ -114,6 +114,15 @@ def test_operator_asks_a_server_that_gave_up_root_and_its_apps_cannot(folder):
         assert (done.returncode, done.stdout) == (0, "reloaded: nothing has changed\n"), done.stderr
     finally:
         assert host.stop() == 0
+    # What the server before wrote as another user is written on.
+    (folder / "ostler.toml").write_text((folder / "ostler.toml").read_text().replace('user = "nobody"', 'user = "daemon"'))
+    host = harness.serve(folder=folder, port=port)
+    host.log.wait("shop: ready", harness.START_SECONDS, alive=host.alive)
+    try:
+        assert host.get("/again").status == 200
+        eventually(lambda: "/again" in asked("requests"), 20, "the row is written")
+    finally:
+        assert host.stop() == 0
 
 
 GUEST = """
@@ -140,6 +149,8 @@ def test_nothing_of_a_project_is_run_as_root_or_sees_the_secrets_of_another(fold
             "import os, sys, types\n"
             "sys.modules['gunicorn_conf_ids'] = types.SimpleNamespace(ids=os.getresuid() + os.getresgid())\n"
             "preload_app = True\n"
+            # Who an app runs as is not for its own file to say.
+            "user = group = 'daemon'\n"
         )
     port = harness.free_port()
     web = f"web.app = \"app:app\"\nweb.python = \"{PYTHON}\"\nweb.config = \"gunicorn.conf.py\"\n"
@@ -168,6 +179,15 @@ def test_nothing_of_a_project_is_run_as_root_or_sees_the_secrets_of_another(fold
             zygote.kill()
         host.log.wait("worker .* is up", harness.START_SECONDS, count=4, alive=host.alive)
         eventually(lambda: host.request("GET", "/", headers={"Host": "shop.test", **server}).status == 200, 20)
+        again = json.loads(host.request("GET", "/", headers={"Host": "shop.test", **server}).body)
+        assert set(again["configured"][:3]) == {nobody}
+        # Another user comes into force with a restart, and until then nothing is lost by the line.
+        text = (folder / "ostler.toml").read_text()
+        (folder / "ostler.toml").write_text(text.replace('user = "nobody"', 'user = "daemon"'))
+        done = subprocess.run([harness.OSTLER, "reload"], cwd=folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "`user`" in done.stderr, done
+        done = subprocess.run([harness.OSTLER, "reload", "shop"], cwd=folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done
         again = json.loads(host.request("GET", "/", headers={"Host": "shop.test", **server}).body)
         assert set(again["configured"][:3]) == {nobody}
     finally:

@@ -74,7 +74,7 @@ pub fn doctor(matches: &ArgMatches) -> ExitCode {
 
 fn case(serve: Serve, around: &Surroundings<'_>) -> Case {
     let projects = serve.projects.iter().map(|project| {
-        let settings = serve::settings(project, &serve.machine, around);
+        let settings = serve::settings(project, around);
         let wrong = |errors: Vec<ConfigError>| {
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
             errors.join("; ")

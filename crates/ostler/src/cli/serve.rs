@@ -236,7 +236,7 @@ fn make(asked: Asked, around: &Surroundings<'_>) -> Result<ServePlan, Refused> {
     let mut errors = Vec::new();
     let mut projects = Vec::new();
     for project in &serve.projects {
-        match ProjectPlan::new(project, &serve.machine, around) {
+        match ProjectPlan::new(project, around) {
             Ok(plan) => projects.push(plan),
             Err(wrong) => errors.extend(wrong),
         }
@@ -336,12 +336,8 @@ fn can_be_proved(host: &Host) -> bool {
 }
 
 impl ProjectPlan {
-    fn new(
-        project: &serve::Project,
-        machine: &Settings,
-        around: &Surroundings<'_>,
-    ) -> Result<Self, Vec<ConfigError>> {
-        let (run, settings) = complete(project, machine, around)?;
+    fn new(project: &serve::Project, around: &Surroundings<'_>) -> Result<Self, Vec<ConfigError>> {
+        let (run, settings) = complete(project, around)?;
         let (routes, rules) = routes(project);
         Ok(Self {
             id: ProjectId::RUN,
@@ -363,21 +359,19 @@ impl ProjectPlan {
 /// What is known of a project's settings before its config file is evaluated.
 pub(super) fn settings(
     project: &serve::Project,
-    machine: &Settings,
     around: &Surroundings<'_>,
 ) -> Result<Settings, Vec<ConfigError>> {
     let variable = |name: &str| (around.variable)(name).filter(|_| name != VIRTUAL_ENV);
     let around = &around.with(&variable);
-    complete(project, machine, around).map(|(_, settings)| settings)
+    complete(project, around).map(|(_, settings)| settings)
 }
 
 /// How its app is started, if it has one, and what is known of its settings before a config file is evaluated.
 fn complete(
     project: &serve::Project,
-    machine: &Settings,
     around: &Surroundings<'_>,
 ) -> Result<(Option<RunPlan>, Settings), Vec<ConfigError>> {
-    let mut written = written(project, machine, around);
+    let mut written = written(project, around);
     if project.has_app {
         let run = run::complete(written, Vec::new(), around)?;
         let (settings, _) = config::finish(&run.written, &Map::new(), &[])?;
@@ -392,7 +386,7 @@ fn complete(
 
 /// What is written for one project. The environment and `GUNICORN_CMD_ARGS` speak to `ostler run` alone; who
 /// the apps run as is the machine's affair.
-fn written(project: &serve::Project, machine: &Settings, around: &Surroundings<'_>) -> Written {
+fn written(project: &serve::Project, around: &Surroundings<'_>) -> Written {
     let mut toml = project.web.clone();
     if !project.statics.is_empty() {
         let statics = project.statics.iter().map(|files| {
@@ -400,11 +394,6 @@ fn written(project: &serve::Project, machine: &Settings, around: &Surroundings<'
             (files.prefix.clone(), Value::from(directory))
         });
         toml.insert("static_files".to_owned(), statics.collect());
-    }
-    for name in ["user", "group"] {
-        if let Some(value) = machine.values.get(name).filter(|value| !value.is_null()) {
-            toml.insert(name.to_owned(), value.clone());
-        }
     }
     Written {
         directory: project.source.clone(),

@@ -3,10 +3,11 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::bind::{self, BindError, Listening};
+use super::certificates;
 use crate::admin::client::SOCKET;
 use crate::config::{Bind, Settings};
 use crate::sys::User;
@@ -78,7 +79,7 @@ pub fn requests(state: &Path, user: Option<&User>) -> Option<PathBuf> {
     let path = state.join("requests");
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
     let owned = made.and_then(|()| match user {
-        Some(user) => lchown(&path, Some(user.uid), Some(user.gid)),
+        Some(user) => certificates::give(&path, user),
         None => Ok(()),
     });
     owned

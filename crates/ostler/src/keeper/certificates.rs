@@ -177,7 +177,7 @@ const DEPTH: u32 = 3;
 /// Gives a folder to who the server runs as from now on. Apps may have the same user and put anything there, so
 /// nothing is followed and nothing is found by its path: links, and files that have other names too, stay as they
 /// are. Once the folder itself is the user's, only that user and root have ever written there.
-fn give(folder: &Path, user: &User) -> io::Result<()> {
+pub(super) fn give(folder: &Path, user: &User) -> io::Result<()> {
     let folder = open_folder(CWD, folder)?;
     let meta = fstat(&folder)?;
     if (meta.st_uid, meta.st_gid) == (user.uid, user.gid) {

@@ -94,7 +94,12 @@ impl Keeper {
         let Plan::Serve(now) = &self.plan else {
             return;
         };
-        let next = serve::again(now).and_then(|next| self.next_configuration(next));
+        let next = serve::again(now).and_then(|mut next| {
+            let changed = config::changed_at_start(&self.started, &next.machine.settings);
+            next.warnings
+                .extend(changed.map(|warning| warning.to_string()));
+            self.next_configuration(next)
+        });
         match next {
             Ok((next, warnings, file)) => {
                 self.told.push_back(next);
@@ -142,7 +147,6 @@ impl Keeper {
         &mut self,
         mut next: ServePlan,
     ) -> Result<(Told, Vec<String>, OwnedFd), String> {
-        let changed = config::changed_at_start(&self.started, &next.machine.settings);
         stay_bound(&mut next.machine, &self.started, &self.machine);
         let files = certificates::read(&mut next)?;
         certificates::make_folder(&next.machine, self.user.as_ref())?;
@@ -157,7 +161,6 @@ impl Keeper {
             let text = "`keep_requests` begins or ends the request log with the next start";
             warnings.push(text.to_owned());
         }
-        warnings.extend(changed.map(|warning| warning.to_string()));
         for warning in &warnings {
             tracing::warn!("{warning}");
         }

@@ -296,6 +296,11 @@ impl Keeper {
                         "{about}hooks of gunicorn's master are not called under `ostler serve`; those of workers are"
                     );
                 }
+                // It is that user already, whatever a project's own file or a changed one of the machine says.
+                if self.user.is_some() {
+                    let process = &mut zygote.settings.process;
+                    (process.user, process.group) = (None, None);
+                }
                 let mut projects = plan.projects.iter_mut();
                 if let Some(project) = projects.find(|known| known.id == id.project) {
                     project.graceful = zygote.settings.workers.graceful_timeout;

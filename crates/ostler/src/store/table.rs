@@ -55,6 +55,11 @@ impl Table {
     pub fn open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY)?;
+        if connection.is_readonly("main")? {
+            let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
+            let text = "the server's user may not write to it".to_owned();
+            return Err(rusqlite::Error::SqliteFailure(error, Some(text)));
+        }
         // What was written in the last moments may be lost in a power cut; the file stays whole (WAL, NORMAL).
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;

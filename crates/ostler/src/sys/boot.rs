@@ -2,12 +2,12 @@
 //! it can map. Knows nothing of what the extension does.
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
+    fs::{DirBuilder, OpenOptions, Permissions},
     hash::{DefaultHasher, Hasher},
     io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     ptr,
@@ -147,6 +147,8 @@ fn open_if_same(path: &Path, bytes: &[u8]) -> io::Result<OwnedFd> {
     if seen != bytes {
         return Err(io::Error::other("the file has other bytes"));
     }
+    // For zygotes that are another user from their first instruction, whatever the umask.
+    file.set_permissions(Permissions::from_mode(0o555))?;
     Ok(OwnedFd::from(file))
 }
 
@@ -167,8 +169,6 @@ fn may_run(fd: &impl AsFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn own_program() -> Vec<u8> {

@@ -262,7 +262,7 @@ const ACME: &[Key] = &[
     key("directory", Form::Ca, Word("letsencrypt"), "The CA: letsencrypt, staging (Let's Encrypt's, for trying out) or the URL of its directory. Its terms of service are agreed to"),
     key("email", Form::Plain(Text), Unset, "Where the CA may write to"),
     key("challenge", Form::Plain(CHALLENGE), Unset, "How names are proved: http-01, tls-alpn-01, or dns-01, which wildcards need [default: http-01 where something listens on http_port, else tls-alpn-01]"),
-    key("hook", Form::Plain(Path), Unset, "The program of dns-01, called as PROGRAM present|cleanup NAME VALUE; it returns when the TXT record can be seen"),
+    key("hook", Form::Plain(Path), Unset, "The program of dns-01, called as PROGRAM present|cleanup NAME VALUE, with the environment that apps have; it returns when the TXT record can be seen"),
     key("key", Form::Plain(KEY), Word("p256"), "The kind of private keys: ECDSA on P-256 or P-384"),
     key("profile", Form::Plain(Text), Unset, "A profile of the CA, as shortlived"),
     key("eab_id", Form::Plain(Text), Unset, "Your account at the CA (external account binding): its key identifier"),
