@@ -93,22 +93,27 @@ def test_bodies_of_which_the_last_byte_is_missing(served, size):
 def test_whole_messages_that_the_app_does_not_take(served, tmp_path):
     server = served.server()
     before = server.memory_full_info().pss
+    workers_before = sum(worker.memory_full_info().uss for worker in served.workers())
     message = frame(2, bytes(15 * MIB))
+
+    def refused(raw):
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            return b"\x03\xf5" in raw.socket.recv(100, socket.MSG_PEEK)
+
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(websocket(served, BAD, "/deaf")) for _ in range(8)]
-        for raw in sockets:
+        sockets = []
+        for _ in range(8):
+            raw = held.enter_context(websocket(served, BAD, "/deaf"))
             raw.socket.settimeout(1)
             # One whose messages wait is not read any more; there is no room for another.
             for _ in range(4):
                 raw.send(message)
                 assert server.memory_full_info().pss - before < 64 * MIB
             raw.socket.setblocking(False)
-
-        def refused(raw):
-            with contextlib.suppress(BlockingIOError, ConnectionError):
-                return b"\x03\xf5" in raw.socket.recv(100, socket.MSG_PEEK)
-
-        eventually(lambda: sum(map(bool, map(refused, sockets))) >= 4, 10, "1013: try again later")
+            sockets.append(raw)
+        eventually(lambda: sum(map(bool, map(refused, sockets))) >= 4, what="1013: try again later")
+        # The worker holds a message of one that the app does not take, and asks for no other.
+        assert sum(worker.memory_full_info().uss for worker in served.workers()) - workers_before < 64 * MIB
         hello(served)
         (tmp_path / "talk" / "heard").touch()
 

@@ -39,6 +39,8 @@ pub struct WebSocket {
     arrived: VecDeque<Arrived>,
     /// The pieces of a message whose last one has not come.
     partial: Vec<u8>,
+    /// What these have cost and was not given back, because a message before them waits for the app.
+    held: usize,
     consumed: Consumed,
     /// The client's close, once it came.
     closed: Option<(u16, String)>,
@@ -50,7 +52,7 @@ pub struct WebSocket {
 struct Arrived {
     opcode: Opcode,
     data: Vec<u8>,
-    /// Payload bytes of its last frame; those before it were given back when they came.
+    /// Payload bytes that are given back when the app takes it; the others were when they came.
     cost: usize,
 }
 
@@ -60,24 +62,35 @@ impl WebSocket {
             phase: Phase::Connecting { told: false },
             arrived: VecDeque::new(),
             partial: Vec::new(),
+            held: 0,
             consumed: Consumed::default(),
             closed: None,
             is_over: false,
         }
     }
 
-    /// Takes a `WsMessage` payload. Gives the credit that goes back at once: for a piece of a
-    /// message, which the app cannot take before the rest has come.
+    /// Takes a `WsMessage` payload. Gives the credit that goes back at once: for a piece of the next message that the
+    /// app can take, which it cannot before the rest has come. What comes behind a message that waits is held to the
+    /// credit, so an app that takes none holds one message and no more.
     pub fn push(&mut self, payload: &[u8], end: bool) -> Result<u32, WireError> {
         let (opcode, piece) = Opcode::decode(payload)?;
-        let cost = payload.len();
         self.partial.extend_from_slice(piece);
+        self.held += payload.len();
         if !end {
-            return Ok(self.consumed.add(cost));
+            return Ok(self.give_back_held());
         }
         let data = mem::take(&mut self.partial);
+        let cost = mem::take(&mut self.held);
         self.arrived.push_back(Arrived { opcode, data, cost });
         Ok(0)
+    }
+
+    /// The credit for pieces, unless a message before them waits.
+    fn give_back_held(&mut self) -> u32 {
+        match self.arrived.is_empty() {
+            true => self.consumed.add(mem::take(&mut self.held)),
+            false => 0,
+        }
     }
 
     /// The client closed, or (with `None`) the connection broke.
@@ -110,7 +123,8 @@ impl WebSocket {
         // What the client sent before its close comes before its close.
         if let (Phase::Open, Some(message)) = (&self.phase, self.arrived.pop_front()) {
             let Arrived { opcode, data, cost } = message;
-            return Some((Event::Message { opcode, data }, self.consumed.add(cost)));
+            let credit = self.consumed.add(cost) + self.give_back_held();
+            return Some((Event::Message { opcode, data }, credit));
         }
         let (code, reason) = self.closed.clone()?;
         Some((Event::Closed { code, reason }, 0))
